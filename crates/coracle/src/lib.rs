@@ -1,0 +1,1 @@
+//! A Raft toolkit, and a replicated key-value store to embed

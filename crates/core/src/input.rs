@@ -1,0 +1,148 @@
+//! What a driver hands in.
+
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use crate::{
+    Base, Entry, EntryKind, HardState, Index, Membership, Message, NodeId, ProposalId, ReadId, Run, SnapshotMeta, Term,
+    Ticket,
+};
+
+/// What has happened. [`Raft::handle`](crate::Raft::handle) takes any number of these before outputs are polled.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A peer's message. The transport has made sure that `from` is who shook hands.
+    Message(Message),
+    /// Commands to replicate, named `first`, `first + 1` and so on. Each ends in exactly one [`Outcome`](crate::Outcome).
+    Propose {
+        /// The name of the first.
+        first: ProposalId,
+        /// The commands, in order.
+        commands: Vec<Bytes>,
+    },
+    /// `count` linearizable reads, named `first`, `first + 1` and so on. Each ends in `ReadReady` or `ReadFailed`.
+    Read {
+        /// The name of the first.
+        first: ReadId,
+        /// How many.
+        count: u32,
+    },
+    /// Everything up to this ticket is durable.
+    Persisted {
+        /// The newest durable ticket.
+        ticket: Ticket,
+    },
+    /// A write or a sync of the log failed: the group stops for good (C18).
+    PersistFailed,
+    /// The answer to [`Output::ReadEntries`](crate::Output::ReadEntries).
+    EntriesRead {
+        /// The question's number.
+        request: u64,
+        /// What was found.
+        result: LogRead,
+    },
+    /// The state machine has applied everything up to `applied`, and would recover to `flushed` after a power cut.
+    Applied {
+        /// The last applied index.
+        applied: Index,
+        /// The last index that survives a power cut.
+        flushed: Index,
+    },
+    /// Delete the log up to here, as far as that is safe (C7).
+    Compact {
+        /// The last index to go.
+        up_to: Index,
+    },
+    /// The transfer of a snapshot to a peer has failed or was given up; the peer is probed again after a while.
+    SnapshotSendFailed {
+        /// To whom.
+        peer: NodeId,
+    },
+    /// A snapshot that is being sent needs the log above this index to stay.
+    SnapshotSending {
+        /// To whom.
+        peer: NodeId,
+        /// What it covers.
+        index: Index,
+    },
+    /// A piece of a snapshot is stored, or it is known not to be needed; the core answers the leader.
+    SnapshotStored {
+        /// Who sent it.
+        from: NodeId,
+        /// The piece's term: in another one no answer goes out.
+        term: Term,
+        /// Which snapshot.
+        content: u64,
+        /// The first byte that is missing.
+        offset: u64,
+        /// Whether the leader can stop.
+        done: bool,
+    },
+    /// A snapshot is whole, its hash checked, and durable.
+    SnapshotReceived {
+        /// What it is.
+        meta: SnapshotMeta,
+    },
+    /// The state machine has been replaced by the snapshot at `index`, durably. Answers [`Output::InstallSnapshot`](crate::Output::InstallSnapshot).
+    SnapshotInstalled {
+        /// What it covers.
+        index: Index,
+    },
+    /// The transport lost the connection to a peer: optimistic sending stops until it answers.
+    Unreachable {
+        /// Which peer.
+        peer: NodeId,
+    },
+    /// Time has passed. Only this fires timers, so it comes last in a batch of inputs (C11).
+    Time,
+}
+
+/// What a read of the log found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogRead {
+    /// Entries from the first that was asked for, at least one, as many as the limit in bytes allows.
+    Entries(Vec<Run>),
+    /// The range begins below the start of the log.
+    Compacted,
+    /// An entry does not match its checksum.
+    Damaged {
+        /// The first such.
+        at: Index,
+    },
+}
+
+/// What a node's store held when it started (C3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// Term, vote and a commit index that is surely not too high.
+    pub hard_state: HardState,
+    /// Where the log begins.
+    pub base: Base,
+    /// The first index of each term in the retained log, in order.
+    pub terms: Vec<(Index, Term)>,
+    /// The membership entries of the whole retained log, in order.
+    pub memberships: Vec<(Index, Membership)>,
+    /// The last index of the log; the base's when it has no entries.
+    pub last_index: Index,
+    /// The most recent entries, up to `last_index`; how many is the store's choice.
+    pub tail: Vec<Run>,
+    /// What the state machine has applied and would still have after a power cut.
+    pub applied: Index,
+}
+
+impl Recovered {
+    /// The store of a node that has just been founded: its log begins with `membership` at index 1, term 1 (C2).
+    pub fn founded(membership: Membership) -> Recovered {
+        let entry = Entry { kind: EntryKind::Membership, data: membership.encode() };
+        Recovered {
+            hard_state: HardState { term: Term(1), voted_for: None, commit_index: Index(1) },
+            base: Base::default(),
+            terms: [(Index(1), Term(1))].into(),
+            memberships: [(Index(1), membership)].into(),
+            last_index: Index(1),
+            tail: [Run::new(Index(1), Term(1), [entry])].into(),
+            applied: Index::ZERO,
+        }
+    }
+}

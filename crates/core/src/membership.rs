@@ -1,0 +1,190 @@
+//! Who is in the group: the record that every replica keeps in its log.
+
+use alloc::{string::String, vec::Vec};
+
+use bytes::{Buf, BufMut, Bytes};
+
+use crate::{ClusterId, DecodeError, Incarnation, NodeId};
+
+/// What a node is in a membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[repr(u8)]
+pub enum Role {
+    /// Votes and counts.
+    Voter = 0,
+    /// Receives the log, neither votes nor counts (thesis §4.2.1).
+    Learner = 1,
+    /// A learner that the leader promotes as soon as it has caught up; the intent is in the entry so that a new leader continues it.
+    Promotable = 2,
+}
+
+/// What the group knows of one node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct NodeRecord {
+    /// Who it is.
+    pub id: NodeId,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// Where its peers reach it, in the order in which they try.
+    pub addresses: Vec<String>,
+    /// Where clients reach it; leader hints carry this.
+    pub client_address: String,
+    /// What it is in the new configuration; a node that is only in the old one is a learner in the new.
+    pub role: Role,
+    /// The application's own.
+    pub metadata: Bytes,
+}
+
+/// Who is in the group, effective as soon as it is appended (thesis §4.1).
+///
+/// While `outgoing` is not empty the group is in joint consensus (Raft §6): elections and commitment need a majority of the voters and a majority of `outgoing`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Membership {
+    /// The cluster's id, drawn when it was founded.
+    pub cluster: ClusterId,
+    /// Every node, sorted by id.
+    pub nodes: Vec<NodeRecord>,
+    /// The voters of the old half of a joint configuration, sorted; empty outside of one.
+    pub outgoing: Vec<NodeId>,
+}
+
+/// The version of the encoding, its first byte.
+const VERSION: u8 = 1;
+
+impl Membership {
+    /// A membership of `voters` without addresses: for tests and for groups inside one process.
+    pub fn of_voters(voters: impl IntoIterator<Item = NodeId>) -> Membership {
+        let nodes = voters
+            .into_iter()
+            .map(|id| NodeRecord {
+                id,
+                incarnation: Incarnation(0),
+                addresses: Vec::new(),
+                client_address: String::new(),
+                role: Role::Voter,
+                metadata: Bytes::new(),
+            })
+            .collect();
+        Membership::new(ClusterId(0), nodes)
+    }
+
+    /// A membership outside of joint consensus.
+    pub fn new(cluster: ClusterId, mut nodes: Vec<NodeRecord>) -> Membership {
+        nodes.sort_by_key(|node| node.id);
+        nodes.dedup_by_key(|node| node.id);
+        Membership { cluster, nodes, outgoing: Vec::new() }
+    }
+
+    /// The voters of the new half, in order of id.
+    pub fn voters(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.iter().filter(|node| node.role == Role::Voter).map(|node| node.id)
+    }
+
+    /// The record of `id`.
+    pub fn node(&self, id: NodeId) -> Option<&NodeRecord> {
+        self.nodes.binary_search_by_key(&id, |node| node.id).ok().map(|at| &self.nodes[at])
+    }
+
+    /// Whether `id` votes, in either half.
+    pub fn is_voter(&self, id: NodeId) -> bool {
+        self.node(id).is_some_and(|node| node.role == Role::Voter) || self.outgoing.contains(&id)
+    }
+
+    /// Whether two majorities are needed.
+    pub fn is_joint(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// The bytes that a log entry and a snapshot carry.
+    ///
+    /// `version u8, cluster u64, nodes u32`, each `id u64, incarnation u64, role u8, addresses u32, (length u32, text)…, client address (length u32, text), metadata (length u32, bytes)`, then `outgoing u32`, each `u64`; integers little-endian.
+    pub fn encode(&self) -> Bytes {
+        let mut out = Vec::new();
+        out.put_u8(VERSION);
+        out.put_u64_le(self.cluster.0);
+        out.put_u32_le(self.nodes.len() as u32);
+        for node in &self.nodes {
+            out.put_u64_le(node.id.0);
+            out.put_u64_le(node.incarnation.0);
+            out.put_u8(node.role as u8);
+            out.put_u32_le(node.addresses.len() as u32);
+            for address in &node.addresses {
+                put_bytes(&mut out, address.as_bytes());
+            }
+            put_bytes(&mut out, node.client_address.as_bytes());
+            put_bytes(&mut out, &node.metadata);
+        }
+        out.put_u32_le(self.outgoing.len() as u32);
+        for id in &self.outgoing {
+            out.put_u64_le(id.0);
+        }
+        out.into()
+    }
+
+    /// Reads what [`Membership::encode`] wrote.
+    ///
+    /// # Errors
+    /// When the bytes are anything else, or name nobody who votes.
+    pub fn decode(mut bytes: Bytes) -> Result<Membership, DecodeError> {
+        let membership = decode(&mut bytes).ok_or(DecodeError::Membership)?;
+        let sorted = |ids: &[NodeId]| ids.windows(2).all(|pair| pair[0] < pair[1]);
+        let ids: Vec<NodeId> = membership.nodes.iter().map(|node| node.id).collect();
+        let whole = bytes.is_empty()
+            && sorted(&ids)
+            && sorted(&membership.outgoing)
+            && membership.outgoing.iter().all(|id| membership.node(*id).is_some())
+            && membership.voters().next().is_some();
+        if whole { Ok(membership) } else { Err(DecodeError::Membership) }
+    }
+}
+
+fn decode(bytes: &mut Bytes) -> Option<Membership> {
+    if bytes.try_get_u8().ok()? != VERSION {
+        return None;
+    }
+    let cluster = ClusterId(bytes.try_get_u64_le().ok()?);
+    let mut nodes = Vec::new();
+    for _ in 0..bytes.try_get_u32_le().ok()? {
+        nodes.push(decode_node(bytes)?);
+    }
+    let mut outgoing = Vec::new();
+    for _ in 0..bytes.try_get_u32_le().ok()? {
+        outgoing.push(NodeId(bytes.try_get_u64_le().ok()?));
+    }
+    Some(Membership { cluster, nodes, outgoing })
+}
+
+fn decode_node(bytes: &mut Bytes) -> Option<NodeRecord> {
+    let id = NodeId(bytes.try_get_u64_le().ok()?);
+    let incarnation = Incarnation(bytes.try_get_u64_le().ok()?);
+    let role = match bytes.try_get_u8().ok()? {
+        0 => Role::Voter,
+        1 => Role::Learner,
+        2 => Role::Promotable,
+        _ => return None,
+    };
+    let mut addresses = Vec::new();
+    for _ in 0..bytes.try_get_u32_le().ok()? {
+        addresses.push(take_text(bytes)?);
+    }
+    let client_address = take_text(bytes)?;
+    let metadata = take_bytes(bytes)?;
+    Some(NodeRecord { id, incarnation, addresses, client_address, role, metadata })
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.put_u32_le(bytes.len() as u32);
+    out.put_slice(bytes);
+}
+
+fn take_bytes(bytes: &mut Bytes) -> Option<Bytes> {
+    let len = bytes.try_get_u32_le().ok()? as usize;
+    (len <= bytes.len()).then(|| bytes.split_to(len))
+}
+
+fn take_text(bytes: &mut Bytes) -> Option<String> {
+    String::from_utf8(take_bytes(bytes)?.to_vec()).ok()
+}

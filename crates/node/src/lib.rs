@@ -1,0 +1,1 @@
+//! The tokio shell round a Coracle replica: threads, timers, sockets, events

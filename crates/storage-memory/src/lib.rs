@@ -1,0 +1,1 @@
+//! Coracle's store in memory: for tests, and for nodes whose data may be lost

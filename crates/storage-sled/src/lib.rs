@@ -1,0 +1,1 @@
+//! Coracle's embedded store on sled, durable against a power loss

@@ -1,0 +1,57 @@
+//! Snapshots, as files or whatever an adapter has for large bytes.
+
+use bytes::Bytes;
+use coracle_core::SnapshotMeta;
+
+use crate::Result;
+
+/// The snapshots of a group. At most a few are kept: a new one, once whole, replaces older ones that nobody reads.
+pub trait SnapshotStore: Send + Sync {
+    /// The newest whole snapshot.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is damaged.
+    fn latest(&self) -> Result<Option<SnapshotMeta>>;
+
+    /// Begins a snapshot of this node's own state. The meta data is known when it is finished.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn begin(&self) -> Result<Box<dyn SnapshotWriter>>;
+
+    /// Goes on with the receipt of the snapshot `meta`, or begins it, and drops any other half-received one: the writer's `offset` says what is already there (C8).
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn resume(&self, meta: &SnapshotMeta) -> Result<Box<dyn SnapshotWriter>>;
+
+    /// Reads up to `len` bytes at `offset` of the whole snapshot named `content`; `None` when it is not there any more.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn read(&self, content: u64, offset: u64, len: usize) -> Result<Option<Bytes>>;
+
+    /// Deletes whole snapshots other than the one named `content`.
+    ///
+    /// # Errors
+    /// When they cannot be deleted.
+    fn keep_only(&self, content: u64) -> Result<()>;
+}
+
+/// A snapshot that is being written. Dropped before `commit`, what was received stays and can be resumed; what was begun anew is forgotten.
+pub trait SnapshotWriter: Send {
+    /// How many bytes are there.
+    fn offset(&self) -> u64;
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    fn write(&mut self, data: &[u8]) -> Result<()>;
+
+    /// Makes the snapshot whole and durable under `meta`, after checking size and checksum against the bytes.
+    ///
+    /// # Errors
+    /// When they do not match (`Damaged`; the bytes are forgotten), or cannot be synced.
+    fn commit(self: Box<Self>, meta: &SnapshotMeta) -> Result<()>;
+}

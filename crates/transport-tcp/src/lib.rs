@@ -1,0 +1,1 @@
+//! Coracle's MessagePack transport over TCP and Unix sockets

@@ -1,0 +1,1 @@
+//! Coracle's tests across crates, on real sockets, disks and processes
