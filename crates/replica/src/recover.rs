@@ -1,0 +1,234 @@
+//! What a replica finds when it starts.
+
+use coracle_core::{Base, GroupId, HardState, Index, Recovered, SnapshotMeta, Term};
+use coracle_storage::{Applied, LogBatch, LogStore, RecoveredLog, SnapshotStore, StateMachine, StorageError};
+
+use crate::{Start, state_worker::StoredSnapshot};
+
+/// Reads what the stores hold (C3), and brings the state machine up to the newest stored snapshot when its state is behind the log's start or lives in memory.
+/// `None` when the log is empty: the node is not founded yet.
+///
+/// # Errors
+/// When a store cannot be read or written, or what they hold does not belong together.
+pub fn recover(
+    log: &dyn LogStore,
+    snapshots: &dyn SnapshotStore,
+    machine: &mut dyn StateMachine,
+    group: GroupId,
+    tail_bytes_max: usize,
+) -> Result<Option<Start>, StorageError> {
+    let mut found = log.recover(group, tail_bytes_max)?;
+    if found.is_empty() {
+        return Ok(None);
+    }
+    if let Some(at) = found.damaged_at {
+        return Err(StorageError::damaged("the log", format!("the entry at {at} does not match its checksum")));
+    }
+    let snapshot = snapshots.latest()?;
+    if let Some(meta) = snapshot.as_ref().filter(|meta| is_needed(meta, &found, machine)) {
+        if !holds(&found, meta.last_included_index, meta.last_included_term) {
+            begin_log_at(log, group, &found, meta)?;
+            found = log.recover(group, tail_bytes_max)?;
+        }
+        machine.install(meta.last_included_index, &mut StoredSnapshot::new(snapshots, meta))?;
+    }
+    let applied = flushed(machine)?;
+    if applied.applied > found.last_index {
+        let what = format!("it ends at {}, but the state machine has applied {}", found.last_index, applied.applied);
+        return Err(StorageError::damaged("the log", what));
+    }
+    let is_durable = machine.is_durable();
+    Ok(Some(Start { recovered: recovered(found, applied.applied), applied, snapshot, is_durable }))
+}
+
+/// Whether the state is to be replaced: it is behind the log's start, or in memory and behind the snapshot.
+fn is_needed(meta: &SnapshotMeta, found: &RecoveredLog, machine: &dyn StateMachine) -> bool {
+    let applied = machine.applied().applied;
+    let is_behind = applied < found.base.index || !machine.is_durable();
+    is_behind && meta.last_included_index > applied && meta.last_included_index >= found.base.index
+}
+
+/// Whether the log holds the entry at `index` in `term`, or begins right after it.
+fn holds(found: &RecoveredLog, index: Index, term: Term) -> bool {
+    if index == found.base.index {
+        return term == found.base.term;
+    }
+    let held = found.terms.iter().rev().find(|(first, _)| *first <= index).map(|(_, term)| *term);
+    index <= found.last_index && held == Some(term)
+}
+
+/// Finishes what a stop between the snapshot's storing and the log's new start left undone (C8): the snapshot is durable and committed, and the log does not reach it.
+fn begin_log_at(
+    log: &dyn LogStore,
+    group: GroupId,
+    found: &RecoveredLog,
+    meta: &SnapshotMeta,
+) -> Result<(), StorageError> {
+    let HardState { term, voted_for, .. } = found.hard_state;
+    // The term that brought the snapshot may not have been durable yet; taking it up without a vote is always safe.
+    let raised = term.max(meta.last_included_term);
+    let voted_for = if raised == term { voted_for } else { None };
+    // What the log knew to be committed lies below: it does not hold the entry at the snapshot's index.
+    let commit_index = meta.last_included_index;
+    let base = Base {
+        index: meta.last_included_index,
+        term: meta.last_included_term,
+        membership_index: meta.membership_index,
+        membership: Some(meta.membership.clone()),
+    };
+    log.write(&[LogBatch {
+        group,
+        truncate_from: Some(found.base.index.next()),
+        entries: Vec::new(),
+        hard_state: Some(HardState { term: raised, voted_for, commit_index }),
+        base: Some(base),
+    }])
+}
+
+/// A state that survived the process need not have been on disk yet: after a start both are the same.
+fn flushed(machine: &mut dyn StateMachine) -> Result<Applied, StorageError> {
+    if machine.is_durable() {
+        machine.flush()?;
+    }
+    Ok(machine.applied())
+}
+
+fn recovered(found: RecoveredLog, applied: Index) -> Recovered {
+    let RecoveredLog { hard_state, base, terms, memberships, last_index, tail, damaged_at: _ } = found;
+    Recovered { hard_state, base, terms, memberships, last_index, tail, applied }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use coracle_core::{Entry, Membership, NodeId, Run};
+
+    use super::*;
+    use crate::testing::{Disk, List, MemoryLog, MemorySnapshots, list_of};
+
+    const GROUP: GroupId = GroupId(1);
+
+    fn membership() -> Membership {
+        Membership::of_voters([NodeId(1)])
+    }
+
+    /// The founding entry, and commands 2 to `last`, in term 1.
+    fn log(last: u64) -> MemoryLog {
+        let log = MemoryLog::founded(&membership());
+        let entries: Vec<Entry> =
+            (2..=last).map(|i| Entry::command(Bytes::copy_from_slice(&i.to_be_bytes()))).collect();
+        let entries = if entries.is_empty() { Vec::new() } else { vec![Run::new(Index(2), Term(1), entries)] };
+        let hard_state = Some(HardState { term: Term(1), voted_for: Some(NodeId(1)), commit_index: Index(2) });
+        write(&log, LogBatch { group: GROUP, truncate_from: None, entries, hard_state, base: None });
+        log
+    }
+
+    fn write(log: &MemoryLog, batch: LogBatch) {
+        log.write(&[batch]).unwrap();
+    }
+
+    fn compact(log: &MemoryLog, index: u64) {
+        let base =
+            Base { index: Index(index), term: Term(1), membership_index: Index(1), membership: Some(membership()) };
+        write(log, LogBatch { group: GROUP, truncate_from: None, entries: vec![], hard_state: None, base: Some(base) });
+    }
+
+    /// A snapshot of three commands.
+    fn snapshot(index: u64, term: u64) -> MemorySnapshots {
+        let store = MemorySnapshots::default();
+        let data: Vec<u8> = [7u64, 8, 9].iter().flat_map(|command| command.to_be_bytes()).collect();
+        let mut writer = store.begin().unwrap();
+        writer.write(&data).unwrap();
+        let meta = SnapshotMeta {
+            content: 5,
+            last_included_index: Index(index),
+            last_included_term: Term(term),
+            membership_index: Index(1),
+            membership: membership(),
+            size: data.len() as u64,
+            checksum: crc32fast::hash(&data),
+        };
+        writer.commit(&meta).unwrap();
+        store
+    }
+
+    fn recovered(log: &MemoryLog, snapshots: &MemorySnapshots, machine: &mut List) -> Start {
+        recover(log, snapshots, machine, GROUP, 1 << 20).unwrap().unwrap()
+    }
+
+    #[test]
+    fn an_empty_log_is_not_founded() {
+        let mut machine = List::new(None);
+        let none = recover(&MemoryLog::default(), &MemorySnapshots::default(), &mut machine, GROUP, 1).unwrap();
+        assert!(none.is_none());
+    }
+
+    #[test]
+    fn a_state_in_memory_begins_with_the_snapshot() {
+        let mut machine = List::new(None);
+        let log = log(10);
+        let start = recovered(&log, &snapshot(6, 1), &mut machine);
+        assert_eq!(start.applied, Applied { applied: Index(6), flushed: Index(6) });
+        assert_eq!((start.recovered.applied, start.recovered.last_index), (Index(6), Index(10)));
+        assert_eq!(list_of(&machine.query(&[]).unwrap()), [7, 8, 9]);
+        assert!(!start.is_durable);
+    }
+
+    #[test]
+    fn a_durable_state_that_the_log_continues_is_left_alone() {
+        let disk = Disk::default();
+        disk.lock().unwrap().1 = Index(4);
+        let mut machine = List::new(Some(disk));
+        let log = log(10);
+        compact(&log, 4);
+        let start = recovered(&log, &snapshot(6, 1), &mut machine);
+        assert_eq!(start.recovered.applied, Index(4));
+    }
+
+    #[test]
+    fn c08_a_durable_state_behind_the_log_is_replaced() {
+        let mut machine = List::new(Some(Disk::default()));
+        let log = log(10);
+        compact(&log, 5);
+        let start = recovered(&log, &snapshot(6, 1), &mut machine);
+        assert_eq!(start.recovered.applied, Index(6));
+        assert_eq!(start.recovered.base.index, Index(5));
+    }
+
+    #[test]
+    fn c08_a_stop_between_the_snapshot_and_the_logs_new_start_is_finished() {
+        for (last, snapshot) in [(4, snapshot(20, 3)), (30, snapshot(20, 3))] {
+            let mut machine = List::new(None);
+            let log = log(last);
+            compact(&log, 3);
+            let start = recovered(&log, &snapshot, &mut machine);
+            let recovered = start.recovered;
+            assert_eq!(
+                (recovered.base.index, recovered.base.term, recovered.last_index),
+                (Index(20), Term(3), Index(20))
+            );
+            assert_eq!((recovered.hard_state.term, recovered.hard_state.voted_for), (Term(3), None));
+            assert_eq!(recovered.hard_state.commit_index, Index(20));
+            assert_eq!((recovered.applied, recovered.tail.len()), (Index(20), 0));
+        }
+    }
+
+    #[test]
+    fn c07_a_state_behind_the_log_without_a_snapshot_stays_behind() {
+        let mut machine = List::new(None);
+        let log = log(10);
+        compact(&log, 5);
+        let start = recovered(&log, &MemorySnapshots::default(), &mut machine);
+        assert_eq!((start.recovered.applied, start.recovered.base.index), (Index(0), Index(5)));
+        // One that is too old is no help either.
+        assert_eq!(recovered(&log, &snapshot(4, 1), &mut machine).recovered.applied, Index(0));
+    }
+
+    #[test]
+    fn c18_a_log_that_lost_what_was_applied_is_damaged() {
+        let disk = Disk::default();
+        disk.lock().unwrap().1 = Index(11);
+        let found = recover(&log(10), &MemorySnapshots::default(), &mut List::new(Some(disk)), GROUP, 1);
+        assert!(matches!(found, Err(StorageError::Damaged { .. })), "{found:?}");
+    }
+}
