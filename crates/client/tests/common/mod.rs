@@ -1,5 +1,7 @@
 //! Nodes that do as a test tells them, each on a runtime of its own so that it can be killed with its connections.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, TcpListener},
