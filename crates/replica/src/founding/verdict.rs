@@ -12,7 +12,7 @@ impl Founding {
     pub(super) fn verdict(&mut self, now: Time) -> Option<Step> {
         for asked in &self.asked {
             let Some(answer) = &asked.answer else { continue };
-            if let Some(step) = self.from_one(&asked.address, answer) {
+            if let Some(step) = self.follows_from(&asked.address, answer) {
                 return Some(step);
             }
         }
@@ -30,7 +30,7 @@ impl Founding {
     }
 
     /// What follows from one answer alone.
-    fn from_one(&self, address: &str, answer: &Answer) -> Option<Step> {
+    fn follows_from(&self, address: &str, answer: &Answer) -> Option<Step> {
         let (own, address) = (&self.own, address.to_owned());
         if answer.cluster_name != own.cluster_name {
             let (theirs, ours) = (answer.cluster_name.clone(), own.cluster_name.clone());
@@ -40,13 +40,13 @@ impl Founding {
             return Some(Step::Refuse(FoundingRefusal::Copied { address, id: own.id }));
         }
         match &answer.state {
-            AnswerState::Founded { first } => Some(self.from_founded(address, first)),
+            AnswerState::Founded { first } => Some(self.follows_from_entry(address, first)),
             AnswerState::Unfounded { .. } => None,
         }
     }
 
     /// A peer is founded: its first entry says whether this node is part of it.
-    fn from_founded(&self, address: String, first: &Bytes) -> Step {
+    fn follows_from_entry(&self, address: String, first: &Bytes) -> Step {
         let Ok(membership) = Membership::decode(first.clone()) else {
             return Step::Refuse(FoundingRefusal::Undecodable { address });
         };
