@@ -42,16 +42,8 @@ impl Directory {
         self.group
     }
 
-    pub(crate) fn boot_nonce(&self) -> u64 {
-        self.boot_nonce
-    }
-
     pub(crate) fn identity(&self) -> Identity {
         self.lock().identity.clone()
-    }
-
-    pub(crate) fn membership(&self) -> Option<Arc<Membership>> {
-        self.lock().membership.clone()
     }
 
     /// Another membership is in force; returns the one before.

@@ -116,6 +116,6 @@ fn read_first(log: &dyn LogStore, group: GroupId) -> Result<Option<Bytes>, Stora
 pub(crate) fn random() -> Result<u64, StartError> {
     getrandom::u64().map_err(|error| StartError::Environment {
         what: "cannot draw random numbers from the operating system",
-        source: error.into(),
+        source: std::io::Error::other(error.to_string()),
     })
 }
