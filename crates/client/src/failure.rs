@@ -41,7 +41,7 @@ impl Failure {
         match self {
             Failure::Unsent(_) => true,
             Failure::Answer(error) => {
-                matches!(error, Error::NotLeader { .. } | Error::Unavailable(_) | Error::Busy { .. })
+                matches!(error, Error::NotLeader { .. } | Error::Unavailable(_) | Error::Busy { .. } | Error::Closed)
             }
             Failure::Broken(_) => false,
         }
@@ -51,8 +51,7 @@ impl Failure {
     pub(crate) fn is_unknown(&self) -> bool {
         match self {
             Failure::Broken(_) => true,
-            // A node that closes may have passed the request on before.
-            Failure::Answer(error) => matches!(error, Error::Unknown(_) | Error::Closed),
+            Failure::Answer(error) => matches!(error, Error::Unknown(_)),
             Failure::Unsent(_) => false,
         }
     }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use coracle_transport::Address;
+use coracle::{StorageUrl, transport::Address};
 
 use crate::parse::{self, DurationRange};
 
@@ -75,7 +75,7 @@ pub(crate) struct ServeArgs {
     pub(crate) cluster: String,
     /// Where the data is: memory: or sled:DIRECTORY
     #[arg(long, value_name = "URL", default_value = "sled:./coracle-data")]
-    pub(crate) storage: String,
+    pub(crate) storage: StorageUrl,
     /// Where to listen for clients
     #[arg(long, value_name = "IP:PORT", value_parser = parse::socket, default_value = "127.0.0.1:9590")]
     pub(crate) api: SocketAddr,
@@ -241,6 +241,9 @@ mod tests {
             ("coracle serve /memory/1 --api localhost:1", "--api", "IP address"),
             ("coracle serve /memory/1 --election-timeout 2s..1s", "--election-timeout", "not less"),
             ("coracle serve /memory/1 --heartbeat x", "--heartbeat", "not a"),
+            ("coracle serve /ip4/127.0.0.1/udp/9490", "<ADDRESS>", "udp"),
+            ("coracle serve /memory/1 --peers /memory/2,nonsense", "--peers", "nonsense"),
+            ("coracle serve /memory/1 --storage rocks:./a", "--storage", "rocks"),
             ("coracle demo words --clients 0", "--clients", "0"),
         ] {
             let error = parse(line).unwrap_err();

@@ -1,14 +1,17 @@
 //! From the command line to a cluster.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use coracle_client::{Client, ClientOptions, ConnectError};
-use coracle_level::Level;
+use coracle::client::{Client, ClientOptions, ConnectError};
+use coracle::level::{HandleOptions, Level};
 
 use crate::{
     cli::ClusterArgs,
     exit::{Code, Failure, Outcome},
 };
+
+/// How much longer the handle waits than the client below it.
+const GRACE: Duration = Duration::from_millis(20);
 
 /// A client of the cluster; it connects when it is first asked for something.
 pub(crate) fn client(cluster: &ClusterArgs) -> Outcome<Client> {
@@ -22,8 +25,12 @@ pub(crate) fn client(cluster: &ClusterArgs) -> Outcome<Client> {
 }
 
 /// The store, with a session of its own for writes, so that each takes effect once however often it is retried.
-pub(crate) fn level(client: Client, cluster: &ClusterArgs) -> Level {
-    Level::new(Arc::new(client)).with_deadline(cluster.timeout)
+pub(crate) fn level(client: Client, deadline: Duration) -> Level {
+    let mut options = HandleOptions::default();
+    // The client's own deadline comes first, since it knows best what an unanswered request means; no attempt fits in after it.
+    options.deadline = deadline + GRACE;
+    options.backoff_min = options.backoff_min.max(2 * GRACE);
+    Level::with_options(Arc::new(client), options)
 }
 
 /// Gives the session back, so that short-lived commands leave nothing behind. It ends by itself otherwise.

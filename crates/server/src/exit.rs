@@ -2,7 +2,7 @@
 
 use std::{fmt, process::ExitCode};
 
-use coracle_level::Error;
+use coracle::level::Error;
 
 /// What a script can tell apart; the numbers are those of `sysexits.h` where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +115,7 @@ pub(crate) fn code(error: &Error) -> Code {
 mod tests {
     use std::time::Duration;
 
-    use coracle_level::{Revision, SessionId};
+    use coracle::level::{Revision, SessionId};
 
     use super::*;
 

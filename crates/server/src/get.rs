@@ -1,7 +1,7 @@
 //! `coracle get`: prints the value of a key.
 
 use bytes::Bytes;
-use coracle_level::{Kv, ReadAt, Revision, Value};
+use coracle::level::{Kv, ReadAt, Revision, Value};
 use serde_json::{Value as Json, json};
 
 use crate::{
@@ -24,7 +24,9 @@ pub(crate) async fn run(cluster: &ClusterArgs, args: GetArgs) -> Outcome {
     match found {
         Some(_) => Ok(()),
         None if args.json => Err(Failure::silent(Code::NotFound)),
-        None => Err(Failure::new(Code::NotFound, format!("there is no key \"{}\"", text::readable(args.key.as_bytes())))),
+        None => {
+            Err(Failure::new(Code::NotFound, format!("there is no key \"{}\"", text::readable(args.key.as_bytes()))))
+        }
     }
 }
 

@@ -65,7 +65,9 @@ mod tests {
         assert_eq!(duration("100ms"), Ok(Duration::from_millis(100)));
         assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for (text, part) in [("10", "unit is missing"), ("x1s", "\"x1s\""), ("5d", "\"d\""), ("0s", "zero"), ("-1s", "zero")] {
+        for (text, part) in
+            [("10", "unit is missing"), ("x1s", "\"x1s\""), ("5d", "\"d\""), ("0s", "zero"), ("-1s", "zero")]
+        {
             let error = duration(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
         }

@@ -3,7 +3,7 @@
 use std::{ops::Bound, time::Duration};
 
 use bytes::Bytes;
-use coracle_level::{Kv, ReadAt, ScanSpec};
+use coracle::level::{Kv, ReadAt, ScanSpec};
 use serde_json::json;
 
 use crate::{

@@ -1,6 +1,6 @@
 //! `coracle status`: what each node says of itself.
 
-use coracle_client::{NodeView, pb};
+use coracle::client::{NodeView, pb};
 use serde_json::{Value as Json, json};
 
 use crate::{
@@ -130,7 +130,7 @@ fn member(member: &pb::Member) -> Json {
 
 #[cfg(test)]
 mod tests {
-    use coracle_level::Error;
+    use coracle::level::Error;
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coracle_client::pb::{self, cluster_server::Cluster};
+use coracle::client::pb::{self, cluster_server::Cluster};
 use tonic::{Request, Response, Status};
 
 /// Who can say how a node is.

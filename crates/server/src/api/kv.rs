@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use coracle_client::{
+use coracle::client::{
     pb::{self, kv_server},
     status, wire,
 };
-use coracle_level::{Error, Kv, Revision, SessionId};
+use coracle::level::{Error, Kv, Revision, SessionId};
 use tonic::{Request, Response, Status};
 
 /// The longest that a snapshot is held without being read, whatever a client asks for.

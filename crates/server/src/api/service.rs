@@ -2,8 +2,8 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use coracle_client::pb::{cluster_server::ClusterServer, kv_server::KvServer};
-use coracle_level::Kv;
+use coracle::client::pb::{cluster_server::ClusterServer, kv_server::KvServer};
+use coracle::level::Kv;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
 

@@ -14,8 +14,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use coracle_client::Client;
-use coracle_level::{Kv, ScanSpec};
+use coracle::client::Client;
+use coracle::level::{Kv, ScanSpec};
 use tokio::{task::JoinSet, time};
 
 use self::{
@@ -65,7 +65,7 @@ fn run_id() -> String {
 async fn count(client: &Client, cluster: &ClusterArgs, args: &WordsArgs, work: &Arc<Work>) -> Outcome<Measured> {
     let mut clients = JoinSet::new();
     for _ in 0..args.clients {
-        let level = connect::level(connect::client(cluster)?, cluster);
+        let level = connect::level(connect::client(cluster)?, cluster.timeout.max(work::PATIENCE));
         let work = Arc::clone(work);
         clients.spawn(async move { work.client(level).await });
     }

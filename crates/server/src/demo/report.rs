@@ -7,8 +7,8 @@ use serde_json::{Value as Json, json};
 
 use super::{
     watch::NodeState,
-    work::{Measured, Work},
     words::{self, Difference},
+    work::{Measured, Work},
 };
 use crate::{exit::Outcome, out};
 

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use coracle_client::Client;
+use coracle::client::Client;
 use serde::Serialize;
 use tokio::{
     task::JoinSet,

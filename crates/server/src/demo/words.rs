@@ -24,7 +24,8 @@ pub(crate) fn read(files: &[PathBuf]) -> Outcome<Vec<String>> {
         let failed = |error| Failure::io(format_args!("could not read {}", file.display()), &error);
         let bytes = std::fs::read(file).map_err(failed)?;
         left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
-            let what = format!("the texts are limited to {INPUT_BYTES_MAX} bytes together: {} is beyond", file.display());
+            let what =
+                format!("the texts are limited to {INPUT_BYTES_MAX} bytes together: {} is beyond", file.display());
             Failure::new(crate::exit::Code::Usage, what)
         })?;
         all.extend(words(&String::from_utf8_lossy(&bytes)));
@@ -34,7 +35,10 @@ pub(crate) fn read(files: &[PathBuf]) -> Outcome<Vec<String>> {
 
 /// Runs of letters and digits, in lower case.
 pub(crate) fn words(text: &str) -> Vec<String> {
-    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(|word| clip(word.to_lowercase())).collect()
+    text.split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(|word| clip(word.to_lowercase()))
+        .collect()
 }
 
 /// How often each word occurs.
@@ -66,8 +70,11 @@ pub(crate) struct Difference {
 pub(crate) fn differences(expected: &BTreeMap<String, i64>, found: &BTreeMap<String, String>) -> Vec<Difference> {
     let missing_or_wrong = expected.iter().filter_map(|(word, count)| {
         let value = found.get(word);
-        (value.map(String::as_str) != Some(count.to_string().as_str()))
-            .then(|| Difference { word: word.clone(), expected: *count, found: value.cloned() })
+        (value.map(String::as_str) != Some(count.to_string().as_str())).then(|| Difference {
+            word: word.clone(),
+            expected: *count,
+            found: value.cloned(),
+        })
     });
     let unexpected = found.iter().filter(|(word, _)| !expected.contains_key(*word)).map(|(word, value)| Difference {
         word: word.clone(),

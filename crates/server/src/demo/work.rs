@@ -8,14 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coracle_level::{Error, Level};
+use coracle::level::{Error, Level};
 use hdrhistogram::Histogram;
 use tokio::time;
 
 use crate::exit::{Code, Failure, Outcome};
 
 /// How long all clients together may go without an acknowledged write before the demo gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
 /// Latencies are kept in microseconds, up to ten minutes.
 const LATENCY_MAX: u64 = 600_000_000;
