@@ -16,6 +16,8 @@ mod replica;
 mod slots;
 mod snapshot_worker;
 mod state_worker;
+#[cfg(test)]
+mod testing;
 
 pub use founding::{Answer, AnswerState, Founder, Founding, FoundingRefusal, Question, Step, WireError, list_differs};
 pub use io::*;
