@@ -1,8 +1,20 @@
 //! One replica as a pure machine: the core, and what surrounds it.
 //!
 //! [`Replica`] decides what to batch, write, apply, snapshot and forward; it does no I/O.
-//! `coracle-node` runs it on tokio, `coracle-sim` on virtual time; both let a [`StateWorker`] and a [`LogWorker`] do what it asks for.
+//! `coracle-node` runs it on tokio, `coracle-sim` on virtual time; both let a [`StateWorker`], a [`LogWorker`] and a [`SnapshotWorker`] do what it asks for.
 
 mod io;
+mod log_worker;
+mod options;
+mod recover;
+mod replica;
+mod snapshot_worker;
+mod state_worker;
 
 pub use io::*;
+pub use log_worker::LogWorker;
+pub use options::{ReplicaOptions, Start};
+pub use recover::recover;
+pub use replica::Replica;
+pub use snapshot_worker::SnapshotWorker;
+pub use state_worker::{SnapshotJob, StateWorker, Work};

@@ -1,0 +1,80 @@
+//! What the snapshots' worker does.
+
+use std::sync::Arc;
+
+use coracle_core::{InstallSnapshot, NodeId, SnapshotMeta, Term};
+use coracle_storage::{SnapshotStore, SnapshotWriter, StorageError};
+
+use crate::{Completion, state_worker::failed};
+
+/// Reads stored snapshots for peers, and stores those that arrive.
+pub struct SnapshotWorker {
+    store: Arc<dyn SnapshotStore>,
+    /// The snapshot that is being received.
+    open: Option<(SnapshotMeta, Box<dyn SnapshotWriter>)>,
+}
+
+impl SnapshotWorker {
+    /// A worker for the snapshots in `store`.
+    pub fn new(store: Arc<dyn SnapshotStore>) -> SnapshotWorker {
+        SnapshotWorker { store, open: None }
+    }
+
+    /// Reads up to `len` bytes at `offset` of the snapshot `content`.
+    pub fn read(&self, peer: NodeId, content: u64, offset: u64, len: usize) -> Completion {
+        match self.store.read(content, offset, len) {
+            Ok(data) => Completion::SnapshotRead { peer, content, offset, data },
+            Err(error) => failed("a stored snapshot", &error),
+        }
+    }
+
+    /// Stores a piece. One that does not lie where the last ended is left out, and the answer says what is there.
+    pub fn store(&mut self, from: NodeId, term: Term, piece: InstallSnapshot) -> Completion {
+        let meta = piece.meta.clone();
+        match self.store_piece(piece) {
+            Ok((offset, whole)) => Completion::SnapshotStored { from, term, meta, offset, whole },
+            Err(error) => failed("the snapshot that arrives", &error),
+        }
+    }
+
+    /// How many bytes are there, and whether the snapshot is whole.
+    fn store_piece(&mut self, piece: InstallSnapshot) -> Result<(u64, bool), StorageError> {
+        let InstallSnapshot { meta, offset, data } = piece;
+        let Some(mut writer) = self.writer(&meta)? else { return Ok((meta.size, true)) };
+        let fits = offset.checked_add(data.len() as u64).is_some_and(|end| end <= meta.size);
+        if offset == writer.offset() && fits && !data.is_empty() {
+            writer.write(&data)?;
+        }
+        let stored = writer.offset();
+        if stored < meta.size {
+            self.open = Some((meta, writer));
+            return Ok((stored, false));
+        }
+        match writer.commit(&meta) {
+            Ok(()) => Ok((meta.size, true)),
+            // The sender's bytes are not what it announced: they are forgotten, and it may begin again.
+            Err(StorageError::Damaged { .. }) => Ok((0, false)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where the bytes of `meta` go; `None` when it is whole already.
+    fn writer(&mut self, meta: &SnapshotMeta) -> Result<Option<Box<dyn SnapshotWriter>>, StorageError> {
+        if let Some((open, writer)) = self.open.take()
+            && open == *meta
+        {
+            return Ok(Some(writer));
+        }
+        if self.store.latest()?.is_some_and(|latest| latest == *meta) {
+            return Ok(None);
+        }
+        self.store.resume(meta).map(Some)
+    }
+}
+
+impl std::fmt::Debug for SnapshotWorker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let open = self.open.as_ref().map(|(meta, writer)| (meta.content, writer.offset()));
+        f.debug_struct("SnapshotWorker").field("open", &open).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,201 @@
+//! What the state machine's worker does.
+
+use std::{io, sync::Arc};
+
+use bytes::{Buf, Bytes};
+use coracle_core::{EntryKind, Run, SnapshotMeta};
+use coracle_storage::{Applied, SnapshotSource, SnapshotStore, SnapshotWriter, StateMachine, StorageError};
+
+use crate::{Completion, StateEffect};
+
+/// How many bytes of a snapshot are read or written at once.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Does what a [`StateEffect`] asks for, one after the other.
+pub struct StateWorker {
+    machine: Box<dyn StateMachine>,
+    snapshots: Arc<dyn SnapshotStore>,
+}
+
+/// What came of a [`StateEffect`].
+#[derive(Debug)]
+pub enum Work {
+    /// It is done.
+    Done(Completion),
+    /// The rest is done beside later work.
+    Snapshot(SnapshotJob),
+}
+
+/// A snapshot that is being written to the store, on a thread of its own or step by step.
+pub struct SnapshotJob {
+    source: Box<dyn SnapshotSource>,
+    store: Arc<dyn SnapshotStore>,
+    /// `None` before the first step.
+    writer: Option<Box<dyn SnapshotWriter>>,
+    hasher: crc32fast::Hasher,
+    meta: SnapshotMeta,
+}
+
+impl StateWorker {
+    /// A worker for `machine`, whose snapshots lie in `snapshots`.
+    pub fn new(machine: Box<dyn StateMachine>, snapshots: Arc<dyn SnapshotStore>) -> StateWorker {
+        StateWorker { machine, snapshots }
+    }
+
+    /// The state machine.
+    pub fn machine(&mut self) -> &mut dyn StateMachine {
+        &mut *self.machine
+    }
+
+    /// Does what `effect` asks for. Errors come back as [`Completion::Failed`].
+    pub fn run(&mut self, effect: StateEffect) -> Work {
+        let done = match effect {
+            StateEffect::Apply { entries } => self.apply(&entries),
+            StateEffect::Query { request, query } => {
+                self.machine.query(&query).map(|answer| Completion::Answered { request, answer })
+            }
+            StateEffect::Flush => self.flush(),
+            StateEffect::InstallSnapshot { meta } => self.install(&meta),
+            StateEffect::TakeSnapshot { meta } => match self.take_snapshot(meta) {
+                Ok(job) => return Work::Snapshot(job),
+                Err(error) => Err(error),
+            },
+        };
+        Work::Done(done.unwrap_or_else(|error| failed("the state machine", &error)))
+    }
+
+    fn apply(&mut self, entries: &[Run]) -> Result<Completion, StorageError> {
+        let mut replies = Vec::new();
+        self.machine.apply(entries, &mut replies)?;
+        let commands = entries.iter().flat_map(Run::entries).filter(|entry| entry.kind == EntryKind::Command).count();
+        if replies.len() != commands {
+            let what = format!("{} replies were given to {commands} commands: expected one each", replies.len());
+            return Err(StorageError::Invalid(what));
+        }
+        Ok(Completion::Applied { applied: self.machine.applied(), replies })
+    }
+
+    fn flush(&mut self) -> Result<Completion, StorageError> {
+        let flushed = self.machine.flush()?;
+        Ok(Completion::Flushed { applied: Applied { flushed, ..self.machine.applied() } })
+    }
+
+    fn install(&mut self, meta: &SnapshotMeta) -> Result<Completion, StorageError> {
+        let mut reader = StoredSnapshot::new(&*self.snapshots, meta);
+        self.machine.install(meta.last_included_index, &mut reader)?;
+        Ok(Completion::SnapshotInstalled { applied: self.machine.applied() })
+    }
+
+    fn take_snapshot(&mut self, mut meta: SnapshotMeta) -> Result<SnapshotJob, StorageError> {
+        let applied = self.machine.applied().applied;
+        if applied != meta.last_included_index {
+            let expected = meta.last_included_index;
+            return Err(StorageError::Invalid(format!("a snapshot at {expected} is due, the state is at {applied}")));
+        }
+        let source = self.machine.snapshot()?;
+        meta.size = 0;
+        Ok(SnapshotJob { source, store: self.snapshots.clone(), writer: None, hasher: crc32fast::Hasher::new(), meta })
+    }
+}
+
+impl std::fmt::Debug for StateWorker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StateWorker").field("applied", &self.machine.applied()).finish_non_exhaustive()
+    }
+}
+
+impl SnapshotJob {
+    /// Writes the whole snapshot.
+    pub fn run(mut self) -> Completion {
+        loop {
+            if let Some(completion) = self.step() {
+                return completion;
+            }
+        }
+    }
+
+    /// Writes the next piece; the completion comes with the last, and `step` is not called again.
+    pub fn step(&mut self) -> Option<Completion> {
+        match self.write_piece() {
+            Ok(true) => None,
+            Ok(false) => Some(Completion::SnapshotTaken { meta: self.meta.clone() }),
+            Err(error) => Some(failed("the snapshot", &error)),
+        }
+    }
+
+    /// Whether there is more to write.
+    fn write_piece(&mut self) -> Result<bool, StorageError> {
+        let mut writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => self.store.begin()?,
+        };
+        if let Some(piece) = self.source.read(PIECE_BYTES)? {
+            writer.write(&piece)?;
+            self.hasher.update(&piece);
+            self.meta.size += piece.len() as u64;
+            self.writer = Some(writer);
+            return Ok(true);
+        }
+        self.meta.checksum = self.hasher.clone().finalize();
+        self.meta.content = content(&self.meta);
+        self.finish(writer)?;
+        Ok(false)
+    }
+
+    /// A snapshot that arrived from a peer meanwhile may be newer: it is not to be replaced by an older one.
+    fn finish(&mut self, writer: Box<dyn SnapshotWriter>) -> Result<(), StorageError> {
+        match self.store.latest()? {
+            Some(latest) if latest.last_included_index >= self.meta.last_included_index => self.meta = latest,
+            _ => writer.commit(&self.meta)?,
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for SnapshotJob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SnapshotJob").field("meta", &self.meta).finish_non_exhaustive()
+    }
+}
+
+/// The bytes of a stored snapshot.
+pub(crate) struct StoredSnapshot<'a> {
+    store: &'a dyn SnapshotStore,
+    content: u64,
+    /// Where the next bytes are read.
+    offset: u64,
+    size: u64,
+    buffered: Bytes,
+}
+
+impl<'a> StoredSnapshot<'a> {
+    pub(crate) fn new(store: &'a dyn SnapshotStore, meta: &SnapshotMeta) -> StoredSnapshot<'a> {
+        StoredSnapshot { store, content: meta.content, offset: 0, size: meta.size, buffered: Bytes::new() }
+    }
+}
+
+impl io::Read for StoredSnapshot<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.buffered.is_empty() && self.offset < self.size {
+            let piece = self.store.read(self.content, self.offset, PIECE_BYTES).map_err(io::Error::other)?;
+            self.buffered = piece.filter(|piece| !piece.is_empty()).ok_or(io::ErrorKind::UnexpectedEof)?;
+            self.offset += self.buffered.len() as u64;
+        }
+        let len = out.len().min(self.buffered.len());
+        self.buffered.copy_to_slice(&mut out[..len]);
+        Ok(len)
+    }
+}
+
+/// Names the content (FNV-1a): equal for equal bytes at the same place in the log.
+fn content(meta: &SnapshotMeta) -> u64 {
+    let words = [meta.last_included_index.0, meta.last_included_term.0, meta.size, u64::from(meta.checksum)];
+    words
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+pub(crate) fn failed(what: &str, error: &StorageError) -> Completion {
+    Completion::Failed { what: format!("{what}: {error}"), is_log: false }
+}
