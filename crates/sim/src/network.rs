@@ -129,6 +129,16 @@ impl Network {
         }
     }
 
+    /// Takes a little time from now on, and does nothing else.
+    pub(crate) fn heal(&mut self) {
+        self.join();
+        self.faults = NetworkFaults::none();
+        for link in &mut self.links {
+            // What is late may be overtaken: the connection was made anew.
+            link.last_arrival = Time::ZERO;
+        }
+    }
+
     /// Joins every link again.
     pub(crate) fn join(&mut self) {
         for link in &mut self.links {

@@ -32,8 +32,8 @@ pub trait Workload {
     /// When the answer cannot be.
     fn answered(&mut self, operation: Operation, reply: &Reply) -> Result<Progress, Violation>;
 
-    /// Whether every operation has ended.
-    fn is_idle(&self) -> bool;
+    /// Whether every operation has ended; in [`Phase::Verify`], also whether nothing is left to verify.
+    fn is_idle(&self, phase: Phase) -> bool;
 
     /// Judges the run as a whole, after the last operation has ended.
     ///

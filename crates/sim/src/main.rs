@@ -1,0 +1,3 @@
+//! Runs seeds of the simulator, many at a time.
+
+fn main() {}
