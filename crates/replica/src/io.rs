@@ -183,7 +183,7 @@ pub enum Effect {
     },
     /// Tell those who listen.
     Event(Event),
-    /// Stop for good; only `Wake` follows.
+    /// Stop for good; only replies to later requests and `Wake` follow.
     Fatal {
         /// The core's reason, if it was the core's.
         reason: Option<Fatal>,
@@ -216,8 +216,8 @@ pub enum StateEffect {
     Flush,
     /// Take a snapshot of the state as it is; reading it goes on beside later work: [`Completion::SnapshotTaken`].
     TakeSnapshot {
-        /// The term of the last applied entry, and the membership in force there: the worker fills in the rest.
-        /// `last_included_index` is what the state machine has applied when the effect's turn comes, and the replica asks only when nothing is being applied.
+        /// The last entry given to be applied before, its term, and the membership in force there: the worker fills in the rest.
+        /// `last_included_index` is what the state machine has applied when the effect's turn comes.
         meta: SnapshotMeta,
     },
     /// Replace the state by a stored snapshot: [`Completion::SnapshotInstalled`].

@@ -3,11 +3,16 @@
 //! [`Replica`] decides what to batch, write, apply, snapshot and forward; it does no I/O.
 //! `coracle-node` runs it on tokio, `coracle-sim` on virtual time; both let a [`StateWorker`], a [`LogWorker`] and a [`SnapshotWorker`] do what it asks for.
 
+mod clients;
+mod effects;
+mod foreign;
 mod io;
+mod log_size;
 mod log_worker;
 mod options;
 mod recover;
 mod replica;
+mod slots;
 mod snapshot_worker;
 mod state_worker;
 

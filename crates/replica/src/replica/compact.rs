@@ -1,0 +1,162 @@
+//! When the log is cut, and when snapshots are taken.
+
+use coracle_core::{Index, Input as RaftInput, SnapshotMeta};
+use coracle_storage::Applied;
+
+use super::Replica;
+use crate::{Effect, Start, StateEffect, log_size::LogSize};
+
+/// While a snapshot is on its way to a peer, the log may grow to so many times its limits before another one replaces it.
+const TRANSFER_FACTOR: u64 = 4;
+/// After a compaction the log grows by this part of its limits before the next is tried, so that one that could do nothing is not repeated at once.
+const PACE: u64 = 8;
+
+/// What is retained, and what is being done about it.
+#[derive(Debug)]
+pub(super) struct Compaction {
+    /// The size of the log.
+    pub(super) log: LogSize,
+    /// The last index that is compacted away.
+    pub(super) base_index: Index,
+    /// The newest stored snapshot.
+    pub(super) newest: Option<SnapshotMeta>,
+    /// Whether the state machine makes its state durable itself.
+    is_durable: bool,
+    /// What is under way.
+    doing: Doing,
+    /// Something changed since the limits were last looked at.
+    is_due: bool,
+    /// Where the last compaction was tried: the applied index, and what the log had ever taken.
+    tried: (Index, u64),
+}
+
+/// One at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doing {
+    Nothing,
+    Flushing,
+    TakingSnapshot,
+}
+
+impl Compaction {
+    pub(super) fn new(start: &Start) -> Compaction {
+        Compaction {
+            log: LogSize::new(&start.recovered),
+            base_index: start.recovered.base.index,
+            newest: start.snapshot.clone(),
+            is_durable: start.is_durable,
+            doing: Doing::Nothing,
+            is_due: true,
+            tried: (Index::ZERO, 0),
+        }
+    }
+
+    /// What a state in memory would have after a power cut.
+    pub(super) fn snapshotted_index(&self) -> Index {
+        match &self.newest {
+            Some(meta) if !self.is_durable => meta.last_included_index,
+            _ => Index::ZERO,
+        }
+    }
+
+    pub(super) fn look_again(&mut self) {
+        self.is_due = true;
+    }
+
+    /// A snapshot is stored; it is of use when it is newer than the one known.
+    pub(super) fn stored(&mut self, meta: SnapshotMeta) {
+        if self.newest.as_ref().is_none_or(|newest| newest.last_included_index <= meta.last_included_index) {
+            self.newest = Some(meta);
+        }
+    }
+
+    /// A stored snapshot from which the log goes on.
+    pub(super) fn usable_snapshot(&self) -> Option<&SnapshotMeta> {
+        self.newest.as_ref().filter(|meta| meta.last_included_index >= self.base_index)
+    }
+}
+
+impl Replica {
+    /// Begins to make room when the log is over its limits.
+    pub(super) fn consider_compaction(&mut self) {
+        if !self.compaction.is_due || self.compaction.doing != Doing::Nothing || self.is_behind_log() {
+            return;
+        }
+        self.compaction.is_due = false;
+        if !self.is_over_limits() || !self.has_grown() {
+            return;
+        }
+        if self.compaction.is_durable {
+            self.compaction.doing = Doing::Flushing;
+            self.effects.late.push_back(Effect::State(StateEffect::Flush));
+        } else {
+            self.take_snapshot();
+        }
+        self.compaction.tried = (self.applying.applied.applied, self.compaction.log.appended());
+    }
+
+    fn is_over_limits(&self) -> bool {
+        // A snapshot that replaces one on its way would make the transfer begin again, for ever if it takes long enough.
+        let factor = if self.sending.is_empty() || self.compaction.is_durable { 1 } else { TRANSFER_FACTOR };
+        let retained = self.applying.applied.applied.0.saturating_sub(self.compaction.base_index.0);
+        retained > self.options.log_entries_max.saturating_mul(factor)
+            || self.compaction.log.bytes() > self.options.log_bytes_max.saturating_mul(factor)
+    }
+
+    fn has_grown(&self) -> bool {
+        let (index, appended) = self.compaction.tried;
+        self.applying.applied.applied.0.saturating_sub(index.0) > self.options.log_entries_max / PACE
+            || self.compaction.log.appended() - appended > self.options.log_bytes_max / PACE
+    }
+
+    /// Asks for a snapshot, unless something else is under way or there is no state yet to take it of.
+    /// It comes after everything that was given to the state machine's worker, so it covers exactly that.
+    pub(super) fn take_snapshot(&mut self) {
+        let index = self.handed_index();
+        if self.compaction.doing != Doing::Nothing || self.is_behind_log() || index == Index::ZERO {
+            return;
+        }
+        let Some(last_included_term) = self.raft.term_at(index) else { return };
+        let (membership_index, membership) = self.raft.membership_at(index);
+        let meta = SnapshotMeta {
+            content: 0,
+            last_included_index: index,
+            last_included_term,
+            membership_index,
+            membership: membership.clone(),
+            size: 0,
+            checksum: 0,
+        };
+        self.compaction.doing = Doing::TakingSnapshot;
+        self.effects.late.push_back(Effect::State(StateEffect::TakeSnapshot { meta }));
+    }
+
+    pub(super) fn on_snapshot_taken(&mut self, meta: SnapshotMeta) {
+        self.compaction.doing = Doing::Nothing;
+        self.compaction.stored(meta);
+        self.note_applied(self.applying.applied);
+        // Transfers first: what they need of the log is then kept.
+        self.start_transfers();
+        self.compact();
+    }
+
+    pub(super) fn on_flushed(&mut self, applied: Applied) {
+        self.compaction.doing = Doing::Nothing;
+        self.note_applied(applied);
+        self.compact();
+    }
+
+    /// Cuts the log: below what the state machine has durably (C7), with some left for slow peers.
+    fn compact(&mut self) {
+        if !self.is_over_limits() {
+            return;
+        }
+        let flushed = self.applying.applied.flushed;
+        let by_count = Index(flushed.0.saturating_sub(self.options.log_entries_kept));
+        let by_bytes = self.compaction.log.index_before_last(self.options.log_bytes_max / 2);
+        let up_to = by_count.max(by_bytes).min(flushed);
+        if up_to > self.compaction.base_index {
+            self.tell_core(RaftInput::Compact { up_to });
+        }
+    }
+}

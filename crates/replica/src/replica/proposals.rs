@@ -1,0 +1,225 @@
+//! Commands of clients and peers, from arrival to outcome.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use coracle_core::{Forwarded, Index, Input as RaftInput, NodeId, Outcome, ProposalId, RejectReason, Term, Time};
+
+use super::Replica;
+use crate::{Reply, RequestError, RequestId, foreign::Foreign, slots::Slots};
+
+/// The commands that are not with another leader.
+#[derive(Debug)]
+pub(super) struct Proposals {
+    /// Clients' commands that wait to be handed on, the oldest first.
+    pub(super) waiting: VecDeque<Waiting>,
+    /// Peers' commands that wait to be handed to the core.
+    foreign: VecDeque<(Foreign, Bytes)>,
+    /// Commands that are with the core, by proposal id.
+    proposed: Slots<Origin>,
+    /// Committed commands, in order of index, that wait to be applied.
+    committed: VecDeque<(Index, Origin)>,
+}
+
+/// A client's command that waits to be handed on.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) request: RequestId,
+    pub(super) command: Bytes,
+    /// How long it waits for a leader.
+    pub(super) deadline: Time,
+}
+
+/// Who is to hear of a command's outcome.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    /// A client of this replica.
+    Client(RequestId),
+    /// A peer that forwarded it.
+    Peer(Foreign),
+}
+
+/// A command's outcome.
+enum End {
+    Applied { index: Index, reply: Bytes },
+    Rejected(RejectReason),
+    Unknown,
+}
+
+impl Default for Proposals {
+    fn default() -> Proposals {
+        Proposals {
+            waiting: VecDeque::new(),
+            foreign: VecDeque::new(),
+            proposed: Slots::new(1),
+            committed: VecDeque::new(),
+        }
+    }
+}
+
+impl Replica {
+    pub(super) fn on_propose(&mut self, request: RequestId, command: Bytes) {
+        if self.admit(request, command.len()) {
+            let deadline = self.now.plus(self.options.leader_wait);
+            self.proposals.waiting.push_back(Waiting { request, command, deadline });
+        }
+    }
+
+    /// Commands that a peer hands to this replica as the leader of `term` (C21).
+    pub(super) fn on_forwarded(
+        &mut self,
+        peer: NodeId,
+        term: Term,
+        nonce: u64,
+        sequence: u64,
+        commands: Vec<Bytes>,
+    ) {
+        if sequence.checked_add(commands.len() as u64).is_none() {
+            let fault = "sequences of forwarded commands out of range";
+            let event = coracle_core::Event::PeerFault { peer, fault };
+            return self.effects.late.push_back(crate::Effect::Event(event));
+        }
+        let leads = self.raft.is_leader() && self.raft.term() == term;
+        for (sequence, command) in (sequence..).zip(commands) {
+            let foreign = Foreign { peer, term, nonce, sequence };
+            if !leads {
+                self.answers.push(foreign, Forwarded::NotLeader);
+            } else if self.seen.insert(&foreign) {
+                match self.clients.admit_foreign(command.len()) {
+                    Ok(()) => self.proposals.foreign.push_back((foreign, command)),
+                    Err(_) => self.answers.push(foreign, Forwarded::Busy),
+                }
+            }
+        }
+    }
+
+    /// Hands everything that waits to whom it belongs.
+    pub(super) fn hand_on_commands(&mut self) {
+        if self.raft.is_leader() {
+            self.propose_waiting();
+        } else {
+            while let Some((foreign, command)) = self.proposals.foreign.pop_front() {
+                self.clients.release(command.len());
+                self.end_foreign(foreign, Forwarded::NotLeader);
+            }
+            self.forward_waiting();
+        }
+    }
+
+    fn propose_waiting(&mut self) {
+        if self.proposals.waiting.is_empty() && self.proposals.foreign.is_empty() {
+            return;
+        }
+        let first = ProposalId(self.proposals.proposed.next());
+        let mut commands = Vec::with_capacity(self.proposals.waiting.len() + self.proposals.foreign.len());
+        while let Some((foreign, command)) = self.proposals.foreign.pop_front() {
+            self.clients.release(command.len());
+            if foreign.term == self.raft.term() {
+                self.proposals.proposed.push(Origin::Peer(foreign));
+                commands.push(command);
+            } else {
+                self.end_foreign(foreign, Forwarded::NotLeader);
+            }
+        }
+        while let Some(Waiting { request, command, .. }) = self.proposals.waiting.pop_front() {
+            self.clients.release(command.len());
+            if self.clients.is_live(request) {
+                self.proposals.proposed.push(Origin::Client(request));
+                commands.push(command);
+            } else {
+                self.clients.finish(request);
+            }
+        }
+        if !commands.is_empty() {
+            self.tell_core(RaftInput::Propose { first, commands });
+        }
+    }
+
+    /// The core says what became of some proposals; committed ones are answered once they are applied.
+    pub(super) fn on_done(&mut self, first: ProposalId, count: u32, outcome: Outcome) {
+        for offset in 0..u64::from(count) {
+            let Some(origin) = self.proposals.proposed.take(first.0.saturating_add(offset)) else { continue };
+            match outcome {
+                Outcome::Committed { first_index } => self.commit(first_index.plus(offset), origin),
+                Outcome::Rejected(reason) => self.end(origin, End::Rejected(reason)),
+                Outcome::Unknown => self.end(origin, End::Unknown),
+            }
+        }
+    }
+
+    /// A reply that was given before it was waited for is lost, and so is one that a snapshot swallowed.
+    fn commit(&mut self, index: Index, origin: Origin) {
+        let is_ahead = self.proposals.committed.back().is_none_or(|(last, _)| *last < index);
+        if index > self.applying.applied.applied && is_ahead {
+            self.proposals.committed.push_back((index, origin));
+        } else {
+            self.end(origin, End::Unknown);
+        }
+    }
+
+    /// The command at `index` was applied.
+    pub(super) fn on_reply(&mut self, index: Index, reply: Bytes) {
+        self.skip_committed(index.prev());
+        if let Some((_, origin)) = self.proposals.committed.pop_front_if(|(at, _)| *at == index) {
+            self.end(origin, End::Applied { index, reply });
+        }
+    }
+
+    /// Whoever waits for a reply up to here gets none any more: a snapshot covers it.
+    pub(super) fn skip_committed(&mut self, up_to: Index) {
+        while let Some((_, origin)) = self.proposals.committed.pop_front_if(|(at, _)| *at <= up_to) {
+            self.end(origin, End::Unknown);
+        }
+    }
+
+    fn end(&mut self, origin: Origin, end: End) {
+        match origin {
+            Origin::Client(request) => self.finish(
+                request,
+                match end {
+                    End::Applied { index, reply } => Ok(Reply { data: reply, index }),
+                    End::Rejected(reason) => Err(RequestError::Rejected(reason)),
+                    End::Unknown => Err(RequestError::Unknown),
+                },
+            ),
+            Origin::Peer(foreign) => self.end_foreign(
+                foreign,
+                match end {
+                    End::Applied { index, reply } => Forwarded::Applied { index, reply },
+                    End::Rejected(RejectReason::Busy) => Forwarded::Busy,
+                    End::Rejected(_) => Forwarded::NotLeader,
+                    End::Unknown => Forwarded::Unknown,
+                },
+            ),
+        }
+    }
+
+    fn end_foreign(&mut self, foreign: Foreign, outcome: Forwarded) {
+        self.clients.finish_foreign();
+        self.answers.push(foreign, outcome);
+    }
+
+    /// Commands that found no way to a leader in time.
+    pub(super) fn expire_waiting(&mut self) {
+        let now = self.now;
+        while let Some(waiting) = self.proposals.waiting.pop_front_if(|waiting| waiting.deadline <= now) {
+            self.clients.release(waiting.command.len());
+            let reason = if self.forwarding.is_full(&self.options) { RejectReason::Busy } else { self.no_leader() };
+            self.finish(waiting.request, Err(RequestError::Rejected(reason)));
+        }
+    }
+
+    /// What was not handed on is surely without effect; the rest may or may not be.
+    pub(super) fn stop_proposals(&mut self) {
+        while let Some(waiting) = self.proposals.waiting.pop_front() {
+            self.finish(waiting.request, Err(RequestError::Rejected(RejectReason::Stopped)));
+        }
+        self.proposals.foreign.clear();
+        while let Some((_, origin)) = self.proposals.committed.pop_front() {
+            self.end(origin, End::Unknown);
+        }
+        while let Some(origin) = self.proposals.proposed.pop_front() {
+            self.end(origin, End::Unknown);
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Snapshots on their way to peers (Raft §7).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use coracle_core::{Body, Input as RaftInput, InstallSnapshot, NodeId, SnapshotMeta, Term, Time};
+
+use super::Replica;
+use crate::{Effect, ReplicaOptions};
+
+/// The transfers by peer.
+#[derive(Debug, Default)]
+pub(super) struct Sending {
+    transfers: BTreeMap<NodeId, Transfer>,
+    /// How many of them wait for a snapshot.
+    waiting: usize,
+}
+
+#[derive(Debug)]
+enum Transfer {
+    /// There is no snapshot yet that would help.
+    Waiting,
+    Active(Active),
+}
+
+#[derive(Debug)]
+struct Active {
+    meta: SnapshotMeta,
+    /// The receiver has everything before this.
+    acknowledged: u64,
+    /// What is read next; at most a window ahead of `acknowledged`.
+    next: u64,
+    /// The receiver was asked what it has, and nothing is sent until it answers.
+    is_asking: bool,
+    /// The receiver has it all. The core ends the transfer when the peer's log goes on from there.
+    is_received: bool,
+    /// When the receiver is asked again unless something comes of it.
+    retry_at: Time,
+    /// When the transfer is given up unless there is progress.
+    give_up_at: Time,
+}
+
+impl Sending {
+    pub(super) fn is_empty(&self) -> bool {
+        self.transfers.is_empty()
+    }
+
+    pub(super) fn stop(&mut self, peer: NodeId) {
+        if matches!(self.transfers.remove(&peer), Some(Transfer::Waiting)) {
+            self.waiting -= 1;
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.transfers.clear();
+        self.waiting = 0;
+    }
+
+    /// When a transfer has something to do.
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        self.active().map(|(_, active)| active.next_deadline()).min()
+    }
+
+    fn wait(&mut self, peer: NodeId) {
+        self.stop(peer);
+        self.transfers.insert(peer, Transfer::Waiting);
+        self.waiting += 1;
+    }
+
+    fn start(&mut self, peer: NodeId, active: Active) {
+        self.stop(peer);
+        self.transfers.insert(peer, Transfer::Active(active));
+    }
+
+    fn active(&self) -> impl Iterator<Item = (NodeId, &Active)> {
+        self.transfers.iter().filter_map(|(peer, transfer)| match transfer {
+            Transfer::Active(active) => Some((*peer, active)),
+            Transfer::Waiting => None,
+        })
+    }
+
+    /// The transfer of this very snapshot (C8).
+    fn of(&mut self, peer: NodeId, content: u64) -> Option<&mut Active> {
+        match self.transfers.get_mut(&peer) {
+            Some(Transfer::Active(active)) if active.meta.content == content => Some(active),
+            _ => None,
+        }
+    }
+}
+
+impl Active {
+    fn next_deadline(&self) -> Time {
+        if self.is_received { self.give_up_at } else { self.retry_at.min(self.give_up_at) }
+    }
+
+    /// Takes note of an answer. Whatever the receiver says it has is where sending goes on.
+    fn answered(&mut self, offset: u64, now: Time, options: &ReplicaOptions) {
+        let offset = offset.min(self.meta.size);
+        if offset > self.acknowledged {
+            self.give_up_at = now.plus(options.snapshot_timeout);
+        }
+        if self.is_asking || offset < self.acknowledged {
+            self.next = offset;
+        }
+        self.is_asking = false;
+        self.acknowledged = offset;
+        self.next = self.next.max(offset);
+        self.retry_at = now.plus(retry_interval(options));
+    }
+}
+
+/// A receiver that says nothing for so long is asked again.
+fn retry_interval(options: &ReplicaOptions) -> std::time::Duration {
+    options.raft.heartbeat_interval * 2
+}
+
+impl Replica {
+    /// The core says that only a snapshot helps this peer.
+    pub(super) fn on_send_snapshot(&mut self, peer: NodeId) {
+        self.sending.wait(peer);
+        self.start_transfers();
+    }
+
+    /// Begins the transfers that wait, or has a snapshot taken for them: one for all.
+    pub(super) fn start_transfers(&mut self) {
+        if self.sending.waiting == 0 {
+            return;
+        }
+        let Some(meta) = self.compaction.usable_snapshot().cloned() else { return self.take_snapshot() };
+        let waiting: Vec<NodeId> = self
+            .sending
+            .transfers
+            .iter()
+            .filter(|(_, transfer)| matches!(transfer, Transfer::Waiting))
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in waiting {
+            self.start_transfer(peer, meta.clone());
+        }
+    }
+
+    fn start_transfer(&mut self, peer: NodeId, meta: SnapshotMeta) {
+        self.tell_core(RaftInput::SnapshotSending { peer, index: meta.last_included_index });
+        let give_up_at = self.now.plus(self.options.snapshot_timeout);
+        let retry_at = self.now.plus(retry_interval(&self.options));
+        let active = Active {
+            meta: meta.clone(),
+            acknowledged: 0,
+            next: 0,
+            is_asking: true,
+            is_received: false,
+            retry_at,
+            give_up_at,
+        };
+        self.sending.start(peer, active);
+        // The receiver may have a part of it from before: it is asked first.
+        self.send_piece(peer, meta, 0, Bytes::new());
+    }
+
+    fn send_piece(&mut self, peer: NodeId, meta: SnapshotMeta, offset: u64, data: Bytes) {
+        let body = Body::InstallSnapshot(InstallSnapshot { meta, offset, data });
+        self.effects.send_late(peer, self.raft.term(), body);
+    }
+
+    pub(super) fn on_snapshot_response(&mut self, peer: NodeId, term: Term, content: u64, offset: u64, done: bool) {
+        if term != self.raft.term() || !self.raft.is_leader() {
+            return;
+        }
+        let (now, options) = (self.now, &self.options);
+        let Some(active) = self.sending.of(peer, content) else { return };
+        if active.is_received {
+            return;
+        }
+        if done {
+            active.is_received = true;
+            active.give_up_at = now.plus(options.snapshot_timeout);
+            return;
+        }
+        active.answered(offset, now, options);
+        self.read_pieces(peer, content);
+    }
+
+    /// Reads ahead, as far as the window allows.
+    fn read_pieces(&mut self, peer: NodeId, content: u64) {
+        let chunk = self.options.snapshot_chunk_bytes as u64;
+        let window = chunk.saturating_mul(self.options.snapshot_window as u64);
+        let Some(active) = self.sending.of(peer, content) else { return };
+        while !active.is_asking && active.next < active.meta.size && active.next - active.acknowledged < window {
+            let len = chunk.min(active.meta.size - active.next);
+            let offset = active.next;
+            active.next += len;
+            self.effects.late.push_back(Effect::ReadSnapshot { peer, content, offset, len: len as usize });
+        }
+    }
+
+    pub(super) fn on_snapshot_read(&mut self, peer: NodeId, content: u64, offset: u64, data: Option<Bytes>) {
+        let Some(active) = self.sending.of(peer, content) else { return };
+        if active.is_received {
+            return;
+        }
+        let Some(data) = data.filter(|data| !data.is_empty()) else { return self.restart_transfer(peer, content) };
+        let end = offset.saturating_add(data.len() as u64);
+        if offset < active.acknowledged || end > active.meta.size {
+            return;
+        }
+        // A store may return less than it was asked for; the rest is read next, and what was read after it is sent again.
+        let expected = active.meta.size.min(offset.saturating_add(self.options.snapshot_chunk_bytes as u64));
+        if end < expected {
+            active.next = end;
+        }
+        let meta = active.meta.clone();
+        self.send_piece(peer, meta, offset, data);
+        self.read_pieces(peer, content);
+    }
+
+    /// The snapshot was replaced by another one: the peer gets that.
+    fn restart_transfer(&mut self, peer: NodeId, content: u64) {
+        if self.compaction.newest.as_ref().is_some_and(|newest| newest.content == content) {
+            self.compaction.newest = None;
+        }
+        self.sending.wait(peer);
+    }
+
+    /// The core hears that the peer did not get its snapshot, and decides when to try again.
+    pub(super) fn fail_transfer(&mut self, peer: NodeId) {
+        if self.sending.transfers.contains_key(&peer) {
+            self.sending.stop(peer);
+            self.tell_core(RaftInput::SnapshotSendFailed { peer });
+        }
+    }
+
+    /// Asks receivers that say nothing, and gives up those that make no progress.
+    pub(super) fn check_transfers(&mut self) {
+        let due: Vec<NodeId> =
+            self.sending.active().filter(|(_, active)| active.next_deadline() <= self.now).map(|(peer, _)| peer).collect();
+        for peer in due {
+            self.check_transfer(peer);
+        }
+    }
+
+    fn check_transfer(&mut self, peer: NodeId) {
+        let retry_at = self.now.plus(retry_interval(&self.options));
+        let Some(Transfer::Active(active)) = self.sending.transfers.get_mut(&peer) else { return };
+        if active.give_up_at <= self.now {
+            return self.fail_transfer(peer);
+        }
+        active.is_asking = true;
+        active.retry_at = retry_at;
+        let (meta, offset) = (active.meta.clone(), active.acknowledged);
+        self.send_piece(peer, meta, offset, Bytes::new());
+    }
+}
