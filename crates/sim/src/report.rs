@@ -58,7 +58,7 @@ impl Report {
     /// Adds another run.
     pub fn add(&mut self, other: &Report) {
         self.seeds += other.seeds;
-        self.hash = self.hash.rotate_left(5) ^ other.hash;
+        self.hash = self.hash.wrapping_add(other.hash);
         self.virtual_time += other.virtual_time;
         for (sum, part) in [
             (&mut self.events, other.events),

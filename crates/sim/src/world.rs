@@ -235,7 +235,8 @@ impl Event {
 impl Shape {
     fn draw(rng: &mut Rng) -> Shape {
         let bytes = |rng: &mut Rng| if rng.chance(0.5) { 1 << 20 } else { 1 + rng.below(2000) as usize };
-        let log_entries_max = 5 + rng.below(if rng.chance(0.5) { 60 } else { 1000 });
+        let range = if rng.chance(0.5) { 60 } else { 1000 };
+        let log_entries_max = 5 + rng.below(range);
         Shape {
             election_timeout_max: Duration::from_millis(1000),
             heartbeat_interval: Duration::from_millis(100),

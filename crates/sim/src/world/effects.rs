@@ -26,7 +26,10 @@ impl World {
                 self.later(node, latency, Done::ReadLog { request, from, to, bytes_max });
                 Ok(())
             }
-            Effect::State(effect) => self.state_effect(node, effect),
+            Effect::State(effect) => {
+                self.observe(node)?;
+                self.state_effect(node, effect)
+            }
             Effect::ReadSnapshot { peer, content, offset, len } => {
                 self.snapshot_work(node, SnapshotWork::Read { peer, content, offset, len });
                 Ok(())
