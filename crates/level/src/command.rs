@@ -1,0 +1,189 @@
+//! Commands and queries of the replicated state machine, and their encodings.
+//!
+//! Each encoding is a byte with the format's version, then bincode with fixed-size little-endian integers, and nothing after it.
+
+use bincode::config::{self, Configuration, Fixint, Limit, LittleEndian};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    Committed, Error, Once, Read, ReadAt, Result, Revision, ScanPage, ScanSpec, SessionId, SessionLimits, Txn, Value,
+};
+
+/// The most bytes of an encoded command, query, reply or answer: the ceilings of all limits fit.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// The version of the encodings, their first byte.
+const VERSION: u8 = 1;
+
+/// What goes through the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// A transaction; one per entry, since the entry's index is its revision (C23).
+    Txn {
+        /// What it changes.
+        txn: Txn,
+        /// What makes it take effect once.
+        once: Option<Once>,
+    },
+    /// Registers a session; its id is the entry's index (C22).
+    OpenSession {
+        /// The bounds of the table, from whoever proposes it.
+        limits: SessionLimits,
+    },
+    /// Forgets a session; that it is unknown is no error.
+    CloseSession {
+        /// Which.
+        session: SessionId,
+    },
+}
+
+/// What a command did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CommandReply {
+    /// Of a transaction.
+    Committed(Committed),
+    /// Of `OpenSession`.
+    SessionOpened(SessionId),
+    /// Of `CloseSession`.
+    SessionClosed,
+}
+
+/// What is asked of one replica's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Query {
+    /// The values of keys.
+    GetMany {
+        /// A held revision; `None` for the newest.
+        at: Option<Revision>,
+        /// Which.
+        keys: Vec<Bytes>,
+    },
+    /// Whether keys are there.
+    ContainsMany {
+        /// A held revision; `None` for the newest.
+        at: Option<Revision>,
+        /// Which.
+        keys: Vec<Bytes>,
+    },
+    /// A page of a scan.
+    Page {
+        /// A held revision; `None` for the newest.
+        at: Option<Revision>,
+        /// Which keys.
+        scan: ScanSpec,
+    },
+    /// Holds the newest revision on this replica, until as many releases as holds of it have come, or a restart, or an installed snapshot.
+    Hold,
+    /// Lets go of a revision; that it is not held is no error.
+    Release(Revision),
+}
+
+/// The answer to a query.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum QueryReply {
+    /// To `GetMany`, in the order of the keys.
+    Values(Read<Vec<Option<Value>>>),
+    /// To `ContainsMany`, in the order of the keys.
+    Contained(Read<Vec<bool>>),
+    /// To `Page`.
+    Page(Read<ScanPage>),
+    /// To `Hold`.
+    Held(Revision),
+    /// To `Release`.
+    Released,
+}
+
+impl ReadAt {
+    /// The held revision that the read asks for, as a [`Query`] carries it.
+    pub fn revision(self) -> Option<Revision> {
+        match self {
+            ReadAt::Revision(revision) => Some(revision),
+            ReadAt::Linearizable | ReadAt::Stale => None,
+        }
+    }
+}
+
+/// The bytes of a command, for the log.
+pub fn encode_command(command: &Command) -> Bytes {
+    encode(command)
+}
+
+/// Reads what [`encode_command`] wrote.
+///
+/// # Errors
+/// `Protocol`, when it is anything else.
+pub fn decode_command(bytes: &[u8]) -> Result<Command> {
+    decode("command", bytes)
+}
+
+/// The bytes of a state machine's reply to a command.
+pub fn encode_reply(reply: &Result<CommandReply>) -> Bytes {
+    encode(reply)
+}
+
+/// Reads a state machine's reply to a command.
+///
+/// # Errors
+/// What the reply says went wrong, or `Protocol` when it does not decode.
+pub fn decode_reply(bytes: &[u8]) -> Result<CommandReply> {
+    decode::<Result<CommandReply>>("reply", bytes)?
+}
+
+/// The bytes of a query.
+pub fn encode_query(query: &Query) -> Bytes {
+    encode(query)
+}
+
+/// Reads what [`encode_query`] wrote.
+///
+/// # Errors
+/// `Protocol`, when it is anything else.
+pub fn decode_query(bytes: &[u8]) -> Result<Query> {
+    decode("query", bytes)
+}
+
+/// The bytes of a state machine's answer to a query.
+pub fn encode_answer(answer: &Result<QueryReply>) -> Bytes {
+    encode(answer)
+}
+
+/// Reads a state machine's answer to a query.
+///
+/// # Errors
+/// What the answer says went wrong, or `Protocol` when it does not decode.
+pub fn decode_answer(bytes: &[u8]) -> Result<QueryReply> {
+    decode::<Result<QueryReply>>("answer", bytes)?
+}
+
+fn format() -> Configuration<LittleEndian, Fixint, Limit<MESSAGE_BYTES_MAX>> {
+    config::legacy().with_limit::<MESSAGE_BYTES_MAX>()
+}
+
+fn encode<T: Serialize>(message: &T) -> Bytes {
+    let mut out = vec![VERSION];
+    let written = bincode::serde::encode_into_std_write(message, &mut out, format());
+    // Memory takes all bytes, and none of these types has a serializer that fails.
+    assert!(written.is_ok(), "the message encodes: {written:?}");
+    out.into()
+}
+
+fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+    let wrong = |why: String| Error::Protocol(format!("the {what} does not decode: {why}"));
+    if bytes.len() > MESSAGE_BYTES_MAX {
+        return Err(wrong(format!("it has {} bytes, at most {MESSAGE_BYTES_MAX} were expected", bytes.len())));
+    }
+    let (version, rest) = bytes.split_first().ok_or_else(|| wrong("it is empty".to_owned()))?;
+    if *version != VERSION {
+        return Err(wrong(format!("it is of version {version}, {VERSION} was expected")));
+    }
+    let (message, used) =
+        bincode::serde::decode_from_slice(rest, format()).map_err(|error| wrong(error.to_string()))?;
+    if used != rest.len() {
+        return Err(wrong(format!("{} bytes follow it", rest.len() - used)));
+    }
+    Ok(message)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,251 @@
+//! The state as a stream of bytes, and back.
+//!
+//! `magic "CLVL", version u8, revision u64`, then frames `kind u8, length u32, payload, checksum u32`, integers big-endian.
+//! A frame of kind 1 holds rows of the store, each `key length u32, key, value length u32, value`: sessions with their replies first, then current values.
+//! The last frame, of kind 2, holds the number of rows (u64).
+//! A checksum (CRC-32, IEEE) covers everything before it, so that a frame that is missing or in the wrong place does not pass either.
+
+use std::{collections::VecDeque, io::Read, sync::Arc};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use coracle_storage::{KvStore, Page, Result, SnapshotReader, SnapshotSource, StorageError};
+
+use super::{
+    holds::Pin,
+    layout::{self, KeyRange},
+    read::{self, Held, PageLimits},
+    sessions::Sessions,
+};
+
+const MAGIC: &[u8; 4] = b"CLVL";
+const VERSION: u8 = 1;
+const ROWS: u8 = 1;
+const END: u8 = 2;
+/// The largest payload: a piece, and one row of the largest kind.
+const PAYLOAD_BYTES_MAX: usize = 32 << 20;
+/// The largest piece that is read at once, whatever is asked for.
+const PIECE_BYTES_MAX: usize = 8 << 20;
+/// The most rows in a piece.
+const PIECE_ROWS_MAX: usize = 16_384;
+
+/// Reads the state at the revision that it pins, while the machine goes on.
+pub(super) struct Source {
+    kv: Arc<dyn KvStore>,
+    pin: Pin,
+    /// Sessions and replies, taken when the snapshot began: they have no history.
+    sessions: VecDeque<(Bytes, Bytes)>,
+    /// The keys that are still to come; `None` once the end is written.
+    rest: Option<KeyRange>,
+    checksum: crc32fast::Hasher,
+    begun: bool,
+    rows: u64,
+}
+
+impl Source {
+    pub(super) fn new(kv: Arc<dyn KvStore>, pin: Pin, sessions: &Sessions) -> Source {
+        Source {
+            kv,
+            pin,
+            sessions: sessions.rows().into(),
+            rest: Some(KeyRange::ALL),
+            checksum: crc32fast::Hasher::new(),
+            begun: false,
+            rows: 0,
+        }
+    }
+
+    /// The next rows: of sessions as long as there are any, then of current values.
+    fn next_rows(&mut self, rest: &KeyRange, bytes_max: usize) -> Result<(Page, KeyRange)> {
+        if !self.sessions.is_empty() {
+            return Ok((self.session_rows(bytes_max), rest.clone()));
+        }
+        let held = Held { revision: self.pin.revision(), shared: self.pin.shared() };
+        let limits = PageLimits { entries: PIECE_ROWS_MAX, bytes: bytes_max, values: true };
+        let page = read::page(&*self.kv, Some(held), rest, false, limits)?;
+        if !self.pin.is_valid() {
+            return Err(StorageError::Stopped("the state was replaced while a snapshot of it was read".to_owned()));
+        }
+        let left = match page.entries.last() {
+            Some((last, _)) if page.more => rest.split(last, false).1,
+            _ => KeyRange::NONE,
+        };
+        let rows = page.entries.iter().map(|(key, value)| (layout::data_key(key), layout::encode_value(value)));
+        Ok((rows.collect(), left))
+    }
+
+    fn session_rows(&mut self, bytes_max: usize) -> Page {
+        let mut page = Page::new();
+        let mut bytes = 0;
+        while bytes < bytes_max && page.len() < PIECE_ROWS_MAX {
+            let Some((row, value)) = self.sessions.pop_front() else { break };
+            bytes += row.len() + value.len();
+            page.push((row, value));
+        }
+        page
+    }
+
+    fn frame(&mut self, kind: u8, payload: &[u8], out: &mut BytesMut) {
+        let start = out.len();
+        out.put_u8(kind);
+        out.put_u32(payload.len() as u32);
+        out.put_slice(payload);
+        self.checksum.update(&out[start..]);
+        let sum = self.checksum.clone().finalize();
+        out.put_u32(sum);
+        self.checksum.update(&sum.to_be_bytes());
+    }
+}
+
+impl SnapshotSource for Source {
+    fn read(&mut self, bytes_max: usize) -> Result<Option<Bytes>> {
+        let Some(rest) = self.rest.take() else { return Ok(None) };
+        let mut out = BytesMut::new();
+        if !self.begun {
+            self.begun = true;
+            out.put_slice(MAGIC);
+            out.put_u8(VERSION);
+            out.put_u64(self.pin.revision());
+            self.checksum.update(&out);
+        }
+        let (rows, left) = self.next_rows(&rest, bytes_max.clamp(1, PIECE_BYTES_MAX))?;
+        self.rows += rows.len() as u64;
+        if !rows.is_empty() {
+            let payload = encode_rows(&rows);
+            self.frame(ROWS, &payload, &mut out);
+        }
+        if left.is_empty() {
+            let count = self.rows.to_be_bytes();
+            self.frame(END, &count, &mut out);
+        } else {
+            self.rest = Some(left);
+        }
+        Ok(Some(out.freeze()))
+    }
+}
+
+fn encode_rows(rows: &Page) -> BytesMut {
+    let len = rows.iter().map(|(key, value)| 8 + key.len() + value.len()).sum();
+    let mut out = BytesMut::with_capacity(len);
+    for (key, value) in rows {
+        out.put_u32(key.len() as u32);
+        out.put_slice(key);
+        out.put_u32(value.len() as u32);
+        out.put_slice(value);
+    }
+    out
+}
+
+/// Reads what [`Source`] wrote, a frame at a time.
+pub(super) struct Reader<'a, 'b> {
+    from: &'a mut SnapshotReader<'b>,
+    checksum: crc32fast::Hasher,
+    rows: u64,
+}
+
+impl<'a, 'b> Reader<'a, 'b> {
+    /// Reads the head; the snapshot has to be of `revision`.
+    pub(super) fn open(from: &'a mut SnapshotReader<'b>, revision: u64) -> Result<Reader<'a, 'b>> {
+        let mut reader = Reader { from, checksum: crc32fast::Hasher::new(), rows: 0 };
+        let mut head = reader.take(MAGIC.len() + 1 + 8)?;
+        let magic = head.split_to(MAGIC.len());
+        if magic[..] != MAGIC[..] {
+            return Err(damaged(format!("it begins with \"{}\", \"CLVL\" was expected", magic.escape_ascii())));
+        }
+        match head.get_u8() {
+            VERSION => {}
+            other => return Err(damaged(format!("it is of version {other}, {VERSION} was expected"))),
+        }
+        match head.get_u64() {
+            found if found == revision => Ok(reader),
+            found => Err(damaged(format!("it is of revision {found}, {revision} was expected"))),
+        }
+    }
+
+    /// The next rows, checked; `None` at the end.
+    pub(super) fn rows(&mut self) -> Result<Option<Page>> {
+        let mut head = self.take(5)?;
+        let kind = head.get_u8();
+        let len = head.get_u32() as usize;
+        if len > PAYLOAD_BYTES_MAX {
+            return Err(damaged(format!("a frame of {len} bytes, at most {PAYLOAD_BYTES_MAX} were expected")));
+        }
+        let payload = self.take(len)?;
+        let expected = self.checksum.clone().finalize();
+        if self.take(4)?.get_u32() != expected {
+            return Err(damaged("a frame does not match its checksum".to_owned()));
+        }
+        match kind {
+            ROWS => self.decode_rows(payload).map(Some),
+            END => self.end(&payload).map(|()| None),
+            other => Err(damaged(format!("a frame of the unknown kind {other}"))),
+        }
+    }
+
+    fn decode_rows(&mut self, mut payload: Bytes) -> Result<Page> {
+        let mut page = Page::new();
+        while !payload.is_empty() {
+            let key = field(&mut payload)?;
+            let value = field(&mut payload)?;
+            check_row(&key, &value)?;
+            page.push((key, value));
+        }
+        self.rows += page.len() as u64;
+        Ok(page)
+    }
+
+    fn end(&mut self, payload: &[u8]) -> Result<()> {
+        if payload != self.rows.to_be_bytes() {
+            return Err(damaged(format!("it has {} rows, its end says otherwise", self.rows)));
+        }
+        let mut after = Vec::new();
+        self.from.take(1).read_to_end(&mut after).map_err(failed)?;
+        if after.is_empty() { Ok(()) } else { Err(damaged("bytes follow its end".to_owned())) }
+    }
+
+    fn take(&mut self, len: usize) -> Result<Bytes> {
+        let mut bytes = Vec::new();
+        // A forged length reserves nothing: the buffer grows with what is there.
+        self.from.take(len as u64).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() < len {
+            return Err(damaged("it ends too early".to_owned()));
+        }
+        self.checksum.update(&bytes);
+        Ok(bytes.into())
+    }
+}
+
+fn field(payload: &mut Bytes) -> Result<Bytes> {
+    let short = || damaged("a row ends too early".to_owned());
+    if payload.len() < 4 {
+        return Err(short());
+    }
+    let len = payload.get_u32() as usize;
+    if payload.len() < len {
+        return Err(short());
+    }
+    Ok(payload.split_to(len))
+}
+
+/// Whether a row is one that a state can have.
+fn check_row(key: &Bytes, value: &Bytes) -> Result<()> {
+    match key.first() {
+        Some(&layout::DATA) => layout::decode_value(key, value.clone()).map(drop),
+        Some(&layout::SESSION) => {
+            layout::parse_session(key)?;
+            layout::SessionRow::decode(key, value.clone()).map(drop)
+        }
+        Some(&layout::REPLY) => {
+            layout::parse_reply(key)?;
+            layout::ReplyRow::decode(key, value.clone()).map(drop)
+        }
+        _ => Err(layout::damaged(key, "no row of a snapshot has such a key")),
+    }
+}
+
+fn failed(error: std::io::Error) -> StorageError {
+    StorageError::io("read the snapshot", error)
+}
+
+fn damaged(what: String) -> StorageError {
+    StorageError::damaged("the snapshot", what)
+}
