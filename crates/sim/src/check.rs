@@ -167,7 +167,9 @@ impl Ghost {
 /// I8: what `message` asserts is on the disk of its sender.
 pub(crate) fn asserts(node: usize, message: &Message, durable: &LogState) -> Checked {
     let hard_state = durable.hard_state;
-    if message.term > hard_state.term {
+    // Neither asking whether one would be elected nor saying yes binds anybody, and nobody takes up a term from it.
+    let binds = !matches!(message.body, Body::PreVote { .. } | Body::PreVoteResponse { granted: true, .. });
+    if binds && message.term > hard_state.term {
         let what = format!("n{node} speaks in term {}, its disk is in {}: {message:?}", message.term, hard_state.term);
         return fail(AckDurability, what);
     }

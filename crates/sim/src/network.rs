@@ -86,6 +86,11 @@ impl Network {
         Network { nodes, links: vec![Link::default(); nodes * nodes], faults, rng, dropped: 0, duplicated: 0 }
     }
 
+    /// Whether a message may arrive after one that was sent later.
+    pub(crate) fn may_reorder(&self) -> bool {
+        !self.faults.in_order || self.faults.duplicate > 0.0
+    }
+
     /// When a message that is sent now arrives: not at all, once, or more often.
     pub(crate) fn send(&mut self, now: Time, from: usize, to: usize) -> Arrivals {
         let link = &mut self.links[from * self.nodes + to];
@@ -132,7 +137,8 @@ impl Network {
     /// Takes a little time from now on, and does nothing else.
     pub(crate) fn heal(&mut self) {
         self.join();
-        self.faults = NetworkFaults::none();
+        // What is on its way may arrive late, or be overtaken.
+        self.faults = NetworkFaults { in_order: false, ..NetworkFaults::none() };
         for link in &mut self.links {
             // What is late may be overtaken: the connection was made anew.
             link.last_arrival = Time::ZERO;

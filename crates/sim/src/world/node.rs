@@ -56,6 +56,8 @@ pub(super) struct Running {
     pub(super) snapshots_free_at: Time,
     /// Requests without an answer.
     pub(super) waiting: BTreeSet<RequestId>,
+    /// Requests that were cancelled with the latest inputs.
+    pub(super) cancelled: BTreeSet<RequestId>,
     pub(super) term: Term,
     pub(super) commit: Index,
 }
@@ -192,12 +194,17 @@ impl World {
         let clock = now.plus(running.clock_offset);
         for input in mem::take(&mut running.inbox) {
             if let Input::Cancel { request } = &input {
+                // An answer that was made just before comes out nevertheless.
                 running.waiting.remove(request);
+                running.cancelled.insert(*request);
             }
             running.replica.handle(clock, input);
         }
         running.replica.handle(clock, Input::Time);
         self.drain(node)?;
+        if let Some(running) = &mut self.nodes[node].running {
+            running.cancelled.clear();
+        }
         self.observe(node)
     }
 
@@ -232,8 +239,12 @@ impl World {
         let this = &mut self.nodes[node];
         let Some(running) = &mut this.running else { return Ok(()) };
         let raft = running.replica.raft();
-        // Others may have made durable, and so committed, what a leader has not yet asked its own disk to write.
-        let (term, commit) = (raft.term(), raft.commit_index().min(this.issued.last()));
+        let term = raft.term();
+        // The replica may not yet have asked its disk for what it knows of: then it is looked at later.
+        let mut commit = raft.commit_index().min(this.issued.last());
+        while commit > running.commit && this.issued.term_at(commit) != raft.term_at(commit) {
+            commit = commit.prev();
+        }
         if term < running.term || commit < running.commit {
             let what = format!("n{node} falls from {} and {} to {term} and {commit}", running.term, running.commit);
             return Err(Violation::new(Invariant::Monotonic, what));
@@ -285,6 +296,7 @@ impl Running {
             snapshot_job: None,
             snapshots_free_at: Time::ZERO,
             waiting: BTreeSet::new(),
+            cancelled: BTreeSet::new(),
             term,
             commit,
         }
