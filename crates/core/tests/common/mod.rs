@@ -1,6 +1,7 @@
 //! A cluster of cores on one thread, whose network, disks and clock are the test's.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -272,13 +273,20 @@ impl Cluster {
                 Output::SendSnapshot { peer } => node.snapshots_wanted.push(peer),
                 Output::InstallSnapshot { meta } => {
                     let index = meta.last_included_index;
+                    assert!(node.disk.last_index() >= index, "the log reaches the snapshot durably first (C8)");
                     node.disk.flushed = index;
                     node.raft.handle(now, Input::SnapshotInstalled { index });
                 }
                 Output::Event(event) => node.events.push(event),
                 Output::Fatal(fatal) => node.fatal = Some(fatal),
-                Output::StopSnapshot { .. } | Output::StoreSnapshot { .. } => {}
-                other => panic!("unexpected {other:?}"),
+                Output::StopSnapshot { .. } => {}
+                Output::StoreSnapshot { from, term, piece } => {
+                    // The state travels outside of these tests: every snapshot is whole with its first piece.
+                    let meta = piece.meta;
+                    let (content, offset) = (meta.content, meta.size);
+                    node.raft.handle(now, Input::SnapshotStored { from, term, content, offset, done: true });
+                    node.raft.handle(now, Input::SnapshotReceived { meta });
+                }
             }
         }
     }
