@@ -99,10 +99,6 @@ impl Answers {
         self.by_peer.entry(foreign.peer).or_default().push((foreign, outcome));
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.by_peer.is_empty()
-    }
-
     /// Sends everything: consecutive outcomes in one message of at most about `bytes_max`.
     /// Each bears the term that was asked for: the asker has it already, so it asserts nothing that might not be durable here (C5).
     pub(crate) fn send(&mut self, effects: &mut Effects, bytes_max: usize) {
@@ -147,7 +143,7 @@ fn size(outcome: &Forwarded) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use coracle_core::Index;
+    use coracle_core::{Index, Message};
     use proptest::prelude::*;
 
     use super::*;
@@ -196,7 +192,8 @@ mod tests {
         let mut effects = Effects::new(NodeId(1));
         let mut answers = Answers::default();
         for sequence in [1, 2, 3, 7] {
-            answers.push(foreign(1, sequence), Forwarded::Applied { index: Index(sequence), reply: vec![0; 10].into() });
+            answers
+                .push(foreign(1, sequence), Forwarded::Applied { index: Index(sequence), reply: vec![0; 10].into() });
         }
         answers.send(&mut effects, 100);
         let sent: Vec<(u64, usize)> = effects
@@ -210,8 +207,6 @@ mod tests {
             })
             .collect();
         assert_eq!(sent, [(1, 2), (3, 1), (7, 1)]);
-        assert!(answers.is_empty());
+        assert!(answers.by_peer.is_empty());
     }
-
-    use coracle_core::Message;
 }

@@ -15,6 +15,8 @@ mod replica;
 mod slots;
 mod snapshot_worker;
 mod state_worker;
+#[cfg(test)]
+mod testing;
 
 pub use io::*;
 pub use log_worker::LogWorker;

@@ -58,6 +58,11 @@ impl<T> Slots<T> {
     }
 }
 
+/// Takes out the first one if it is as asked for.
+pub(crate) fn pop_front_if<T>(queue: &mut VecDeque<T>, is_wanted: impl FnOnce(&T) -> bool) -> Option<T> {
+    if queue.front().is_some_and(is_wanted) { queue.pop_front() } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

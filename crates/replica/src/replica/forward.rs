@@ -6,7 +6,10 @@ use bytes::Bytes;
 use coracle_core::{Body, Forwarded, NodeId, RejectReason, Term, Time};
 
 use super::{Replica, View, proposals::Waiting};
-use crate::{ReplicaOptions, Reply, RequestError, RequestId, slots::Slots};
+use crate::{
+    ReplicaOptions, Reply, RequestError, RequestId,
+    slots::{Slots, pop_front_if},
+};
 
 /// How many messages' worth of commands may be on their way to the leader.
 const WINDOW: usize = 2;
@@ -110,7 +113,7 @@ impl Replica {
         let (mut commands, mut bytes) = (Vec::new(), 0);
         let bytes_max = self.options.forward_bytes_max;
         let expires = self.now.plus(self.options.forward_timeout);
-        while let Some(next) = self.proposals.waiting.pop_front_if(|next| {
+        while let Some(next) = pop_front_if(&mut self.proposals.waiting, |next| {
             // A command counts a little more than its bytes, so that empty ones are bounded too.
             bytes += next.command.len() + 16;
             commands.is_empty() || bytes <= bytes_max
@@ -129,13 +132,7 @@ impl Replica {
     }
 
     /// The leader says what became of some commands.
-    pub(super) fn on_forward_outcomes(
-        &mut self,
-        from: NodeId,
-        nonce: u64,
-        sequence: u64,
-        outcomes: Vec<Forwarded>,
-    ) {
+    pub(super) fn on_forward_outcomes(&mut self, from: NodeId, nonce: u64, sequence: u64, outcomes: Vec<Forwarded>) {
         let Some((leader, term)) = self.forwarding.target.filter(|(leader, _)| *leader == from) else { return };
         if nonce != self.forwarding.nonce {
             return;

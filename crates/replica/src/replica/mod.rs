@@ -39,6 +39,7 @@ use crate::{
     clients::{Clients, Refused},
     effects::Effects,
     foreign::{Answers, Seen},
+    slots::pop_front_if,
 };
 
 /// One replica of a group, without any I/O.
@@ -362,7 +363,7 @@ impl DurableTerm {
     }
 
     fn written(&mut self, ticket: Ticket) {
-        while let Some((_, term)) = self.pending.pop_front_if(|(issued, _)| *issued <= ticket) {
+        while let Some((_, term)) = pop_front_if(&mut self.pending, |(issued, _)| *issued <= ticket) {
             self.term = term;
         }
     }

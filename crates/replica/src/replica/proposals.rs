@@ -6,7 +6,11 @@ use bytes::Bytes;
 use coracle_core::{Forwarded, Index, Input as RaftInput, NodeId, Outcome, ProposalId, RejectReason, Term, Time};
 
 use super::Replica;
-use crate::{Reply, RequestError, RequestId, foreign::Foreign, slots::Slots};
+use crate::{
+    ReplicaOptions, Reply, RequestError, RequestId,
+    foreign::Foreign,
+    slots::{Slots, pop_front_if},
+};
 
 /// The commands that are not with another leader.
 #[derive(Debug)]
@@ -46,6 +50,19 @@ enum End {
     Unknown,
 }
 
+/// Commands that go to the core together: the core takes or refuses them as a whole, so that a very large batch goes in parts.
+struct Batch {
+    commands: Vec<Bytes>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Batch {
+    fn new(options: &ReplicaOptions) -> Batch {
+        Batch { commands: Vec::new(), bytes: 0, bytes_max: options.raft.uncommitted_bytes_max / 16 }
+    }
+}
+
 impl Default for Proposals {
     fn default() -> Proposals {
         Proposals {
@@ -66,14 +83,7 @@ impl Replica {
     }
 
     /// Commands that a peer hands to this replica as the leader of `term` (C21).
-    pub(super) fn on_forwarded(
-        &mut self,
-        peer: NodeId,
-        term: Term,
-        nonce: u64,
-        sequence: u64,
-        commands: Vec<Bytes>,
-    ) {
+    pub(super) fn on_forwarded(&mut self, peer: NodeId, term: Term, nonce: u64, sequence: u64, commands: Vec<Bytes>) {
         if sequence.checked_add(commands.len() as u64).is_none() {
             let fault = "sequences of forwarded commands out of range";
             let event = coracle_core::Event::PeerFault { peer, fault };
@@ -110,13 +120,11 @@ impl Replica {
         if self.proposals.waiting.is_empty() && self.proposals.foreign.is_empty() {
             return;
         }
-        let first = ProposalId(self.proposals.proposed.next());
-        let mut commands = Vec::with_capacity(self.proposals.waiting.len() + self.proposals.foreign.len());
+        let mut batch = Batch::new(&self.options);
         while let Some((foreign, command)) = self.proposals.foreign.pop_front() {
             self.clients.release(command.len());
             if foreign.term == self.raft.term() {
-                self.proposals.proposed.push(Origin::Peer(foreign));
-                commands.push(command);
+                self.propose(&mut batch, Origin::Peer(foreign), command);
             } else {
                 self.end_foreign(foreign, Forwarded::NotLeader);
             }
@@ -124,13 +132,29 @@ impl Replica {
         while let Some(Waiting { request, command, .. }) = self.proposals.waiting.pop_front() {
             self.clients.release(command.len());
             if self.clients.is_live(request) {
-                self.proposals.proposed.push(Origin::Client(request));
-                commands.push(command);
+                self.propose(&mut batch, Origin::Client(request), command);
             } else {
                 self.clients.finish(request);
             }
         }
+        self.send_batch(&mut batch);
+    }
+
+    fn propose(&mut self, batch: &mut Batch, origin: Origin, command: Bytes) {
+        if batch.bytes.saturating_add(command.len()) > batch.bytes_max {
+            self.send_batch(batch);
+        }
+        batch.bytes += command.len();
+        batch.commands.push(command);
+        self.proposals.proposed.push(origin);
+    }
+
+    /// The ids of a batch are the newest ones given out.
+    fn send_batch(&mut self, batch: &mut Batch) {
+        let commands = std::mem::take(&mut batch.commands);
+        batch.bytes = 0;
         if !commands.is_empty() {
+            let first = ProposalId(self.proposals.proposed.next() - commands.len() as u64);
             self.tell_core(RaftInput::Propose { first, commands });
         }
     }
@@ -160,14 +184,14 @@ impl Replica {
     /// The command at `index` was applied.
     pub(super) fn on_reply(&mut self, index: Index, reply: Bytes) {
         self.skip_committed(index.prev());
-        if let Some((_, origin)) = self.proposals.committed.pop_front_if(|(at, _)| *at == index) {
+        if let Some((_, origin)) = pop_front_if(&mut self.proposals.committed, |(at, _)| *at == index) {
             self.end(origin, End::Applied { index, reply });
         }
     }
 
     /// Whoever waits for a reply up to here gets none any more: a snapshot covers it.
     pub(super) fn skip_committed(&mut self, up_to: Index) {
-        while let Some((_, origin)) = self.proposals.committed.pop_front_if(|(at, _)| *at <= up_to) {
+        while let Some((_, origin)) = pop_front_if(&mut self.proposals.committed, |(at, _)| *at <= up_to) {
             self.end(origin, End::Unknown);
         }
     }
@@ -202,7 +226,7 @@ impl Replica {
     /// Commands that found no way to a leader in time.
     pub(super) fn expire_waiting(&mut self) {
         let now = self.now;
-        while let Some(waiting) = self.proposals.waiting.pop_front_if(|waiting| waiting.deadline <= now) {
+        while let Some(waiting) = pop_front_if(&mut self.proposals.waiting, |waiting| waiting.deadline <= now) {
             self.clients.release(waiting.command.len());
             let reason = if self.forwarding.is_full(&self.options) { RejectReason::Busy } else { self.no_leader() };
             self.finish(waiting.request, Err(RequestError::Rejected(reason)));

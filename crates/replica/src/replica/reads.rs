@@ -6,7 +6,10 @@ use bytes::Bytes;
 use coracle_core::{Index, Input as RaftInput, ReadId, RejectReason, Time};
 
 use super::Replica;
-use crate::{Consistency, Effect, Reply, RequestError, RequestId, StateEffect, slots::Slots};
+use crate::{
+    Consistency, Effect, Reply, RequestError, RequestId, StateEffect,
+    slots::{Slots, pop_front_if},
+};
 
 /// The queries on their way.
 #[derive(Debug)]
@@ -157,7 +160,7 @@ impl Replica {
         if self.reads.retry_at.is_some_and(|at| at <= now) {
             self.reads.retry_at = None;
         }
-        while let Some(query) = self.reads.waiting.pop_front_if(|query| query.deadline <= now) {
+        while let Some(query) = pop_front_if(&mut self.reads.waiting, |query| query.deadline <= now) {
             let reason = self.no_leader();
             self.fail_query(query, reason);
         }

@@ -117,6 +117,9 @@ fn retry_interval(options: &ReplicaOptions) -> std::time::Duration {
 impl Replica {
     /// The core says that only a snapshot helps this peer.
     pub(super) fn on_send_snapshot(&mut self, peer: NodeId) {
+        if !self.raft.is_leader() {
+            return;
+        }
         self.sending.wait(peer);
         self.start_transfers();
     }
@@ -231,8 +234,12 @@ impl Replica {
 
     /// Asks receivers that say nothing, and gives up those that make no progress.
     pub(super) fn check_transfers(&mut self) {
-        let due: Vec<NodeId> =
-            self.sending.active().filter(|(_, active)| active.next_deadline() <= self.now).map(|(peer, _)| peer).collect();
+        let due: Vec<NodeId> = self
+            .sending
+            .active()
+            .filter(|(_, active)| active.next_deadline() <= self.now)
+            .map(|(peer, _)| peer)
+            .collect();
         for peer in due {
             self.check_transfer(peer);
         }

@@ -1,0 +1,386 @@
+//! Replicas wired to each other in memory.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use coracle_core::{Body, Index, Message, NodeId, RejectReason, Term};
+
+use crate::{
+    Completion, Consistency, Input, ReplicaOptions, RequestError, RequestId,
+    testing::{Cluster, Faults},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn defaults(_: &mut ReplicaOptions) {}
+
+fn small_log(options: &mut ReplicaOptions) {
+    options.log_entries_max = 20;
+    options.log_entries_kept = 5;
+    options.snapshot_chunk_bytes = 64;
+}
+
+fn few_requests(options: &mut ReplicaOptions) {
+    options.requests_max = 10;
+}
+
+impl Cluster {
+    fn all_answered(&self, requests: &[RequestId]) -> bool {
+        requests.iter().all(|request| self.reply(*request).is_some())
+    }
+
+    fn wait_for(&mut self, requests: &[RequestId]) {
+        assert!(self.run_until(30 * SECOND, |cluster| cluster.all_answered(requests)), "all are answered");
+    }
+
+    fn other_than(&self, leader: NodeId) -> NodeId {
+        if leader == NodeId(1) { NodeId(2) } else { NodeId(1) }
+    }
+
+    fn is_idle(&self, id: NodeId) -> bool {
+        let replica = self.replica(id);
+        replica.clients.count() == 0 && replica.clients.bytes() == 0
+    }
+
+    /// Commands are on their way when this returns: nobody has taken a turn since.
+    fn propose_many(&mut self, id: NodeId, count: usize) -> Vec<RequestId> {
+        (0..count).map(|_| self.propose(id)).collect()
+    }
+}
+
+#[test]
+fn a_single_voter_answers_commands_and_queries() {
+    let mut cluster = Cluster::new(1, false, 1, defaults);
+    let id = cluster.elect();
+    let writes = cluster.propose_many(id, 3);
+    cluster.wait_for(&writes);
+    let indexes: Vec<Index> =
+        writes.iter().map(|write| cluster.reply(*write).unwrap().as_ref().unwrap().index).collect();
+    assert_eq!(indexes, [Index(3), Index(4), Index(5)]);
+    let reads = [cluster.query(id, Consistency::Linearizable), cluster.query(id, Consistency::Stale)];
+    cluster.wait_for(&reads);
+    for read in reads {
+        let reply = cluster.reply(read).unwrap().as_ref().unwrap();
+        assert_eq!(crate::testing::list_of(&reply.data), [1, 2, 3]);
+        assert_eq!(reply.index, Index(5));
+    }
+    assert!(cluster.is_idle(id));
+}
+
+#[test]
+fn every_node_takes_commands_and_linearizable_queries() {
+    let mut cluster = Cluster::new(3, false, 2, defaults);
+    cluster.elect();
+    for round in 1..=5 {
+        let writes: Vec<RequestId> = (1..=3).flat_map(|id| cluster.propose_many(NodeId(id), 10)).collect();
+        cluster.wait_for(&writes);
+        assert!(writes.iter().all(|write| cluster.reply(*write).unwrap().is_ok()));
+        let reads: Vec<RequestId> = (1..=3).map(|id| cluster.query(NodeId(id), Consistency::Linearizable)).collect();
+        cluster.wait_for(&reads);
+        for read in reads {
+            let reply = cluster.reply(read).unwrap().as_ref().unwrap();
+            assert_eq!(crate::testing::list_of(&reply.data).len(), round * 30);
+        }
+    }
+    assert!((1..=3).all(|id| cluster.is_idle(NodeId(id))));
+}
+
+#[test]
+fn c10_what_is_forwarded_together_is_one_message() {
+    let mut cluster = Cluster::new(3, false, 3, defaults);
+    let leader = cluster.elect();
+    let follower = cluster.other_than(leader);
+    cluster.delivered.clear();
+    let writes = cluster.propose_many(follower, 256);
+    cluster.wait_for(&writes);
+    let count = |is: fn(&Body) -> bool| cluster.delivered.iter().filter(|message| is(&message.body)).count();
+    assert_eq!(count(|body| matches!(body, Body::Propose { .. })), 1);
+    assert_eq!(count(|body| matches!(body, Body::ProposeResponse { .. })), 1);
+    let appends = cluster.delivered.iter().filter(|message| match &message.body {
+        Body::AppendEntries { entries, .. } => !entries.is_empty(),
+        _ => false,
+    });
+    assert_eq!(appends.count(), 2);
+}
+
+#[test]
+fn c21_a_forward_that_arrives_twice_is_appended_once() {
+    let mut cluster = Cluster::new(3, false, 4, defaults);
+    let leader = cluster.elect();
+    let follower = cluster.other_than(leader);
+    cluster.faults = Faults { repeated: 100, ..Faults::default() };
+    let writes = cluster.propose_many(follower, 5);
+    cluster.wait_for(&writes);
+    assert_eq!(cluster.list(leader), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn c21_a_forward_of_another_term_is_refused() {
+    let mut cluster = Cluster::new(3, false, 5, defaults);
+    let leader = cluster.elect();
+    let follower = cluster.other_than(leader);
+    let term = cluster.replica(leader).status().term;
+    cluster.delivered.clear();
+    let body = Body::Propose { nonce: 7, sequence: 1, commands: vec![Bytes::from_static(b"12345678")] };
+    let earlier = Message { from: follower, to: leader, term: Term(term.0 - 1), body };
+    cluster.input(leader, Input::Message(earlier));
+    let is_refused = |message: &Message| match &message.body {
+        Body::ProposeResponse { outcomes, .. } => outcomes == &[coracle_core::Forwarded::NotLeader],
+        _ => false,
+    };
+    assert!(cluster.run_until(SECOND, |cluster| cluster.delivered.iter().any(is_refused)));
+    assert!(cluster.list(leader).is_empty());
+}
+
+#[test]
+fn a_command_waits_for_a_leader_and_then_no_longer() {
+    let mut cluster = Cluster::new(3, false, 6, defaults);
+    // Before anybody leads.
+    let early = cluster.propose(NodeId(1));
+    let early_read = cluster.query(NodeId(2), Consistency::Linearizable);
+    cluster.wait_for(&[early, early_read]);
+    assert!(cluster.reply(early).unwrap().is_ok() && cluster.reply(early_read).unwrap().is_ok());
+    cluster.stop(NodeId(2));
+    cluster.stop(NodeId(3));
+    cluster.run_for(3 * SECOND);
+    let (write, read) = (cluster.propose(NodeId(1)), cluster.query(NodeId(1), Consistency::Linearizable));
+    let begun = cluster.now;
+    cluster.wait_for(&[write, read]);
+    assert!(cluster.now.since(begun) < 3 * SECOND);
+    for request in [write, read] {
+        let refused = RequestError::Rejected(RejectReason::NoQuorum);
+        assert_eq!(cluster.reply(request), Some(&Err(refused)));
+    }
+    let stale = cluster.query(NodeId(1), Consistency::Stale);
+    cluster.wait_for(&[stale]);
+    assert!(cluster.reply(stale).unwrap().is_ok());
+}
+
+#[test]
+fn c21_forwards_to_a_leader_that_is_gone_have_an_unknown_outcome() {
+    let mut cluster = Cluster::new(3, false, 7, defaults);
+    let leader = cluster.elect();
+    let follower = cluster.other_than(leader);
+    cluster.stop(leader);
+    let lost = cluster.propose(follower);
+    cluster.wait_for(&[lost]);
+    assert_eq!(cluster.reply(lost), Some(&Err(RequestError::Unknown)));
+    cluster.elect();
+    let later = cluster.propose(follower);
+    cluster.wait_for(&[later]);
+    assert!(cluster.reply(later).unwrap().is_ok());
+}
+
+#[test]
+fn an_unreachable_leader_ends_forwards_at_once_and_nothing_more_is_sent_to_it() {
+    let mut cluster = Cluster::new(3, false, 8, defaults);
+    let leader = cluster.elect();
+    let follower = cluster.other_than(leader);
+    cluster.stop(leader);
+    let lost = cluster.propose(follower);
+    cluster.run_until(Duration::ZERO, |_| false);
+    cluster.input(follower, Input::Unreachable { peer: leader });
+    cluster.run_until(Duration::ZERO, |_| false);
+    assert_eq!(cluster.reply(lost), Some(&Err(RequestError::Unknown)));
+    // Waits for the next leader instead of getting lost.
+    let next = cluster.propose(follower);
+    cluster.wait_for(&[next]);
+    assert!(cluster.reply(next).unwrap().is_ok());
+}
+
+#[test]
+fn a_leader_that_is_cut_off_says_unknown_and_serves_no_reads() {
+    let mut cluster = Cluster::new(3, false, 9, defaults);
+    let leader = cluster.elect();
+    cluster.isolate(leader);
+    let requests = [cluster.propose(leader), cluster.query(leader, Consistency::Linearizable)];
+    cluster.wait_for(&requests);
+    assert_eq!(cluster.reply(requests[0]), Some(&Err(RequestError::Unknown)));
+    assert!(matches!(cluster.reply(requests[1]), Some(Err(RequestError::Rejected(_)))));
+}
+
+#[test]
+fn a_cancelled_request_gets_no_reply() {
+    let mut cluster = Cluster::new(1, false, 10, defaults);
+    let id = cluster.elect();
+    let (cancelled, kept) = (cluster.propose(id), cluster.propose(id));
+    let read = cluster.query(id, Consistency::Linearizable);
+    for request in [cancelled, read, RequestId(999)] {
+        cluster.input(id, Input::Cancel { request });
+    }
+    cluster.wait_for(&[kept]);
+    cluster.run_for(5 * SECOND);
+    assert_eq!((cluster.reply(cancelled), cluster.reply(read)), (None, None));
+    assert!(cluster.is_idle(id));
+}
+
+#[test]
+fn more_requests_than_the_limit_are_busy() {
+    let mut cluster = Cluster::new(3, false, 11, few_requests);
+    let leader = cluster.elect();
+    let follower = cluster.other_than(leader);
+    for id in [leader, follower] {
+        let requests = cluster.propose_many(id, 25);
+        cluster.wait_for(&requests);
+        let busy = Err(RequestError::Rejected(RejectReason::Busy));
+        let (served, refused) = requests.split_at(10);
+        assert!(served.iter().all(|request| cluster.reply(*request).unwrap().is_ok()));
+        assert!(refused.iter().all(|request| *cluster.reply(*request).unwrap() == busy));
+    }
+}
+
+#[test]
+fn c20_every_request_is_answered_when_the_log_fails() {
+    let mut cluster = Cluster::new(3, false, 12, defaults);
+    let leader = cluster.elect();
+    cluster.log(leader).fail();
+    let writes = cluster.propose_many(leader, 5);
+    let reads = [cluster.query(leader, Consistency::Linearizable), cluster.query(leader, Consistency::Stale)];
+    cluster.wait_for(&[&writes[..], &reads[..]].concat());
+    assert!(writes.iter().all(|write| cluster.reply(*write) == Some(&Err(RequestError::Unknown))));
+    assert!(cluster.fatal(leader).is_some());
+    let late = cluster.propose(leader);
+    cluster.wait_for(&[late]);
+    let stopped = Err(RequestError::Rejected(RejectReason::Stopped));
+    assert_eq!(*cluster.reply(late).unwrap(), stopped);
+}
+
+#[test]
+fn a_state_machine_that_fails_stops_the_replica() {
+    let mut cluster = Cluster::new(1, false, 13, defaults);
+    let id = cluster.elect();
+    let request = RequestId(77);
+    cluster.input(id, Input::Propose { request, command: Bytes::from_static(b"broken!!") });
+    cluster.wait_for(&[request]);
+    assert_eq!(cluster.reply(request), Some(&Err(RequestError::Unknown)));
+    assert!(cluster.fatal(id).is_some_and(|what| what.contains("by the test")));
+    cluster.input(id, Input::Done(Completion::Failed { what: "again".into(), is_log: false }));
+    cluster.run_for(SECOND);
+}
+
+fn write_and_compact(cluster: &mut Cluster, leader: NodeId, count: usize) {
+    for _ in 0..count {
+        let write = cluster.propose(leader);
+        cluster.wait_for(&[write]);
+    }
+}
+
+#[test]
+fn c07_the_log_is_compacted_below_what_a_restart_has() {
+    for is_durable in [false, true] {
+        let mut cluster = Cluster::new(1, is_durable, 14, small_log);
+        let id = cluster.elect();
+        write_and_compact(&mut cluster, id, 200);
+        let base = cluster.log(id).base();
+        assert!(base.index >= Index(170) && base.index <= Index(197), "{}", base.index);
+        let before = cluster.list(id);
+        cluster.stop(id);
+        cluster.start(id);
+        cluster.elect();
+        assert!(cluster.run_until(SECOND, |cluster| cluster.list(NodeId(1)) == before));
+    }
+}
+
+#[test]
+fn c08_a_peer_that_fell_behind_gets_a_snapshot_piece_by_piece() {
+    for is_durable in [false, true] {
+        for faults in [Faults::default(), Faults { dropped: 20, repeated: 10, reordered: 10 }] {
+            let mut cluster = Cluster::new(3, is_durable, 15, small_log);
+            let leader = cluster.elect();
+            let behind = cluster.other_than(leader);
+            cluster.stop(behind);
+            write_and_compact(&mut cluster, leader, 200);
+            cluster.faults = faults;
+            cluster.start(behind);
+            let reached = cluster.run_until(120 * SECOND, |cluster| cluster.list(behind).len() == 200);
+            assert!(reached, "the peer catches up");
+            cluster.faults = Faults::default();
+            let leader = cluster.elect();
+            let pieces = cluster.delivered.iter().filter(|it| matches!(it.body, Body::InstallSnapshot(_))).count();
+            assert!(pieces > 10, "it took {pieces} pieces");
+            assert_eq!(cluster.list(behind), cluster.list(leader));
+            assert!(cluster.run_until(60 * SECOND, |cluster| cluster.replica(leader).sending.is_empty()
+                || cluster.leader() != Some(leader)));
+        }
+    }
+}
+
+#[test]
+fn a_transfer_to_a_peer_that_is_gone_is_given_up() {
+    let mut cluster = Cluster::new(3, false, 16, small_log);
+    let leader = cluster.elect();
+    let behind = cluster.other_than(leader);
+    cluster.stop(behind);
+    write_and_compact(&mut cluster, leader, 100);
+    cluster.start(behind);
+    assert!(cluster.run_until(30 * SECOND, |cluster| !cluster.replica(leader).sending.is_empty()));
+    cluster.stop(behind);
+    assert!(cluster.run_until(30 * SECOND, |cluster| cluster.replica(leader).sending.is_empty()));
+    cluster.start(behind);
+    assert!(cluster.run_until(60 * SECOND, |cluster| cluster.list(behind).len() == 100));
+}
+
+/// What is known of each command when a random run is over.
+fn check_history(cluster: &mut Cluster, proposed: &[RequestId]) {
+    let list = cluster.list(NodeId(1));
+    for id in [NodeId(2), NodeId(3)] {
+        assert_eq!(cluster.list(id), list, "all replicas agree");
+    }
+    let mut times: BTreeMap<u64, usize> = BTreeMap::new();
+    list.iter().for_each(|command| *times.entry(*command).or_default() += 1);
+    for request in proposed {
+        let times = times.get(&request.0).copied().unwrap_or(0);
+        match cluster.reply(*request) {
+            Some(Ok(_)) => assert_eq!(times, 1, "{request:?} was acknowledged"),
+            Some(Err(RequestError::Rejected(_))) => assert_eq!(times, 0, "{request:?} was rejected"),
+            // Unanswered ones were with a node when it stopped.
+            Some(Err(_)) | None => assert!(times <= 1, "{request:?} took effect {times} times"),
+        }
+    }
+}
+
+/// Crashes, cuts and lost messages; every command takes effect as its reply says.
+fn random_run(seed: u64) {
+    let mut cluster = Cluster::new(3, seed.is_multiple_of(2), seed, small_log);
+    let mut rng = coracle_core::Rng::new(seed ^ 0x5eed);
+    let mut proposed = Vec::new();
+    cluster.faults = Faults { dropped: rng.below(15), repeated: rng.below(15), reordered: rng.below(15) };
+    for _ in 0..120 {
+        let id = NodeId(1 + rng.below(3));
+        match rng.below(20) {
+            0 if cluster.is_running(id) => cluster.stop(id),
+            0..=3 if !cluster.is_running(id) => cluster.start(id),
+            4 => cluster.isolate(id),
+            5 => cluster.cut.clear(),
+            6 => {
+                cluster.query(id, Consistency::Linearizable);
+            }
+            _ if cluster.is_running(id) => proposed.extend(cluster.propose_many(id, rng.below(12) as usize)),
+            _ => {}
+        }
+        cluster.run_for(Duration::from_millis(rng.below(400)));
+    }
+    cluster.faults = Faults::default();
+    cluster.cut.clear();
+    for id in (1..=3).map(NodeId) {
+        if !cluster.is_running(id) {
+            cluster.start(id);
+        }
+    }
+    cluster.elect();
+    let last = cluster.propose(NodeId(1));
+    cluster.wait_for(&[last]);
+    cluster.run_for(20 * SECOND);
+    assert!(cluster.reply(last).unwrap().is_ok());
+    check_history(&mut cluster, &proposed);
+    assert!((1..=3).all(|id| cluster.is_idle(NodeId(id))), "nothing is held for anybody");
+    assert!(cluster.replies().len() > proposed.len() / 3);
+}
+
+#[test]
+fn c21_outcomes_tell_the_truth_whatever_happens() {
+    for seed in 1..=30 {
+        println!("seed {seed}");
+        random_run(seed);
+    }
+}
