@@ -169,6 +169,11 @@ impl Replica {
         }
     }
 
+    /// The protocol, for those who look often: [`Replica::status`] copies what it tells.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
     /// A view from outside.
     pub fn status(&self) -> Status {
         self.raft.status()

@@ -180,6 +180,10 @@ impl Replica {
     }
 
     fn send_piece(&mut self, peer: NodeId, meta: SnapshotMeta, offset: u64, data: Bytes) {
+        // Between the message that ends a leadership and the core's word to stop, the term is already another leader's.
+        if !self.raft.is_leader() {
+            return;
+        }
         let body = Body::InstallSnapshot(InstallSnapshot { meta, offset, data });
         self.effects.send_late(peer, self.raft.term(), body);
     }
