@@ -57,6 +57,12 @@ pub(crate) struct Options {
     clients: u16,
 }
 
+impl Options {
+    fn uses_free_ports(&self) -> bool {
+        self.smoke || self.free_ports
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Storage {
     /// An embedded database under target/cluster, durable against a power loss
@@ -75,6 +81,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         bail!(
             "--storage memory needs --nodes 3 or more: the killed node does not come back, and a majority must be left"
         );
+    }
+    if !options.uses_free_ports() {
+        // Sooner than after the build.
+        Ports::documented(options.nodes)?;
     }
     let folder = root().join("target/cluster");
     prepare(&folder, options.keep_data)?;
@@ -109,7 +119,7 @@ fn prepare(folder: &Path, keep_data: bool) -> Result<()> {
 
 /// Starts all nodes and waits until each says that it is ready.
 fn start(options: &Options, folder: &Path, binary: &Path) -> Result<Vec<Node>> {
-    let is_free = options.smoke || options.free_ports;
+    let is_free = options.uses_free_ports();
     let mut attempts = 0;
     loop {
         attempts += 1;
