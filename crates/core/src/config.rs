@@ -9,7 +9,7 @@ use crate::NodeId;
 pub struct Config {
     /// Who this node is.
     pub id: NodeId,
-    /// Where randomness comes from; mixed with the id, so that equal seeds do not split votes for ever (C24).
+    /// The boot nonce, new at each start (C24): names this life's questions to a leader, and is where randomness comes from, mixed with the id so that equal seeds do not split votes for ever.
     pub seed: u64,
     /// How often a leader shows that it is alive. Default 100 ms.
     pub heartbeat_interval: Duration,

@@ -1,8 +1,9 @@
-//! The replica's protocol.
+//! A replica, seen from outside.
 
 use alloc::vec::Vec;
 
-use crate::{Config, ConfigError, Index, Input, Membership, NodeId, Output, Recovered, Term, Time};
+use super::{Raft, RoleState};
+use crate::{Index, Membership, NodeId, Term};
 
 /// What a replica does in its term (Raft §5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,7 +27,7 @@ pub struct Progress {
     pub match_index: Index,
     /// What is sent next.
     pub next_index: Index,
-    /// Whether it answered within the last election timeout.
+    /// Whether it answered within the longest election timeout.
     pub is_active: bool,
     /// Whether it is being sent a snapshot.
     pub is_installing: bool,
@@ -61,50 +62,36 @@ pub struct Status {
     pub peers: Vec<Progress>,
 }
 
-/// A replica's protocol.
-#[derive(Clone, Debug)]
-pub struct Raft;
-
 impl Raft {
-    /// A replica that starts from what its store held.
-    ///
-    /// # Errors
-    /// When the options contradict each other, or what was recovered is no log.
-    pub fn new(_config: Config, _recovered: Recovered, _now: Time) -> Result<Raft, ConfigError> {
-        Ok(Raft)
+    /// This replica's role.
+    pub fn role(&self) -> Role {
+        match self.role {
+            RoleState::Follower => Role::Follower,
+            RoleState::PreCandidate(_) => Role::PreCandidate,
+            RoleState::Candidate(_) => Role::Candidate,
+            RoleState::Leader(_) => Role::Leader,
+        }
     }
-    /// Takes note of what happened.
-    pub fn handle(&mut self, _now: Time, _input: Input) {}
-    /// What to do next; [`Output::Wake`] when there is nothing more.
-    pub fn poll(&mut self) -> Output {
-        Output::Wake { at: None }
-    }
-    /// Whether this replica leads.
-    pub fn is_leader(&self) -> bool {
-        true
-    }
-    /// The current term.
-    pub fn term(&self) -> Term {
-        Term(0)
-    }
-    /// The leader of the current term, if known.
-    pub fn leader(&self) -> Option<NodeId> {
-        None
-    }
-    /// The last committed index known here.
-    pub fn commit_index(&self) -> Index {
-        Index(0)
-    }
-    /// The term of the entry at `index`; `None` when it is compacted away or not there.
-    pub fn term_at(&self, _index: Index) -> Option<Term> {
-        None
-    }
-    /// The membership effective at `index`, with the index of its entry; `index` lies within the retained log.
-    pub fn membership_at(&self, _index: Index) -> (Index, &Membership) {
-        unimplemented!()
-    }
+
     /// A view from outside.
     pub fn status(&self) -> Status {
-        unimplemented!()
+        let (membership_index, membership) = self.log.membership();
+        Status {
+            id: self.config.id,
+            role: self.role(),
+            term: self.term,
+            leader: self.leader(),
+            base_index: self.log.base().index,
+            last_index: self.log.last_index(),
+            durable_index: self.persistence.durable_index(),
+            commit_index: self.commit_index,
+            applied_index: self.applying.applied,
+            membership_index,
+            membership: membership.clone(),
+            peers: match &self.role {
+                RoleState::Leader(leader) => leader.progress(self.now, self.config.election_timeout_max),
+                _ => Vec::new(),
+            },
+        }
     }
 }

@@ -1,0 +1,166 @@
+//! Taking over, stepping down, the quorum, committing (Raft §5.2, §5.3, §5.4.2, §8).
+
+use alloc::{collections::VecDeque, vec::Vec};
+use core::time::Duration;
+
+use super::{Progress, Raft, RoleState, proposals::Waiting, reads::LeaderReads, replication::Peer};
+use crate::{Body, Entry, Index, NodeId, Outcome, Output, RejectReason, Run, Time};
+
+/// What a leader keeps for its term.
+#[derive(Clone, Debug)]
+pub(super) struct Leader {
+    /// Everybody in the membership but this node, sorted by id.
+    pub(super) peers: Vec<Peer>,
+    /// Its no-op: the first entry of its term (Raft §8).
+    pub(super) term_start: Index,
+    /// Proposals by position, parallel to the uncommitted log.
+    pub(super) waiting: VecDeque<Waiting>,
+    /// The bytes of `waiting`.
+    pub(super) uncommitted_bytes: usize,
+    pub(super) reads: LeaderReads,
+    /// The number of the last round of heartbeats.
+    pub(super) round: u64,
+    pub(super) heartbeat_deadline: Time,
+    /// When the quorum is looked at next.
+    pub(super) quorum_deadline: Time,
+}
+
+impl Leader {
+    pub(super) fn peer(&mut self, id: NodeId) -> Option<&mut Peer> {
+        self.peers.iter_mut().find(|peer| peer.id == id)
+    }
+
+    pub(super) fn peer_ref(&self, id: NodeId) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.id == id)
+    }
+
+    pub(super) fn progress(&self, now: Time, active_for: Duration) -> Vec<Progress> {
+        let view = |peer: &Peer| Progress {
+            id: peer.id,
+            match_index: peer.match_index,
+            next_index: peer.next_index,
+            is_active: now.since(peer.contact) < active_for,
+            is_installing: peer.is_installing(),
+        };
+        self.peers.iter().map(view).collect()
+    }
+}
+
+impl Raft {
+    pub(super) fn become_leader(&mut self) {
+        let term_start = self.log.last_index().next();
+        let peers = Vec::new();
+        self.role = RoleState::Leader(Leader {
+            peers,
+            term_start,
+            waiting: VecDeque::new(),
+            uncommitted_bytes: 0,
+            reads: LeaderReads::default(),
+            round: 0,
+            heartbeat_deadline: self.now.plus(self.config.heartbeat_interval),
+            quorum_deadline: self.now.plus(self.config.election_timeout_max),
+        });
+        self.following.leader = None;
+        self.update_peers();
+        let run = Run::new(term_start, self.term, [Entry::noop()]);
+        if self.log.append(run).is_err() {
+            unreachable!("a no-op holds no membership");
+        }
+    }
+
+    /// Makes the leader's peers those of the effective membership.
+    pub(super) fn update_peers(&mut self) {
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        let next_index = self.log.last_index().next();
+        let membership = self.log.membership().1;
+        let mut known = core::mem::take(&mut leader.peers);
+        for node in membership.nodes.iter().filter(|node| node.id != self.config.id) {
+            let at = known.iter().position(|peer| peer.id == node.id);
+            leader.peers.push(at.map_or_else(|| Peer::new(node.id, next_index, self.now), |at| known.swap_remove(at)));
+        }
+    }
+
+    /// Gives up leadership, if there is one: whoever waits gets an outcome (C21).
+    pub(super) fn step_down(&mut self, reason: RejectReason) {
+        if self.is_leader() {
+            self.fail_leadership(reason);
+            self.reset_election_timer();
+        }
+        self.role = RoleState::Follower;
+    }
+
+    /// Ends what waits for this leader: proposals are in the log and may yet be committed, reads have no effect.
+    pub(super) fn fail_leadership(&mut self, reason: RejectReason) {
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        for Waiting { first, count, .. } in leader.waiting.drain(..) {
+            self.outputs.results.push(Output::Done { first, count, outcome: Outcome::Unknown });
+        }
+        for (first, count) in leader.reads.take_local() {
+            self.outputs.results.push(Output::ReadFailed { first, count, reason });
+        }
+        for peer in leader.peers.iter().filter(|peer| peer.is_installing()) {
+            self.outputs.results.push(Output::StopSnapshot { peer: peer.id });
+        }
+    }
+
+    pub(super) fn on_leader_time(&mut self) {
+        self.check_quorum();
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        if self.now < leader.heartbeat_deadline {
+            return;
+        }
+        leader.heartbeat_deadline = self.now.plus(self.config.heartbeat_interval);
+        let patience = self.config.heartbeat_interval * 2;
+        for peer in &mut leader.peers {
+            peer.retry_when_stalled(self.now, patience);
+        }
+        self.send_round();
+    }
+
+    /// A leader that has not heard a majority for the longest election timeout steps down (thesis §6.2).
+    fn check_quorum(&mut self) {
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        if self.now < leader.quorum_deadline {
+            return;
+        }
+        let heard = self.quorum.reached(|id| match leader.peer_ref(id) {
+            Some(peer) => peer.contact,
+            None if id == self.config.id => self.now,
+            None => Time::ZERO,
+        });
+        leader.quorum_deadline = heard.plus(self.config.election_timeout_max);
+        if leader.quorum_deadline <= self.now {
+            self.step_down(RejectReason::NoQuorum);
+        }
+    }
+
+    /// Opens a round: each peer that answers was in this term after it began.
+    pub(super) fn send_round(&mut self) {
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        leader.round += 1;
+        let round = leader.round;
+        let mut messages = Vec::with_capacity(leader.peers.len());
+        for peer in &mut leader.peers {
+            let leader_commit = peer.commit_to_tell(self.commit_index);
+            messages.push((peer.id, Body::Heartbeat { round, leader_commit }));
+        }
+        for (to, body) in messages {
+            self.send(to, body);
+        }
+    }
+
+    /// Commits what a majority of each half holds durably, if it is of this term (Raft §5.4.2).
+    pub(super) fn advance_commit(&mut self) {
+        let RoleState::Leader(leader) = &self.role else { return };
+        let durable = self.persistence.durable_index();
+        let reached = self.quorum.reached(|id| match leader.peer_ref(id) {
+            Some(peer) => peer.match_index,
+            None if id == self.config.id => durable,
+            None => Index::ZERO,
+        });
+        if reached > self.commit_index && reached >= leader.term_start {
+            self.commit_index = reached;
+            self.finish_proposals();
+        }
+    }
+}

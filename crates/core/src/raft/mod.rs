@@ -1,0 +1,362 @@
+//! The replica's protocol: one small handler per (role, message).
+//!
+//! | File | What |
+//! |---|---|
+//! | `mod.rs` | the state, and where inputs go |
+//! | `election.rs` | campaigns and votes (Raft §5.2, §5.4.1; thesis §9.6) |
+//! | `follower.rs` | what a follower does with a leader's messages |
+//! | `leader.rs` | taking over, stepping down, the quorum, committing |
+//! | `replication.rs` | what goes to each peer and what comes back |
+//! | `proposals.rs` | proposals and their outcomes |
+//! | `reads.rs` | rounds of linearizable reads |
+//! | `persist.rs` | tickets, what is durable, withheld messages |
+//! | `apply.rs` | what is handed to the state machine, and compaction |
+//! | `snapshot.rs` | snapshots that arrive |
+//! | `settle.rs` | the order of outputs, and when to wake |
+
+mod apply;
+mod election;
+mod follower;
+mod leader;
+mod persist;
+mod proposals;
+mod reads;
+mod replication;
+mod settle;
+mod snapshot;
+mod status;
+
+use alloc::{collections::VecDeque, vec::Vec};
+
+pub use status::{Progress, Role, Status};
+
+use self::{
+    apply::Applying, election::Campaign, follower::Following, leader::Leader, persist::Persistence,
+    reads::FollowerReads, snapshot::Installing,
+};
+use crate::{
+    Body, Config, ConfigError, Event, Fatal, Index, Input, Membership, Message, NodeId, Outcome, Output, Recovered,
+    RejectReason, Rng, Term, Time, log::Log, quorum::Quorum,
+};
+
+/// A replica's protocol: hand in what has happened with [`handle`](Raft::handle), take what is to be done with [`poll`](Raft::poll).
+#[derive(Clone, Debug)]
+pub struct Raft {
+    config: Config,
+    rng: Rng,
+    /// The time of the newest input.
+    now: Time,
+    /// The current term. Only grows.
+    term: Term,
+    /// Who got this node's vote in `term`; set at most once per term.
+    voted_for: Option<NodeId>,
+    /// Known to be committed; only grows.
+    commit_index: Index,
+    log: Log,
+    /// Who decides, by the effective membership.
+    quorum: Quorum,
+    role: RoleState,
+    /// When this node campaigns unless it hears from a leader. A leader does not look at it.
+    election_deadline: Time,
+    following: Following,
+    persistence: Persistence,
+    applying: Applying,
+    installing: Option<Installing>,
+    reads: FollowerReads,
+    /// The number of the last question to the log.
+    last_log_request: u64,
+    fatal: Option<Fatal>,
+    outputs: Outputs,
+}
+
+/// What a role needs.
+#[derive(Clone, Debug)]
+enum RoleState {
+    Follower,
+    PreCandidate(Campaign),
+    Candidate(Campaign),
+    Leader(Leader),
+}
+
+/// Outputs by the order in which they leave (C10).
+#[derive(Clone, Debug, Default)]
+struct Outputs {
+    /// In their final order, to be polled.
+    ready: VecDeque<Output>,
+    /// Messages that need no disk.
+    sends: Vec<Message>,
+    /// Results and reads.
+    results: Vec<Output>,
+    events: Vec<Event>,
+    /// What was last reported as `Event::Role`.
+    reported: Option<(Role, Term, Option<NodeId>)>,
+    /// Whether something was handed in since outputs were last computed.
+    is_dirty: bool,
+}
+
+impl Raft {
+    /// A replica that starts from what its store held.
+    ///
+    /// # Errors
+    /// When the options contradict each other, or what was recovered is no log.
+    pub fn new(config: Config, mut recovered: Recovered, now: Time) -> Result<Raft, ConfigError> {
+        config.validate()?;
+        let log = Log::new(&mut recovered, config.tail_bytes_max)?;
+        let hard_state = recovered.hard_state;
+        if recovered.applied > log.last_index() {
+            return Err(ConfigError::Recovered { what: "the state machine is ahead of it" });
+        }
+        if hard_state.commit_index > log.last_index() || hard_state.term < log.last_term() {
+            return Err(ConfigError::Recovered { what: "term or commit index do not fit it" });
+        }
+        let mut rng = Rng::new(config.seed ^ config.id.0.rotate_left(32));
+        let quorum = Quorum::new(log.membership().1);
+        let election_deadline = if quorum.is_sole(config.id) {
+            now
+        } else {
+            now.plus(rng.duration(config.election_timeout_min, config.election_timeout_max))
+        };
+        let commit_index = hard_state.commit_index.max(log.base().index).max(recovered.applied);
+        Ok(Raft {
+            rng,
+            now,
+            term: hard_state.term,
+            voted_for: hard_state.voted_for,
+            commit_index,
+            quorum,
+            role: RoleState::Follower,
+            election_deadline,
+            following: Following::new(commit_index),
+            persistence: Persistence::new(log.last_index()),
+            applying: Applying::new(recovered.applied),
+            installing: None,
+            reads: FollowerReads::default(),
+            last_log_request: 0,
+            fatal: None,
+            outputs: Outputs { is_dirty: true, ..Outputs::default() },
+            config,
+            log,
+        })
+    }
+
+    /// Takes note of what has happened; what follows from it comes out of [`poll`](Raft::poll).
+    pub fn handle(&mut self, now: Time, input: Input) {
+        self.now = self.now.max(now);
+        self.outputs.is_dirty = true;
+        if self.fatal.is_some() {
+            return self.handle_stopped(input);
+        }
+        match input {
+            Input::Message(message) => self.on_message(message),
+            Input::Propose { first, commands } => self.on_propose(first, commands),
+            Input::Read { first, count } => self.on_read(first, count),
+            Input::Persisted { ticket } => self.on_persisted(ticket),
+            Input::PersistFailed => self.stop(Fatal::PersistFailed),
+            Input::EntriesRead { request, result } => self.on_entries_read(request, result),
+            Input::Applied { applied, flushed } => self.on_applied(applied, flushed),
+            Input::Compact { up_to } => self.on_compact(up_to),
+            Input::SnapshotSendFailed { peer } => self.on_snapshot_send_failed(peer),
+            Input::SnapshotSending { peer, index } => self.on_snapshot_sending(peer, index),
+            Input::SnapshotStored { from, term, content, offset, done } => {
+                self.on_snapshot_stored(from, term, content, offset, done);
+            }
+            Input::SnapshotReceived { meta } => self.on_snapshot_received(meta),
+            Input::SnapshotInstalled { index } => self.on_snapshot_installed(index),
+            Input::Unreachable { peer } => self.on_unreachable(peer),
+            Input::Time => self.on_time(),
+        }
+    }
+
+    /// A group that has stopped answers its clients and does nothing else.
+    fn handle_stopped(&mut self, input: Input) {
+        let reason = RejectReason::Stopped;
+        match input {
+            Input::Propose { first, commands } => {
+                self.reject_proposals(first, commands.len() as u32, reason);
+            }
+            Input::Read { first, count } => self.outputs.results.push(Output::ReadFailed { first, count, reason }),
+            _ => {}
+        }
+    }
+
+    /// Timers fire here and nowhere else (C11).
+    fn on_time(&mut self) {
+        self.check_disk();
+        match &self.role {
+            RoleState::Leader(_) => self.on_leader_time(),
+            _ if self.now >= self.election_deadline => self.on_election_timeout(),
+            _ => {}
+        }
+        self.check_follower_reads();
+    }
+
+    fn on_message(&mut self, message: Message) {
+        if let Some(fault) = self.fault_of(&message) {
+            return self.fault(message.from, fault);
+        }
+        match &message.body {
+            Body::PreVote { next_term, last_log_index, last_log_term } => {
+                return self.on_pre_vote(message.from, *next_term, *last_log_index, *last_log_term);
+            }
+            // The sender of a grant may be in an earlier term than this node.
+            Body::PreVoteResponse { next_term, granted } if message.term <= self.term => {
+                return self.on_pre_vote_response(message.from, *next_term, *granted);
+            }
+            // A vote is not asked of somebody who hears a leader; such a request changes nothing, not even the term (thesis §4.2.3).
+            Body::RequestVote { .. } if message.term > self.term && self.is_sticky_against(message.from) => return,
+            _ => {}
+        }
+        if message.term > self.term {
+            self.become_follower(message.term);
+        } else if message.term < self.term {
+            return self.on_stale_message(message);
+        }
+        self.on_current_message(message);
+    }
+
+    /// A message of this term.
+    fn on_current_message(&mut self, message: Message) {
+        let Message { from, term, body, .. } = message;
+        match body {
+            // These were handled before terms were compared.
+            Body::PreVote { .. } | Body::PreVoteResponse { .. } => {}
+            Body::RequestVote { last_log_index, last_log_term } => {
+                self.on_request_vote(from, last_log_index, last_log_term);
+            }
+            Body::RequestVoteResponse { granted } => self.on_request_vote_response(from, granted),
+            Body::AppendEntries { prev_log_index, prev_log_term, leader_commit, entries } => {
+                if self.follow(from) {
+                    self.on_append_entries(from, prev_log_index, prev_log_term, leader_commit, entries);
+                }
+            }
+            Body::AppendEntriesResponse { result, needs_snapshot } => {
+                self.on_append_entries_response(from, result, needs_snapshot);
+            }
+            Body::Heartbeat { round, leader_commit } => {
+                if self.follow(from) {
+                    self.on_heartbeat(from, round, leader_commit);
+                }
+            }
+            Body::HeartbeatResponse { round } => self.on_heartbeat_response(from, round),
+            Body::ReadIndex { nonce, sequence } => self.on_read_index(from, nonce, sequence),
+            Body::ReadIndexResponse { nonce, sequence, index } => {
+                self.on_read_index_response(from, nonce, sequence, index);
+            }
+            Body::InstallSnapshot(piece) => {
+                if self.follow(from) {
+                    self.on_install_snapshot(from, term, piece);
+                }
+            }
+            // The replica above drives transfers and forwards; the core sees only their terms.
+            Body::InstallSnapshotResponse { .. } => self.on_peer_contact(from),
+            Body::Propose { .. } | Body::ProposeResponse { .. } => {}
+        }
+    }
+
+    /// A message of an earlier term: a request is answered with the current one, so that its sender learns of it (Raft §5.1).
+    fn on_stale_message(&mut self, message: Message) {
+        let body = match message.body {
+            Body::RequestVote { .. } => Body::RequestVoteResponse { granted: false },
+            Body::AppendEntries { .. } | Body::Heartbeat { .. } | Body::InstallSnapshot(_) => {
+                Body::HeartbeatResponse { round: 0 }
+            }
+            _ => return,
+        };
+        self.send(message.from, body);
+    }
+
+    /// What no correct peer says (C20).
+    fn fault_of(&self, message: &Message) -> Option<&'static str> {
+        if message.to != self.config.id {
+            return Some("a message for another node");
+        }
+        if message.from == self.config.id {
+            return Some("a message from this node");
+        }
+        if message.term > Term::MAX || message.term.0 == 0 {
+            return Some("a term out of range");
+        }
+        let (index, term) = match &message.body {
+            Body::PreVote { next_term, last_log_index, last_log_term } => {
+                (*last_log_index, (*next_term).max(*last_log_term))
+            }
+            Body::RequestVote { last_log_index, last_log_term } => (*last_log_index, *last_log_term),
+            Body::AppendEntries { prev_log_index, prev_log_term, leader_commit, .. } => {
+                ((*prev_log_index).max(*leader_commit), *prev_log_term)
+            }
+            Body::Heartbeat { leader_commit, .. } => (*leader_commit, Term(0)),
+            Body::InstallSnapshot(piece) => (piece.meta.last_included_index, piece.meta.last_included_term),
+            _ => (Index::ZERO, Term(0)),
+        };
+        if index > Index::MAX || term > Term::MAX {
+            return Some("an index or a term out of range");
+        }
+        None
+    }
+
+    fn fault(&mut self, peer: NodeId, fault: &'static str) {
+        self.outputs.events.push(Event::PeerFault { peer, fault });
+    }
+
+    /// Stops for good (C18, C20): everything that waits gets its outcome.
+    fn stop(&mut self, reason: Fatal) {
+        self.fail_leadership(RejectReason::Stopped);
+        self.fail_follower_reads(RejectReason::Stopped);
+        self.role = RoleState::Follower;
+        self.fatal = Some(reason);
+        self.outputs.sends.clear();
+        self.outputs.results.push(Output::Fatal(reason));
+    }
+
+    fn reject_proposals(&mut self, first: crate::ProposalId, count: u32, reason: RejectReason) {
+        if count > 0 {
+            self.outputs.results.push(Output::Done { first, count, outcome: Outcome::Rejected(reason) });
+        }
+    }
+
+    /// Sends a message of the current term: it leaves once (term, vote) is durable (C5).
+    fn send(&mut self, to: NodeId, body: Body) {
+        let message = Message { from: self.config.id, to, term: self.term, body };
+        if let Some(message) = self.persistence.withhold(message) {
+            self.outputs.sends.push(message);
+        }
+    }
+
+    /// The effective membership has changed.
+    fn on_membership_changed(&mut self) {
+        let (index, membership) = self.log.membership();
+        self.quorum = Quorum::new(membership);
+        self.outputs.events.push(Event::Membership { index });
+        self.update_peers();
+    }
+
+    /// Whether this replica leads.
+    pub fn is_leader(&self) -> bool {
+        matches!(self.role, RoleState::Leader(_))
+    }
+
+    /// The current term.
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// The leader of the current term, if known.
+    pub fn leader(&self) -> Option<NodeId> {
+        if self.is_leader() { Some(self.config.id) } else { self.following.leader }
+    }
+
+    /// The last committed index known here.
+    pub fn commit_index(&self) -> Index {
+        self.commit_index
+    }
+
+    /// The term of the entry at `index`; `None` when it is compacted away or not there.
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        self.log.term_at(index)
+    }
+
+    /// The membership effective at `index`, which lies within the retained log, with the index of its entry.
+    pub fn membership_at(&self, index: Index) -> (Index, &Membership) {
+        self.log.membership_at(index)
+    }
+}

@@ -1,0 +1,222 @@
+//! What is durable, what waits for it, and what is written next (C4, C5, C6, C18).
+
+use alloc::{collections::VecDeque, vec::Vec};
+
+use super::{Raft, RoleState};
+use crate::{Base, Body, Event, HardState, Index, Message, Output, Persist, RejectReason, Ticket, Time};
+
+/// What is written, what of it is durable, and what waits for that.
+#[derive(Clone, Debug)]
+pub(super) struct Persistence {
+    last_ticket: Ticket,
+    /// Issued and not yet durable, in order.
+    writes: VecDeque<Write>,
+    /// The highest index whose last write is durable; a truncation lowers it at once (C4).
+    durable: Index,
+    /// The highest index that was ever issued, and not cut off since.
+    issued: Index,
+    /// Cut this off with the next write: something from here on was issued.
+    truncate_from: Option<Index>,
+    /// Write this base with the next write.
+    base: Option<Base>,
+    /// Counts the changes of (term, vote).
+    version: u64,
+    issued_version: u64,
+    durable_version: u64,
+    /// Messages of the current term that leave with `durable_version` at the number beside them.
+    withheld: VecDeque<(u64, Message)>,
+    /// Whether a write has been reported to take too long.
+    is_slow: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Write {
+    ticket: Ticket,
+    version: u64,
+    /// What the log ends with once this is durable, as far as it has not been cut off since.
+    last_index: Index,
+    issued_at: Time,
+}
+
+impl Persistence {
+    pub(super) fn new(last_index: Index) -> Persistence {
+        Persistence {
+            last_ticket: Ticket(0),
+            writes: VecDeque::new(),
+            durable: last_index,
+            issued: last_index,
+            truncate_from: None,
+            base: None,
+            version: 0,
+            issued_version: 0,
+            durable_version: 0,
+            withheld: VecDeque::new(),
+            is_slow: false,
+        }
+    }
+
+    pub(super) fn durable_index(&self) -> Index {
+        self.durable
+    }
+
+    /// Whether (term, vote) is durable as it is.
+    pub(super) fn is_vote_durable(&self) -> bool {
+        self.durable_version == self.version
+    }
+
+    /// The term changed: what was withheld dies with the old one.
+    pub(super) fn on_term_changed(&mut self) {
+        self.version += 1;
+        self.withheld.clear();
+    }
+
+    pub(super) fn on_voted(&mut self) {
+        self.version += 1;
+    }
+
+    /// Keeps the message until (term, vote) is durable; returns it when it already is.
+    pub(super) fn withhold(&mut self, message: Message) -> Option<Message> {
+        if self.is_vote_durable() {
+            return Some(message);
+        }
+        self.withheld.push_back((self.version, message));
+        None
+    }
+
+    /// The entries from `from` on are no longer in the log.
+    pub(super) fn on_truncated(&mut self, from: Index) {
+        let last = from.prev();
+        self.durable = self.durable.min(last);
+        for write in &mut self.writes {
+            write.last_index = write.last_index.min(last);
+        }
+        if self.issued > last {
+            self.issued = last;
+            self.truncate_from = Some(self.truncate_from.map_or(from, |earlier| earlier.min(from)));
+        }
+    }
+
+    /// The log begins after `base`, and holds what it held above it.
+    pub(super) fn on_compacted(&mut self, base: Base) {
+        self.base = Some(base);
+    }
+
+    /// The log is empty and begins after `base`. It held entries from `old_first` on, of which those up to `known` are committed.
+    pub(super) fn on_reset(&mut self, base: Base, old_first: Index, known: Index) {
+        let is_anything_issued = self.issued >= old_first || self.truncate_from.is_some();
+        // Until the next write is durable the disk holds the old log, and of that only the committed part still counts.
+        self.on_truncated(known.next());
+        self.truncate_from = is_anything_issued.then_some(old_first);
+        self.issued = base.index;
+        self.base = Some(base);
+    }
+
+    fn is_due(&self, last_index: Index) -> bool {
+        self.version > self.issued_version
+            || self.issued < last_index
+            || self.truncate_from.is_some()
+            || self.base.is_some()
+    }
+}
+
+impl Raft {
+    /// The next write. One at a time is on its way: what arrives meanwhile is the next batch, so that one sync serves all of it.
+    pub(super) fn next_write(&mut self) -> Option<Persist> {
+        let last_index = self.log.last_index();
+        let p = &mut self.persistence;
+        if !p.writes.is_empty() || !p.is_due(last_index) {
+            return None;
+        }
+        let entries = match self.log.slice(p.issued.next(), last_index, usize::MAX) {
+            Some((runs, _)) => runs,
+            None => unreachable!("entries stay in memory until they are written"),
+        };
+        p.last_ticket.0 += 1;
+        p.issued = last_index;
+        p.issued_version = p.version;
+        p.writes.push_back(Write { ticket: p.last_ticket, version: p.version, last_index, issued_at: self.now });
+        Some(Persist {
+            ticket: p.last_ticket,
+            truncate_from: p.truncate_from.take(),
+            entries,
+            hard_state: Some(HardState {
+                term: self.term,
+                voted_for: self.voted_for,
+                commit_index: self.commit_index.min(last_index),
+            }),
+            base: p.base.take(),
+        })
+    }
+
+    pub(super) fn on_persisted(&mut self, ticket: Ticket) {
+        let p = &mut self.persistence;
+        while let Some(write) = p.writes.front()
+            && write.ticket <= ticket
+        {
+            p.durable = p.durable.max(write.last_index);
+            p.durable_version = write.version;
+            p.writes.pop_front();
+        }
+        if p.writes.is_empty() && p.is_slow {
+            p.is_slow = false;
+            self.outputs.events.push(Event::DiskRecovered);
+        }
+        self.log.evict(self.applying.applied.min(self.persistence.durable));
+    }
+
+    /// Messages that may leave since (term, vote) has become durable.
+    pub(super) fn release_withheld(&mut self) {
+        let p = &mut self.persistence;
+        while let Some((version, _)) = p.withheld.front()
+            && *version <= p.durable_version
+        {
+            if let Some((_, message)) = p.withheld.pop_front() {
+                self.outputs.ready.push_back(Output::Send(message));
+            }
+        }
+    }
+
+    /// When the write on its way takes too long.
+    pub(super) fn disk_deadline(&self) -> Option<Time> {
+        let write = self.persistence.writes.front()?;
+        (!self.persistence.is_slow).then(|| write.issued_at.plus(self.config.disk_write_max))
+    }
+
+    /// A leader whose disk hangs steps down, and does not campaign until the write is durable (C18).
+    pub(super) fn check_disk(&mut self) {
+        if self.disk_deadline().is_none_or(|deadline| self.now < deadline) {
+            return;
+        }
+        self.persistence.is_slow = true;
+        self.outputs.events.push(Event::DiskSlow);
+        if matches!(self.role, RoleState::Leader(_)) {
+            self.step_down(RejectReason::NotLeader { leader: None });
+        }
+    }
+
+    /// Whether the node may ask for votes: its disk answers, and its state is not behind its log's start (C7, C18).
+    pub(super) fn may_campaign(&self) -> bool {
+        !self.persistence.is_slow
+            && self.installing.is_none()
+            && self.applying.applied >= self.log.base().index
+            && self.log.membership().1.is_voter(self.config.id)
+    }
+
+    /// Asks for the votes of a campaign once (term, vote) and the log that it claims are durable (C5).
+    pub(super) fn request_votes_when_durable(&mut self) {
+        let last_log_index = self.log.last_index();
+        let last_log_term = self.log.last_term();
+        let is_durable = self.persistence.is_vote_durable() && self.persistence.durable >= last_log_index;
+        let RoleState::Candidate(campaign) = &mut self.role else { return };
+        if campaign.is_requested || !is_durable {
+            return;
+        }
+        campaign.is_requested = true;
+        campaign.record(self.config.id, true);
+        let peers: Vec<_> = self.quorum.voters().filter(|id| *id != self.config.id).collect();
+        for peer in peers {
+            self.send(peer, Body::RequestVote { last_log_index, last_log_term });
+        }
+        self.count_votes();
+    }
+}

@@ -1,0 +1,116 @@
+//! Snapshots that arrive (C8; Raft §7).
+
+use super::Raft;
+use crate::{Base, Body, Event, Index, InstallSnapshot, MemberRole, NodeId, Output, SnapshotMeta, Term};
+
+/// A whole snapshot on its way into the state machine.
+#[derive(Clone, Debug)]
+pub(super) struct Installing {
+    meta: SnapshotMeta,
+    /// Whether the state machine has been told; before that the log's base has to be durable.
+    is_handed_out: bool,
+}
+
+impl Raft {
+    /// Whether the state is behind the log's start, and nothing is under way that mends it.
+    pub(super) fn needs_snapshot(&self) -> bool {
+        self.applying.applied < self.log.base().index && self.installing.is_none()
+    }
+
+    /// Whether the log holds what the snapshot ends with.
+    fn log_covers(&self, meta: &SnapshotMeta) -> bool {
+        let index = meta.last_included_index;
+        index <= self.commit_index || self.log.term_at(index) == Some(meta.last_included_term)
+    }
+
+    fn wants(&self, meta: &SnapshotMeta) -> bool {
+        let index = meta.last_included_index;
+        if index <= self.applying.applied {
+            return false;
+        }
+        let is_state_behind = self.applying.applied < self.log.base().index;
+        if is_state_behind { index >= self.log.base().index } else { !self.log_covers(meta) }
+    }
+
+    pub(super) fn on_install_snapshot(&mut self, from: NodeId, term: Term, piece: InstallSnapshot) {
+        let has_voters = piece.meta.membership.nodes.iter().any(|node| node.role == MemberRole::Voter);
+        if !has_voters || piece.meta.last_included_index == Index::ZERO {
+            return self.fault(from, "a snapshot without members");
+        }
+        if self.installing.is_none() && self.wants(&piece.meta) {
+            return self.outputs.results.push(Output::StoreSnapshot { from, term, piece });
+        }
+        // Whole already, or not needed: the leader may stop sending, and learns what this log holds.
+        if self.installing.is_none() && self.log_covers(&piece.meta) {
+            self.verify_up_to(piece.meta.last_included_index);
+        }
+        let (content, offset) = (piece.meta.content, piece.meta.size);
+        self.send(from, Body::InstallSnapshotResponse { content, offset, done: true });
+    }
+
+    /// A snapshot covers only what is committed: up to there this log equals every leader's.
+    fn verify_up_to(&mut self, index: Index) {
+        self.following.verified = self.following.verified.max(index);
+        self.learn_commit(index);
+        self.want_ack();
+    }
+
+    pub(super) fn on_snapshot_stored(&mut self, from: NodeId, term: Term, content: u64, offset: u64, done: bool) {
+        if term == self.term && self.following.leader == Some(from) {
+            self.send(from, Body::InstallSnapshotResponse { content, offset, done });
+        }
+    }
+
+    pub(super) fn on_snapshot_received(&mut self, meta: SnapshotMeta) {
+        if self.is_leader() || self.installing.is_some() || !self.wants(&meta) {
+            return self.want_ack();
+        }
+        if !self.log_covers(&meta) {
+            self.restart_log(&meta);
+        }
+        self.verify_up_to(meta.last_included_index);
+        self.installing = Some(Installing { meta, is_handed_out: false });
+    }
+
+    /// The log makes way for the snapshot.
+    fn restart_log(&mut self, meta: &SnapshotMeta) {
+        let base = Base {
+            index: meta.last_included_index,
+            term: meta.last_included_term,
+            membership_index: meta.membership_index,
+            membership: Some(meta.membership.clone()),
+        };
+        let old_first = self.log.base().index.next();
+        let last = self.log.last_index();
+        if last > self.commit_index {
+            self.outputs.events.push(Event::Truncated { from: self.commit_index.next(), last });
+        }
+        self.persistence.on_reset(base.clone(), old_first, self.commit_index);
+        self.log.reset(base);
+        self.commit_index = meta.last_included_index;
+        self.following.verified = meta.last_included_index;
+        self.on_membership_changed();
+    }
+
+    /// Hands the snapshot to the state machine once the log's base is durable.
+    pub(super) fn settle_install(&mut self) {
+        let durable = self.persistence.durable_index();
+        let Some(installing) = &mut self.installing else { return };
+        if !installing.is_handed_out && durable >= installing.meta.last_included_index {
+            installing.is_handed_out = true;
+            let meta = installing.meta.clone();
+            self.outputs.ready.push_back(Output::InstallSnapshot { meta });
+        }
+    }
+
+    pub(super) fn on_snapshot_installed(&mut self, index: Index) {
+        let is_awaited = |i: &Installing| i.is_handed_out && i.meta.last_included_index == index;
+        if !self.installing.as_ref().is_some_and(is_awaited) {
+            return;
+        }
+        self.installing = None;
+        self.applying.restart_at(index);
+        self.outputs.events.push(Event::SnapshotInstalled { index });
+        self.want_ack();
+    }
+}
