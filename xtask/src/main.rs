@@ -34,7 +34,7 @@ enum Task {
     /// Run the benchmarks, which are a workspace of their own (`cargo xtask bench core`)
     Bench(Bench),
     /// Check the style that no compiler checks: layers, file sizes, copies, leftovers
-    Tidy,
+    Tidy(tidy::Options),
 }
 
 /// Arguments that are passed on.
@@ -81,7 +81,7 @@ fn run(task: Task) -> Result<ExitCode> {
                 .args(passed.args);
             return process::pass_through(&mut cargo);
         }
-        Task::Tidy => tidy::run()?,
+        Task::Tidy(options) => tidy::run(&options)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,10 +1,12 @@
 //! `cargo xtask tidy`: the style that no compiler checks.
 
+mod examples;
 mod files;
 mod layers;
 mod proto;
 
 use anyhow::{Result, bail};
+use clap::Args;
 
 /// What was found: faults fail the check, hints do not.
 #[derive(Default)]
@@ -13,11 +15,20 @@ pub(crate) struct Findings {
     hints: Vec<String>,
 }
 
-pub(crate) fn run() -> Result<()> {
+/// What to do with what can be repaired.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Write the examples into README.md anew
+    #[arg(long)]
+    write: bool,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
     let mut findings = Findings::default();
     files::check(&mut findings)?;
     layers::check(&mut findings)?;
     proto::check(&mut findings)?;
+    examples::check(&mut findings, options.write)?;
     for hint in &findings.hints {
         println!("tidy: hint: {hint}");
     }
