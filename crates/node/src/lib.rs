@@ -1,1 +1,33 @@
-//! The tokio shell round a Coracle replica: threads, timers, sockets, events
+//! The tokio shell round a replica.
+//!
+//! [`Node::start`] gives a store an identity, founds the cluster with its peers if that has not happened, recovers, and runs the replica until it is shut down or stops by itself.
+//! One task owns the replica and never waits for a device: the log, the state machine and snapshots have threads of their own unless they say that they never block.
+//! This crate decides nothing about consensus: that is `coracle-replica`'s, which has no I/O.
+//!
+//! Read [`Node`] and [`NodeOptions`] first.
+
+mod directory;
+mod effects;
+mod error;
+mod event;
+mod founding;
+mod host;
+mod identity;
+mod inbox;
+mod node;
+mod options;
+mod requests;
+mod run;
+mod start;
+mod status;
+mod workers;
+
+#[cfg(test)]
+mod tests;
+
+pub use coracle_replica::{Consistency, FoundingRefusal, Reply, RequestError};
+pub use error::{Configuration, StartError, StopReason};
+pub use event::NodeEvent;
+pub use node::Node;
+pub use options::{FoundingMode, NodeOptions};
+pub use status::{MemberStatus, NodeStatus, PeerProgress};

@@ -6,6 +6,7 @@
 mod clients;
 mod effects;
 mod foreign;
+mod founding;
 mod io;
 mod log_size;
 mod log_worker;
@@ -18,6 +19,7 @@ mod state_worker;
 #[cfg(test)]
 mod testing;
 
+pub use founding::{Answer, AnswerState, Founder, Founding, FoundingRefusal, Question, Step, WireError, list_differs};
 pub use io::*;
 pub use log_worker::LogWorker;
 pub use options::{ReplicaOptions, Start};

@@ -30,6 +30,22 @@ pub struct ScanRange {
     pub reverse: bool,
 }
 
+impl ScanRange {
+    /// Every key, ascending.
+    pub fn all() -> ScanRange {
+        ScanRange { from: Bound::Unbounded, to: Bound::Unbounded, reverse: false }
+    }
+
+    /// Whether the bounds leave room for no key at all.
+    pub fn is_empty(&self) -> bool {
+        match (&self.from, &self.to) {
+            (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+            (Bound::Included(from), Bound::Included(to)) => from > to,
+            (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => from >= to,
+        }
+    }
+}
+
 /// Keys and values, in the order of the scan.
 pub type Page = Vec<(Bytes, Bytes)>;
 

@@ -9,6 +9,7 @@ mod in_memory;
 mod kv;
 mod log;
 mod machine;
+mod shape;
 mod snapshot;
 mod store;
 
@@ -20,5 +21,6 @@ pub use in_memory::{InMemory, Machine};
 pub use kv::{KvBatch, KvOp, KvStore, Page, ScanRange};
 pub use log::{LogBatch, LogStore, RecoveredLog};
 pub use machine::{Applied, SnapshotReader, SnapshotSource, StateMachine};
+pub use shape::{Bounded, LogShape};
 pub use snapshot::{SnapshotStore, SnapshotWriter};
 pub use store::{Durability, Identity, Store};

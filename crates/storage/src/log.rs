@@ -63,7 +63,8 @@ pub trait LogStore: Send + Sync {
     fn recover(&self, group: GroupId, tail_bytes_max: usize) -> Result<RecoveredLog>;
 
     /// Writes the batches of one or many groups: each all or nothing, and all as durable as the store promises when this returns.
-    /// After an error nothing more is accepted: the caller stops for good (C18).
+    /// Batches of one group are written in order.
+    /// [`StorageError::Invalid`](crate::StorageError::Invalid) says that nothing was written; after any other error nothing more is accepted: the caller stops for good (C18).
     ///
     /// # Errors
     /// When anything could not be written or synced, or a batch would leave a gap.

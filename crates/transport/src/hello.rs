@@ -74,6 +74,14 @@ pub enum Refusal {
         /// Who.
         node: NodeId,
     },
+    /// The node that is expected at this address is not there.
+    #[error("node {node} of group {group} is expected at this address, and is not hosted there")]
+    NotHosted {
+        /// Its group.
+        group: GroupId,
+        /// Who.
+        node: NodeId,
+    },
     /// No group in common.
     #[error("no group in common")]
     NoGroup,

@@ -2,13 +2,19 @@
 //!
 //! [`Transport`] is what an adapter implements; [`Address`] says which one is meant.
 //! One transport carries many groups and nodes: a [`Frame`] names group, sender and receiver.
+//! What every adapter has to check of a peer is here once: [`Hosted`] and [`Inbound`].
 
 mod address;
+mod address_parse;
+mod fault;
 mod frame;
 mod hello;
+mod session;
 mod traits;
 
 pub use address::{Address, AddressError, Route};
+pub use fault::{Fault, FaultCounters, LogLimit};
 pub use frame::{Frame, Peer};
 pub use hello::{GroupHello, Hello, PROTOCOL_VERSION, Refusal};
+pub use session::{FrameError, Hosted, Impossible, Inbound, check_hello, check_message};
 pub use traits::{Host, PeerStats, Sent, Transport, TransportError};

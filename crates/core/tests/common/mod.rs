@@ -1,6 +1,7 @@
 //! A cluster of cores on one thread, whose network, disks and clock are the test's.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(unreachable_pub, reason = "shared by the test files that include it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
@@ -333,6 +334,29 @@ impl Cluster {
             }
         }
         panic!("the network never comes to rest");
+    }
+
+    /// Delivers pre-votes and nothing else; the answers stay on their way.
+    pub fn deliver_pre_votes_only(&mut self) {
+        let (pre_votes, others) =
+            std::mem::take(&mut self.network).into_iter().partition(|m| matches!(m.body, Body::PreVote { .. }));
+        self.network = others;
+        let pre_votes: VecDeque<Message> = pre_votes;
+        for message in pre_votes {
+            self.handle(message.to, Input::Message(message));
+        }
+    }
+
+    /// Runs until somebody other than the isolated node leads.
+    pub fn elect_among_connected(&mut self, isolated: NodeId) -> NodeId {
+        for _ in 0..1000 {
+            self.run(Duration::from_millis(20));
+            let leads = |(n, node): (&NodeId, &Node)| (*n != isolated && node.raft.is_leader()).then_some(*n);
+            if let Some(leader) = self.nodes.iter().find_map(leads) {
+                return leader;
+            }
+        }
+        panic!("nobody is elected");
     }
 
     /// Lets time pass in small steps, delivering everything at once.

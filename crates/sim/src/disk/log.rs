@@ -6,9 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
-use coracle_core::{
-    Base, Entry, EntryKind, GroupId, HardState, Index, LogRead, Membership, Recovered, Rng, Run, Term,
-};
+use coracle_core::{Base, Entry, EntryKind, GroupId, HardState, Index, LogRead, Membership, Recovered, Rng, Run, Term};
 use coracle_storage::{LogBatch, LogStore, RecoveredLog, Result, StorageError};
 
 use super::lock;

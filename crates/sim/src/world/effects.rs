@@ -2,7 +2,7 @@
 
 use std::{mem, time::Duration};
 
-use coracle_core::{Body, AppendResult, Event as RaftEvent, InstallSnapshot, Message, NodeId, Persist, Role, Term};
+use coracle_core::{AppendResult, Body, Event as RaftEvent, InstallSnapshot, Message, NodeId, Persist, Role, Term};
 use coracle_replica::{Completion, Effect, Input, StateEffect, Work};
 
 use super::{Done, Event, Step, World};

@@ -1,0 +1,185 @@
+//! What a node is made of.
+
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+
+use coracle_level::{LevelMachine, LevelOptions, Limits, SessionLimits};
+use coracle_node::{FoundingMode, NodeOptions};
+use coracle_storage::{StateMachine, Store};
+use coracle_transport::{Address, AddressError, Transport};
+
+use crate::{BuildError, LocalKv, Node, StorageUrl, open_store, open_transport};
+
+/// What a node is made of; [`Node::builder`] begins one.
+#[must_use = "a builder does nothing until it is built"]
+pub struct Builder {
+    addresses: Vec<String>,
+    bind: Vec<String>,
+    peers: Option<Vec<String>>,
+    storage: Option<String>,
+    store: Option<Arc<dyn Store>>,
+    transport: Option<Arc<dyn Transport>>,
+    machine: Option<Box<dyn StateMachine>>,
+    limits: Limits,
+    session_limits: SessionLimits,
+    options: NodeOptions,
+}
+
+impl Builder {
+    pub(crate) fn new() -> Builder {
+        Builder {
+            addresses: Vec::new(),
+            bind: Vec::new(),
+            peers: None,
+            storage: None,
+            store: None,
+            transport: None,
+            machine: None,
+            limits: Limits::default(),
+            session_limits: SessionLimits::default(),
+            options: NodeOptions::new("coracle", Vec::new()),
+        }
+    }
+
+    /// Where peers reach the node: `/ip4/10.0.0.1/tcp/9490`, `/memory/7`. May be called several times, for several addresses of one network.
+    pub fn address(mut self, address: impl ToString) -> Builder {
+        self.addresses.push(address.to_string());
+        self
+    }
+
+    /// Where the node listens, if that is not where peers reach it.
+    pub fn bind(mut self, address: impl ToString) -> Builder {
+        self.bind.push(address.to_string());
+        self
+    }
+
+    /// The nodes to found the cluster with, the node itself included or not. Without it, a node with an empty store founds alone.
+    pub fn peers<A: ToString>(mut self, peers: impl IntoIterator<Item = A>) -> Builder {
+        self.peers = Some(peers.into_iter().map(|peer| peer.to_string()).collect());
+        self
+    }
+
+    /// Where the data is kept, as a [`StorageUrl`]. Default `sled:./coracle-data`.
+    pub fn storage(mut self, url: impl ToString) -> Builder {
+        self.storage = Some(url.to_string());
+        self
+    }
+
+    /// The cluster's name. Default `coracle`.
+    pub fn cluster(mut self, name: impl Into<String>) -> Builder {
+        self.options.cluster_name = name.into();
+        self
+    }
+
+    /// Where clients reach the node; it goes into the membership, and leader hints carry it.
+    pub fn client_address(mut self, address: impl Into<String>) -> Builder {
+        self.options.client_address = address.into();
+        self
+    }
+
+    /// Replicates an own state machine instead of the key-value store; [`Node::propose`](coracle_node::Node::propose) and [`Node::query`](coracle_node::Node::query) talk to it, and [`Node::db`] is of no use.
+    pub fn state_machine(mut self, machine: impl StateMachine + 'static) -> Builder {
+        self.machine = Some(Box::new(machine));
+        self
+    }
+
+    /// Keeps the data in an opened store, of any adapter, instead of one named by a URL.
+    pub fn store(mut self, store: Arc<dyn Store>) -> Builder {
+        self.store = Some(store);
+        self
+    }
+
+    /// Talks to peers by a transport of any adapter, instead of the one that the addresses name. Each node needs its own.
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Builder {
+        self.transport = Some(transport);
+        self
+    }
+
+    /// Takes memory addresses for those of this network, instead of the process's own.
+    #[cfg(feature = "memory")]
+    pub fn network(self, network: &coracle_transport_memory::MemoryNetwork) -> Builder {
+        self.transport(Arc::new(network.transport()))
+    }
+
+    /// How often a leader shows that it is alive. Default 100 ms.
+    pub fn heartbeat_interval(mut self, interval: Duration) -> Builder {
+        self.options.replica.raft.heartbeat_interval = interval;
+        self
+    }
+
+    /// How long a node does without a leader before it stands for election: drawn from this range. Default 500 ms to 1 s.
+    pub fn election_timeout(mut self, timeout: RangeInclusive<Duration>) -> Builder {
+        self.options.replica.raft.election_timeout_min = *timeout.start();
+        self.options.replica.raft.election_timeout_max = *timeout.end();
+        self
+    }
+
+    /// The key-value store's limits.
+    pub fn limits(mut self, limits: Limits, session_limits: SessionLimits) -> Builder {
+        (self.limits, self.session_limits) = (limits, session_limits);
+        self
+    }
+
+    /// Changes any other option. Addresses and founding are the builder's own.
+    pub fn options(mut self, change: impl FnOnce(&mut NodeOptions)) -> Builder {
+        change(&mut self.options);
+        self
+    }
+
+    /// Starts the node. With `peers` and an empty store, this waits until all of them are there.
+    ///
+    /// # Errors
+    /// When an address or the storage URL does not parse, the store does not open, or the node does not start.
+    pub async fn build(self) -> Result<Node, BuildError> {
+        let mut options = self.options;
+        options.addresses = parse(&self.addresses)?;
+        options.bind = parse(&self.bind)?;
+        if options.addresses.is_empty() {
+            return Err(BuildError::NoAddress);
+        }
+        let peers = self.peers.as_deref().map(parse).transpose()?;
+        let url = self.storage.map_or_else(|| Ok(StorageUrl::default()), |url| url.parse())?;
+        let transport = match self.transport {
+            Some(transport) => transport,
+            None => {
+                let everyone = [&options.addresses[..], &options.bind, peers.as_deref().unwrap_or_default()].concat();
+                open_transport(&everyone)?
+            }
+        };
+        options.founding = peers.map_or(FoundingMode::Alone, FoundingMode::Peers);
+        let limits = self.limits.clamped();
+        let opened = (self.store, self.machine, url, options.group, limits.clone());
+        let (store, machine) = tokio::task::spawn_blocking(move || open_data(opened)).await.map_err(broken)??;
+        let node = coracle_node::Node::start(options, store, transport, machine).await?;
+        let kv = Arc::new(LocalKv::new(node.clone(), limits, self.session_limits));
+        Ok(Node::new(node, kv))
+    }
+}
+
+type Data = (Option<Arc<dyn Store>>, Option<Box<dyn StateMachine>>, StorageUrl, coracle_core::GroupId, Limits);
+
+/// Opens what may wait for a disk: the store, and the state machine in it unless there is another.
+fn open_data(
+    (store, machine, url, group, limits): Data,
+) -> Result<(Arc<dyn Store>, Box<dyn StateMachine>), BuildError> {
+    let store = match store {
+        Some(store) => store,
+        None => open_store(&url)?,
+    };
+    let machine = match machine {
+        Some(machine) => machine,
+        None => {
+            let options = LevelOptions { limits, ..LevelOptions::default() };
+            Box::new(LevelMachine::open(store.kv(group)?, options)?)
+        }
+    };
+    Ok((store, machine))
+}
+
+fn broken(error: tokio::task::JoinError) -> BuildError {
+    let source = std::io::Error::other(error.to_string());
+    coracle_node::StartError::Environment { what: "opening the store failed", source }.into()
+}
+
+fn parse(texts: &[impl AsRef<str>]) -> Result<Vec<Address>, AddressError> {
+    texts.iter().map(|text| text.as_ref().parse()).collect()
+}

@@ -1,0 +1,50 @@
+//! Why a node cannot be built.
+
+use coracle_node::StartError;
+use coracle_storage::StorageError;
+use coracle_transport::AddressError;
+
+use crate::StorageUrlError;
+
+/// Why a node cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// An address does not parse.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The storage URL does not parse.
+    #[error(transparent)]
+    StorageUrl(#[from] StorageUrlError),
+    /// The adapter is not compiled in.
+    #[error("{what} needs the feature \"{feature}\" of the crate coracle, which this build was made without")]
+    NotCompiled {
+        /// What was asked for.
+        what: String,
+        /// The feature that brings it.
+        feature: &'static str,
+    },
+    /// This version has no adapter for it.
+    #[error("{what} is not supported by this version")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+    },
+    /// No address was given.
+    #[error("a node needs at least one address, for example /ip4/127.0.0.1/tcp/9490")]
+    NoAddress,
+    /// Addresses of different networks.
+    #[error("{first} and {second} belong to different networks: one node uses one of them")]
+    MixedNetworks {
+        /// One of them.
+        first: String,
+        /// One that does not go with it.
+        second: String,
+    },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The node does not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}

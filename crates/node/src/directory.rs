@@ -1,0 +1,188 @@
+//! What a node knows of itself and of the others: shared by the loop, the founding and the transport's tasks.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use coracle_core::{GroupId, Membership};
+use coracle_replica::{Answer, AnswerState, Founder, Founding, Question};
+use coracle_storage::Identity;
+use coracle_transport::{GroupHello, Hello, PROTOCOL_VERSION, Refusal};
+
+/// See the module.
+pub(crate) struct Directory {
+    group: GroupId,
+    boot_nonce: u64,
+    state: Mutex<State>,
+}
+
+struct State {
+    identity: Identity,
+    /// The effective membership; `None` until the node runs.
+    membership: Option<Arc<Membership>>,
+    /// What the node says of itself when it is asked; `None` until its addresses are known.
+    founder: Option<Founder>,
+    /// The first entry's data, once founded.
+    first: Option<Bytes>,
+    /// While the cluster is being founded.
+    founding: Option<Founding>,
+}
+
+impl Directory {
+    pub(crate) fn new(group: GroupId, boot_nonce: u64, identity: Identity) -> Directory {
+        let state = State { identity, membership: None, founder: None, first: None, founding: None };
+        Directory { group, boot_nonce, state: Mutex::new(state) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is a single assignment: a panic elsewhere leaves nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn group(&self) -> GroupId {
+        self.group
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.lock().identity.clone()
+    }
+
+    /// Another membership is in force; returns the one before.
+    pub(crate) fn set_membership(&self, membership: Membership) -> Option<Arc<Membership>> {
+        self.lock().membership.replace(Arc::new(membership))
+    }
+
+    /// The node's addresses are known: from now on it answers questions.
+    pub(crate) fn set_founder(&self, founder: Founder) {
+        self.lock().founder = Some(founder);
+    }
+
+    pub(crate) fn founder(&self) -> Option<Founder> {
+        self.lock().founder.clone()
+    }
+
+    /// Founding begins.
+    pub(crate) fn begin_founding(&self, founding: Founding) {
+        self.lock().founding = Some(founding);
+    }
+
+    /// Does something with the founding that is under way; `None` when there is none.
+    pub(crate) fn with_founding<T>(&self, act: impl FnOnce(&mut Founding) -> T) -> Option<T> {
+        self.lock().founding.as_mut().map(act)
+    }
+
+    /// The node is founded, durably: `first` is told to those who ask.
+    pub(crate) fn founded(&self, identity: Identity, first: Option<Bytes>) {
+        let mut state = self.lock();
+        state.identity = identity;
+        state.first = first;
+        state.founding = None;
+    }
+
+    /// The answer to a peer that is being founded; `None` while there is nothing to say.
+    pub(crate) fn answer(&self, question: &Question) -> Option<Answer> {
+        let mut state = self.lock();
+        let founder = state.founder.clone()?;
+        if let Some(first) = &state.first {
+            return Some(founder.answer(question, AnswerState::Founded { first: first.clone() }));
+        }
+        if state.identity.cluster.is_some() {
+            return None;
+        }
+        let founding = state.founding.as_mut()?;
+        founding.asked_by(question);
+        let peers = founding.peers();
+        Some(founder.answer(question, AnswerState::Unfounded { peers }))
+    }
+
+    pub(crate) fn hello(&self) -> Hello {
+        let identity = self.identity();
+        Hello {
+            version: PROTOCOL_VERSION,
+            features: 0,
+            boot_nonce: self.boot_nonce,
+            groups: vec![GroupHello {
+                group: self.group,
+                cluster_name: identity.cluster_name,
+                cluster: identity.cluster,
+                node: identity.node,
+                incarnation: identity.incarnation,
+            }],
+        }
+    }
+
+    /// Whether a process that says `hello` may talk to this one.
+    pub(crate) fn admit(&self, hello: &Hello) -> Result<(), Refusal> {
+        if hello.version != PROTOCOL_VERSION {
+            return Err(Refusal::Version { ours: PROTOCOL_VERSION, theirs: hello.version });
+        }
+        let theirs = hello.groups.iter().find(|group| group.group == self.group).ok_or(Refusal::NoGroup)?;
+        let state = self.lock();
+        if theirs.cluster_name != state.identity.cluster_name {
+            let ours = state.identity.cluster_name.clone();
+            return Err(Refusal::ClusterName { ours, theirs: theirs.cluster_name.clone() });
+        }
+        if let (Some(ours), Some(theirs)) = (state.identity.cluster, theirs.cluster)
+            && ours != theirs
+        {
+            return Err(Refusal::Cluster { ours, theirs });
+        }
+        let Some(membership) = &state.membership else { return Ok(()) };
+        match membership.node(theirs.node) {
+            Some(node) if node.incarnation == theirs.incarnation => Ok(()),
+            Some(node) => Err(Refusal::Incarnation { node: node.id }),
+            None => Err(Refusal::Stranger { node: theirs.node }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_core::{ClusterId, Incarnation, NodeId};
+
+    use super::*;
+
+    fn identity(node: u64, cluster: Option<u64>) -> Identity {
+        Identity {
+            node: NodeId(node),
+            incarnation: Incarnation(0),
+            engine: "memory".to_owned(),
+            cluster_name: "test".to_owned(),
+            cluster: cluster.map(ClusterId),
+        }
+    }
+
+    fn directory(node: u64, cluster: Option<u64>) -> Directory {
+        Directory::new(GroupId(1), 1, identity(node, cluster))
+    }
+
+    #[test]
+    fn c01_only_known_lives_of_members_are_admitted() {
+        let own = directory(1, Some(5));
+        own.set_membership(Membership::of_voters([NodeId(1), NodeId(2)]));
+        assert_eq!(own.admit(&directory(2, Some(5)).hello()), Ok(()));
+        assert_eq!(own.admit(&directory(2, None).hello()), Ok(()), "a member that has not copied the entry yet");
+        assert_eq!(own.admit(&directory(3, Some(5)).hello()), Err(Refusal::Stranger { node: NodeId(3) }));
+        let mut hello = directory(2, Some(5)).hello();
+        hello.groups[0].incarnation = Incarnation(9);
+        assert_eq!(own.admit(&hello), Err(Refusal::Incarnation { node: NodeId(2) }));
+    }
+
+    #[test]
+    fn c02_other_clusters_are_not_admitted() {
+        let own = directory(1, Some(5));
+        let other = Refusal::Cluster { ours: ClusterId(5), theirs: ClusterId(6) };
+        assert_eq!(own.admit(&directory(2, Some(6)).hello()), Err(other));
+        let mut hello = directory(2, Some(5)).hello();
+        hello.groups[0].cluster_name = "other".to_owned();
+        assert!(matches!(own.admit(&hello), Err(Refusal::ClusterName { .. })));
+        hello.groups.clear();
+        assert_eq!(own.admit(&hello), Err(Refusal::NoGroup));
+    }
+
+    #[test]
+    fn other_versions_are_not_admitted() {
+        let mut hello = directory(2, None).hello();
+        hello.version = 9;
+        assert_eq!(directory(1, None).admit(&hello), Err(Refusal::Version { ours: PROTOCOL_VERSION, theirs: 9 }));
+    }
+}

@@ -1,0 +1,100 @@
+//! Why a node does not start, and why it stops.
+
+use coracle_core::ConfigError;
+use coracle_replica::FoundingRefusal;
+use coracle_storage::StorageError;
+use coracle_transport::TransportError;
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The options are wrong, or do not fit the store.
+    #[error(transparent)]
+    Configuration(#[from] Configuration),
+    /// The peers found, or have founded, a cluster without this node.
+    #[error(transparent)]
+    Refused(#[from] FoundingRefusal),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The transport cannot be used.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The environment: threads or randomness are not to be had.
+    #[error("{what}: {source}")]
+    Environment {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+/// What is wrong with the options.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Configuration {
+    /// The store belongs to another cluster.
+    #[error(
+        "the store belongs to cluster \"{found}\", the options name \"{expected}\": use its own directory for each cluster"
+    )]
+    ClusterName {
+        /// The cluster in the store.
+        found: String,
+        /// The cluster in the options.
+        expected: String,
+    },
+    /// The store was made with another engine.
+    #[error("the store was made with the engine \"{found}\", it is opened with \"{expected}\"")]
+    Engine {
+        /// The engine in the store.
+        found: String,
+        /// The engine that opens it.
+        expected: &'static str,
+    },
+    /// The store holds a log, but not whose it is.
+    #[error("the store holds a log but no identity: it is damaged, or was copied in part")]
+    IdentityMissing,
+    /// The store's identity and its log are of different clusters.
+    #[error("the store's identity is of cluster {identity}, its log of cluster {log}")]
+    ClusterId {
+        /// In the identity.
+        identity: String,
+        /// In the log.
+        log: String,
+    },
+    /// The log does not know the node.
+    #[error("the log was founded without node {node}: the store's identity or its log is another node's")]
+    NotInLog {
+        /// The node in the identity.
+        node: String,
+    },
+    /// A text is missing.
+    #[error("{what} must not be empty")]
+    Empty {
+        /// Which.
+        what: &'static str,
+    },
+    /// The replica's options contradict each other.
+    #[error(transparent)]
+    Replica(#[from] ConfigError),
+}
+
+/// Why a node does not run any more.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// It was asked to.
+    #[error("it was shut down")]
+    Shutdown,
+    /// Its storage failed (C18).
+    #[error("storage failed: {0}")]
+    Storage(String),
+    /// Its data is damaged, or contradicts what it acknowledged (C20).
+    #[error("damaged data: {0}")]
+    Damaged(String),
+    /// Something that should not happen.
+    #[error("internal: {0}")]
+    Internal(String),
+}

@@ -1,0 +1,25 @@
+//! What those who listen are told.
+
+use coracle_core::{ClusterId, Event, NodeId};
+
+use crate::StopReason;
+
+/// Something that an operator or a test may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NodeEvent {
+    /// The node serves.
+    Started {
+        /// Its cluster.
+        cluster: ClusterId,
+    },
+    /// The replica's.
+    Replica(Event),
+    /// The connection to a peer was lost, or could not be made.
+    Unreachable {
+        /// Which.
+        peer: NodeId,
+    },
+    /// The node has stopped; nothing follows.
+    Stopped(StopReason),
+}

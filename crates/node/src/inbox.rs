@@ -1,0 +1,273 @@
+//! Where everything that happens to a replica waits for its turn.
+
+use std::{
+    collections::BTreeSet,
+    mem,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use coracle_core::{Body, Message, NodeId};
+use coracle_replica::{Completion, Consistency, Reply, RequestError, RequestId};
+use tokio::sync::{Notify, oneshot};
+
+/// Where a request's end is told.
+pub(crate) type Waiter = oneshot::Sender<Result<Reply, RequestError>>;
+
+/// What a client asks for.
+pub(crate) enum Request {
+    Propose(Bytes),
+    Query(Bytes, Consistency),
+}
+
+impl Request {
+    fn len(&self) -> usize {
+        match self {
+            Request::Propose(data) | Request::Query(data, _) => data.len(),
+        }
+    }
+}
+
+/// One thing that has happened.
+pub(crate) enum Item {
+    Request(RequestId, Request, Waiter),
+    Cancel(RequestId),
+    Message(Message),
+    Done(Completion),
+}
+
+/// Why a request is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotTaken {
+    /// Too many wait.
+    Busy,
+    /// The node stops, or has stopped.
+    Stopped,
+}
+
+/// How much may wait. Completions are not limited here: there are no more of them than effects.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InboxLimits {
+    pub(crate) messages_max: usize,
+    pub(crate) message_bytes_max: usize,
+    pub(crate) requests_max: usize,
+    pub(crate) request_bytes_max: usize,
+}
+
+/// How far a node's life has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Life {
+    /// It does not run yet: messages are dropped, an unfounded store hears nobody (C2).
+    Starting,
+    /// It runs.
+    Running,
+    /// It lets requests under way come to an end, and takes no new ones.
+    Ending,
+    /// Nothing is taken any more.
+    Closed,
+}
+
+#[derive(Default)]
+struct State {
+    items: Vec<Item>,
+    unreachable: BTreeSet<NodeId>,
+    messages: usize,
+    message_bytes: usize,
+    requests: usize,
+    request_bytes: usize,
+    dropped: u64,
+}
+
+/// Filled by anyone, emptied as a whole by the loop.
+pub(crate) struct Inbox {
+    state: Mutex<(Life, State)>,
+    notify: Notify,
+    limits: InboxLimits,
+}
+
+impl Inbox {
+    pub(crate) fn new(limits: InboxLimits) -> Inbox {
+        Inbox { state: Mutex::new((Life::Starting, State::default())), notify: Notify::new(), limits }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Life, State)> {
+        // Counters and items change together without anything in between that can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn push_request(&self, id: RequestId, request: Request, waiter: Waiter) -> Result<(), NotTaken> {
+        let mut guard = self.lock();
+        let (life, state) = &mut *guard;
+        if *life != Life::Running {
+            return Err(NotTaken::Stopped);
+        }
+        let bytes = state.request_bytes + request.len();
+        if state.requests >= self.limits.requests_max || bytes > self.limits.request_bytes_max {
+            return Err(NotTaken::Busy);
+        }
+        state.requests += 1;
+        state.request_bytes = bytes;
+        state.items.push(Item::Request(id, request, waiter));
+        drop(guard);
+        self.notify.notify_one();
+        Ok(())
+    }
+
+    pub(crate) fn push_cancel(&self, id: RequestId) {
+        self.push(Item::Cancel(id));
+    }
+
+    pub(crate) fn push_done(&self, completion: Completion) {
+        self.push(Item::Done(completion));
+    }
+
+    fn push(&self, item: Item) {
+        let mut guard = self.lock();
+        if guard.0 < Life::Closed {
+            guard.1.items.push(item);
+        }
+        drop(guard);
+        self.notify.notify_one();
+    }
+
+    /// Takes messages as long as there is room; the others are lost, which Raft repairs.
+    pub(crate) fn push_messages(&self, messages: impl Iterator<Item = Message>) {
+        let mut guard = self.lock();
+        let (life, state) = &mut *guard;
+        if !matches!(life, Life::Running | Life::Ending) {
+            return;
+        }
+        for message in messages {
+            let bytes = state.message_bytes + size(&message.body);
+            if state.messages >= self.limits.messages_max || bytes > self.limits.message_bytes_max {
+                state.dropped += 1;
+                continue;
+            }
+            state.messages += 1;
+            state.message_bytes = bytes;
+            state.items.push(Item::Message(message));
+        }
+        drop(guard);
+        self.notify.notify_one();
+    }
+
+    pub(crate) fn push_unreachable(&self, peer: NodeId) {
+        let mut guard = self.lock();
+        if matches!(guard.0, Life::Running | Life::Ending) {
+            guard.1.unreachable.insert(peer);
+        }
+        drop(guard);
+        self.notify.notify_one();
+    }
+
+    /// Takes everything that waits: `items` is empty before.
+    pub(crate) fn take(&self, items: &mut Vec<Item>) -> (Life, BTreeSet<NodeId>) {
+        debug_assert!(items.is_empty());
+        let mut guard = self.lock();
+        let (life, state) = &mut *guard;
+        mem::swap(items, &mut state.items);
+        let unreachable = mem::take(&mut state.unreachable);
+        (state.messages, state.message_bytes, state.requests, state.request_bytes) = (0, 0, 0, 0);
+        (*life, unreachable)
+    }
+
+    /// How many messages were lost for lack of room.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.lock().1.dropped
+    }
+
+    /// Goes on with the node's life; there is no way back.
+    pub(crate) fn advance(&self, life: Life) {
+        let mut guard = self.lock();
+        guard.0 = guard.0.max(life);
+        drop(guard);
+        self.notify.notify_one();
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.lock().0 == Life::Running
+    }
+
+    /// Until there may be something to take.
+    pub(crate) async fn filled(&self) {
+        self.notify.notified().await;
+    }
+}
+
+/// About how many bytes a message takes.
+fn size(body: &Body) -> usize {
+    const FIXED: usize = 64;
+    FIXED
+        + match body {
+            Body::AppendEntries { entries, .. } => entries.iter().map(coracle_core::Run::size).sum(),
+            Body::InstallSnapshot(piece) => piece.data.len(),
+            Body::Propose { commands, .. } => commands.iter().map(|command| FIXED + command.len()).sum(),
+            Body::ProposeResponse { outcomes, .. } => outcomes.len() * FIXED,
+            _ => 0,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_core::Term;
+
+    use super::*;
+
+    fn inbox() -> Inbox {
+        let limits = InboxLimits { messages_max: 2, message_bytes_max: 1000, requests_max: 2, request_bytes_max: 100 };
+        let inbox = Inbox::new(limits);
+        inbox.advance(Life::Running);
+        inbox
+    }
+
+    fn heartbeat() -> Message {
+        let body = Body::HeartbeatResponse { round: 1 };
+        Message { from: NodeId(1), to: NodeId(2), term: Term(1), body }
+    }
+
+    fn propose(inbox: &Inbox, len: usize) -> Result<(), NotTaken> {
+        inbox.push_request(RequestId(1), Request::Propose(vec![0; len].into()), oneshot::channel().0)
+    }
+
+    #[test]
+    fn requests_beyond_a_limit_are_busy_at_once_and_taken_again_later() {
+        let inbox = inbox();
+        assert_eq!(propose(&inbox, 101), Err(NotTaken::Busy));
+        assert_eq!(propose(&inbox, 50), Ok(()));
+        assert_eq!(propose(&inbox, 50), Ok(()));
+        assert_eq!(propose(&inbox, 0), Err(NotTaken::Busy));
+        let mut items = Vec::new();
+        inbox.take(&mut items);
+        assert_eq!(items.len(), 2);
+        assert_eq!(propose(&inbox, 50), Ok(()));
+    }
+
+    #[test]
+    fn messages_beyond_a_limit_are_dropped_and_counted() {
+        let inbox = inbox();
+        inbox.push_messages((0..5).map(|_| heartbeat()));
+        let mut items = Vec::new();
+        inbox.take(&mut items);
+        assert_eq!((items.len(), inbox.dropped()), (2, 3));
+    }
+
+    #[test]
+    fn c02_a_node_that_does_not_run_yet_hears_nobody() {
+        let limits = InboxLimits { messages_max: 2, message_bytes_max: 1000, requests_max: 2, request_bytes_max: 100 };
+        let inbox = Inbox::new(limits);
+        inbox.push_messages([heartbeat()].into_iter());
+        assert_eq!(propose(&inbox, 1), Err(NotTaken::Stopped));
+        inbox.advance(Life::Running);
+        let mut items = Vec::new();
+        inbox.take(&mut items);
+        assert!(items.is_empty());
+    }
+
+    #[test]
+    fn a_node_that_ends_takes_no_new_requests() {
+        let inbox = inbox();
+        inbox.advance(Life::Ending);
+        inbox.advance(Life::Running);
+        assert_eq!(propose(&inbox, 1), Err(NotTaken::Stopped));
+    }
+}

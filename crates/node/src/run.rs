@@ -1,0 +1,285 @@
+//! The loop: the one task that owns the replica.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use coracle_core::{Event, Fatal, NodeId, NodeRecord, RejectReason, Role, Status, Time};
+use coracle_replica::{Completion, Effect, Input, Replica, Reply, RequestError, RequestId};
+use coracle_transport::{Frame, Peer, Sent, Transport};
+use tokio::sync::{broadcast, watch};
+
+use crate::{
+    NodeEvent, StopReason,
+    directory::Directory,
+    effects::Storage,
+    inbox::{Inbox, Item, Life, Request, Waiter},
+    workers::{ReadRange, SnapshotWork},
+};
+
+/// How often the status is published at most, unless something important happened.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
+/// How long storage gets at the end.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The replica's time: nanoseconds since the node started, on the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    pub(crate) fn start() -> Clock {
+        Clock(Instant::now())
+    }
+
+    pub(crate) fn now(self) -> Time {
+        Time::ZERO.plus(self.0.elapsed())
+    }
+
+    /// Until `at`; with `None`, for ever.
+    pub(crate) async fn reached(self, at: Option<Time>) {
+        match at.and_then(|at| self.0.checked_add(at.since(Time::ZERO))) {
+            Some(instant) => tokio::time::sleep_until(instant.into()).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Loop {
+    pub(crate) replica: Replica,
+    pub(crate) storage: Storage,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) clock: Clock,
+    pub(crate) published: watch::Sender<Arc<Status>>,
+    pub(crate) events: broadcast::Sender<NodeEvent>,
+    pub(crate) shutdown_grace: Duration,
+    /// Who waits for which request.
+    pub(crate) waiters: HashMap<RequestId, Waiter>,
+    /// Peers that the transport did not reach in this turn.
+    pub(crate) unreached: BTreeSet<NodeId>,
+    /// When the status was last published, and whether it may have changed since.
+    pub(crate) last_published: Time,
+    pub(crate) is_changed: bool,
+    /// Why the replica stopped, once it has.
+    pub(crate) fatal: Option<StopReason>,
+}
+
+impl Loop {
+    /// Runs until the node is to end or ends by itself; what it holds of the store is let go when it returns.
+    pub(crate) async fn run(mut self) -> StopReason {
+        let mut items = Vec::new();
+        let mut give_up_at = None;
+        loop {
+            let (life, unreachable) = self.inbox.take(&mut items);
+            let wake = self.turn(&mut items, unreachable);
+            if let Some(reason) = self.fatal.take() {
+                return self.end(reason).await;
+            }
+            if life >= Life::Ending {
+                let now = self.clock.now();
+                let give_up_at = *give_up_at.get_or_insert(now.plus(self.shutdown_grace));
+                if self.waiters.is_empty() || now >= give_up_at {
+                    return self.end(StopReason::Shutdown).await;
+                }
+            }
+            let publish_at = self.is_changed.then(|| self.last_published.plus(PUBLISH_INTERVAL));
+            let wake = [wake, publish_at, give_up_at].into_iter().flatten().min();
+            // A full inbox must not keep the runtime's other tasks from running.
+            tokio::task::coop::consume_budget().await;
+            tokio::select! {
+                () = self.inbox.filled() => {}
+                () = self.clock.reached(wake) => {}
+            }
+        }
+    }
+
+    /// Hands in everything that has arrived, does what follows, and says when to come back.
+    fn turn(&mut self, items: &mut Vec<Item>, unreachable: BTreeSet<NodeId>) -> Option<Time> {
+        // The clock is read after the batch was taken, and time comes last: a process that was paused sees what queued up before its timers fire (C11).
+        let now = self.clock.now();
+        for peer in unreachable.into_iter().chain(std::mem::take(&mut self.unreached)) {
+            let _ = self.events.send(NodeEvent::Unreachable { peer });
+            self.replica.handle(now, Input::Unreachable { peer });
+        }
+        self.is_changed |= !items.is_empty();
+        for item in items.drain(..) {
+            self.take(now, item);
+        }
+        self.replica.handle(now, Input::Time);
+        let wake = self.carry_out(now);
+        if self.is_changed && now.since(self.last_published) >= PUBLISH_INTERVAL {
+            self.publish(now);
+        }
+        wake
+    }
+
+    fn take(&mut self, now: Time, item: Item) {
+        let input = match item {
+            Item::Request(request, what, waiter) => {
+                self.waiters.insert(request, waiter);
+                match what {
+                    Request::Propose(command) => Input::Propose { request, command },
+                    Request::Query(query, consistency) => Input::Query { request, query, consistency },
+                }
+            }
+            Item::Cancel(request) => {
+                // Its end may have been told in the meantime.
+                if self.waiters.remove(&request).is_none() {
+                    return;
+                }
+                Input::Cancel { request }
+            }
+            Item::Message(message) => Input::Message(message),
+            Item::Done(completion) => Input::Done(completion),
+        };
+        self.replica.handle(now, input);
+    }
+
+    /// Does what the replica asks for until there is nothing more. What was done in line is handed in within the same turn.
+    fn carry_out(&mut self, now: Time) -> Option<Time> {
+        loop {
+            let effect = self.replica.poll();
+            if let Effect::Wake { at } = effect {
+                // A peer that could not be reached is told to the replica in a turn of its own, so that the two cannot chase each other.
+                return if self.unreached.is_empty() { at } else { Some(now) };
+            }
+            self.is_changed = true;
+            if let Some(completion) = self.act(now, effect) {
+                self.replica.handle(now, Input::Done(completion));
+            }
+        }
+    }
+
+    fn act(&mut self, now: Time, effect: Effect) -> Option<Completion> {
+        match effect {
+            Effect::Send(message) => {
+                let to = message.to;
+                if self.transport.send(Frame { group: self.directory.group(), message }) == Sent::Unreachable {
+                    self.unreached.insert(to);
+                }
+                None
+            }
+            Effect::Write(persist) => self.storage.write(persist),
+            Effect::ReadLog { request, from, to, bytes_max } => {
+                self.storage.read(ReadRange { request, from, to, bytes_max })
+            }
+            Effect::State(effect) => self.storage.state(effect),
+            Effect::ReadSnapshot { peer, content, offset, len } => {
+                self.storage.snapshot(SnapshotWork::Read { peer, content, offset, len })
+            }
+            Effect::StoreSnapshot { from, term, piece } => {
+                self.storage.snapshot(SnapshotWork::Store { from, term, piece })
+            }
+            Effect::Reply { request, result } => {
+                self.reply(request, result);
+                None
+            }
+            Effect::Event(event) => {
+                self.tell(now, event);
+                None
+            }
+            Effect::Fatal { reason, what } => {
+                self.fatal = Some(stop_reason(reason, what));
+                None
+            }
+            Effect::Wake { .. } => None,
+        }
+    }
+
+    fn reply(&mut self, request: RequestId, result: Result<Reply, RequestError>) {
+        if let Some(waiter) = self.waiters.remove(&request) {
+            // Whoever asked may have gone.
+            let _ = waiter.send(result);
+        }
+    }
+
+    fn tell(&mut self, now: Time, event: Event) {
+        match &event {
+            Event::Role { role, term, leader } => {
+                let leader = leader.map(|leader| leader.to_string());
+                match role {
+                    Role::Leader => tracing::info!(%term, "leads"),
+                    role => tracing::info!(?role, %term, leader, "role"),
+                }
+            }
+            Event::Membership { index } => {
+                tracing::info!(%index, "membership");
+                self.meet_members();
+            }
+            Event::PeerFault { peer, fault } => tracing::warn!(%peer, fault, "a peer said what no correct peer says"),
+            Event::DiskSlow => tracing::warn!("a write of the log takes longer than its limit"),
+            event => tracing::info!(?event),
+        }
+        self.publish(now);
+        let _ = self.events.send(NodeEvent::Replica(event));
+    }
+
+    /// Tells the transport who the members are, and where.
+    pub(crate) fn meet_members(&self) {
+        let membership = self.replica.status().membership;
+        let own = self.directory.identity().node;
+        let earlier = self.directory.set_membership(membership.clone());
+        let group = self.directory.group();
+        for node in earlier.iter().flat_map(|earlier| &earlier.nodes) {
+            if membership.node(node.id).is_none() {
+                self.transport.remove_peer(group, node.id);
+            }
+        }
+        for node in membership.nodes.iter().filter(|node| node.id != own) {
+            let addresses = parse_addresses(node);
+            let (id, incarnation) = (node.id, node.incarnation);
+            self.transport.set_peer(Peer { group, id, incarnation, addresses });
+        }
+    }
+
+    fn publish(&mut self, now: Time) {
+        self.published.send_replace(Arc::new(self.replica.status()));
+        self.last_published = now;
+        self.is_changed = false;
+    }
+
+    /// Ends all requests, and lets storage finish.
+    async fn end(mut self, reason: StopReason) -> StopReason {
+        self.inbox.advance(Life::Closed);
+        let now = self.clock.now();
+        self.publish(now);
+        let mut left = Vec::new();
+        self.inbox.take(&mut left);
+        for item in left {
+            // What the replica never saw is surely without effect.
+            if let Item::Request(_, _, waiter) = item {
+                let _ = waiter.send(Err(RequestError::Rejected(RejectReason::Stopped)));
+            }
+        }
+        for (_, waiter) in self.waiters.drain() {
+            let _ = waiter.send(Err(RequestError::Unknown));
+        }
+        self.storage.close(CLOSE_DEADLINE).await;
+        reason
+    }
+}
+
+/// The addresses of a member that this build understands.
+fn parse_addresses(node: &NodeRecord) -> Vec<coracle_transport::Address> {
+    let parsed = node.addresses.iter().filter_map(|text| match text.parse() {
+        Ok(address) => Some(address),
+        Err(error) => {
+            tracing::warn!(peer = %node.id, %error, "an address of a member is left out");
+            None
+        }
+    });
+    parsed.collect()
+}
+
+/// By whose fault a replica stopped.
+fn stop_reason(reason: Option<Fatal>, what: String) -> StopReason {
+    match reason {
+        Some(Fatal::Damaged { .. } | Fatal::LostLog { .. }) => StopReason::Damaged(what),
+        Some(Fatal::PersistFailed) | None => StopReason::Storage(what),
+        Some(_) => StopReason::Internal(what),
+    }
+}

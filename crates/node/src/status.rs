@@ -1,0 +1,181 @@
+//! A node, seen from outside.
+
+use coracle_core::{ClusterId, Incarnation, Index, MemberRole, NodeId, Role, Status, Term};
+use coracle_storage::Durability;
+use coracle_transport::{PeerStats, Transport};
+use serde::Serialize;
+
+use crate::directory::Directory;
+
+/// A node, seen from outside: what it knew a moment ago.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NodeStatus {
+    /// Who it is.
+    pub id: NodeId,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// The cluster's name.
+    pub cluster_name: String,
+    /// The cluster's id.
+    pub cluster: Option<ClusterId>,
+    /// Whether it is founded.
+    pub is_founded: bool,
+    /// Its role: `follower`, `pre-candidate`, `candidate`, `leader` or `learner`.
+    pub role: String,
+    /// Its term.
+    pub term: Term,
+    /// Its leader, if known.
+    pub leader: Option<NodeId>,
+    /// Where clients reach the leader, if that is known.
+    pub leader_client_address: Option<String>,
+    /// The last index that was compacted.
+    pub base_index: Index,
+    /// Where its log ends.
+    pub last_index: Index,
+    /// What is durable of it.
+    pub durable_index: Index,
+    /// What is known to be committed.
+    pub commit_index: Index,
+    /// What is applied.
+    pub applied_index: Index,
+    /// What an acknowledged write survives.
+    pub durability: Durability,
+    /// The store's engine.
+    pub engine: String,
+    /// Peers' messages that were lost for lack of room here.
+    pub messages_dropped: u64,
+    /// Every node of the cluster, by id.
+    pub members: Vec<MemberStatus>,
+    /// Why it has stopped, once it has.
+    pub stopped: Option<String>,
+}
+
+/// A node of the cluster, as another one sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MemberStatus {
+    /// Who.
+    pub id: NodeId,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// Where peers reach it.
+    pub addresses: Vec<String>,
+    /// Where clients reach it.
+    pub client_address: String,
+    /// What it is in the membership: `voter`, `learner` or `promotable`.
+    pub role: String,
+    /// Whether this is the node that tells.
+    pub is_self: bool,
+    /// Whether there is a connection to it; true for the node itself.
+    pub is_connected: bool,
+    /// What a leader knows of it; `None` on others.
+    pub progress: Option<PeerProgress>,
+    /// Frames sent to it.
+    pub frames_sent: u64,
+    /// Frames from it.
+    pub frames_received: u64,
+    /// Frames to it that were dropped.
+    pub frames_dropped: u64,
+}
+
+/// What a leader knows of a peer's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PeerProgress {
+    /// Its log equals the leader's up to here, durably.
+    pub match_index: Index,
+    /// What is sent next.
+    pub next_index: Index,
+    /// Whether it answered lately.
+    pub is_active: bool,
+    /// Whether it is being sent a snapshot.
+    pub is_installing: bool,
+}
+
+/// What a store says of itself, kept for the status after the store is closed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StoreFacts {
+    pub(crate) engine: &'static str,
+    pub(crate) durability: Durability,
+}
+
+/// Puts a status together.
+pub(crate) fn compose(
+    status: &Status,
+    store: StoreFacts,
+    directory: &Directory,
+    transport: &dyn Transport,
+    messages_dropped: u64,
+    stopped: Option<String>,
+) -> NodeStatus {
+    let identity = directory.identity();
+    let members = status.membership.nodes.iter().map(|node| {
+        let is_self = node.id == identity.node;
+        let stats = if is_self { PeerStats::default() } else { transport.stats(directory.group(), node.id) };
+        MemberStatus {
+            id: node.id,
+            incarnation: node.incarnation,
+            addresses: node.addresses.clone(),
+            client_address: node.client_address.clone(),
+            role: member_role(node.role).to_owned(),
+            is_self,
+            is_connected: is_self || stats.is_connected,
+            progress: status.peers.iter().find(|peer| peer.id == node.id).map(progress),
+            frames_sent: stats.frames_sent,
+            frames_received: stats.frames_received,
+            frames_dropped: stats.frames_dropped,
+        }
+    });
+    NodeStatus {
+        id: identity.node,
+        incarnation: identity.incarnation,
+        cluster_name: identity.cluster_name.clone(),
+        cluster: identity.cluster,
+        is_founded: identity.cluster.is_some(),
+        role: role(status).to_owned(),
+        term: status.term,
+        leader: status.leader,
+        leader_client_address: leader_client_address(status),
+        base_index: status.base_index,
+        last_index: status.last_index,
+        durable_index: status.durable_index,
+        commit_index: status.commit_index,
+        applied_index: status.applied_index,
+        durability: store.durability,
+        engine: store.engine.to_owned(),
+        messages_dropped,
+        members: members.collect(),
+        stopped,
+    }
+}
+
+/// Where clients reach the leader, if it is known and says so.
+pub(crate) fn leader_client_address(status: &Status) -> Option<String> {
+    let leader = status.membership.node(status.leader?)?;
+    (!leader.client_address.is_empty()).then(|| leader.client_address.clone())
+}
+
+fn role(status: &Status) -> &'static str {
+    match status.role {
+        Role::Follower if !status.membership.is_voter(status.id) => "learner",
+        Role::Follower => "follower",
+        Role::PreCandidate => "pre-candidate",
+        Role::Candidate => "candidate",
+        Role::Leader => "leader",
+    }
+}
+
+fn member_role(role: MemberRole) -> &'static str {
+    match role {
+        MemberRole::Voter => "voter",
+        MemberRole::Learner => "learner",
+        MemberRole::Promotable => "promotable",
+    }
+}
+
+fn progress(peer: &coracle_core::Progress) -> PeerProgress {
+    PeerProgress {
+        match_index: peer.match_index,
+        next_index: peer.next_index,
+        is_active: peer.is_active,
+        is_installing: peer.is_installing,
+    }
+}

@@ -1,0 +1,78 @@
+//! Ordinary files that appear as a whole or not at all.
+
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Write},
+    path::{Path, PathBuf},
+};
+
+use coracle_storage::{Result, StorageError};
+
+/// Makes a directory and those above it, durably.
+pub(crate) fn ensure_dir(path: &Path) -> Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
+    fs::create_dir_all(path).map_err(io("create the directory", path))?;
+    for dir in missing {
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync_dir(parent.unwrap_or(Path::new(".")))?;
+    }
+    Ok(())
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_dir(path: &Path) -> Result<()> {
+    File::open(path).and_then(|dir| dir.sync_all()).map_err(io("sync the directory", path))
+}
+
+/// Replaces a file, durably when this returns.
+pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let temporary = write_beside(path, content, true)?;
+    rename(&temporary, path)
+}
+
+/// Replaces a file; after a power cut it may be the old one, or damaged.
+pub(crate) fn replace_lazily(path: &Path, content: &[u8]) -> Result<()> {
+    let temporary = write_beside(path, content, false)?;
+    fs::rename(&temporary, path).map_err(io("replace", path))
+}
+
+/// Gives a file its name, durably.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(io("replace", to))?;
+    sync_dir(to.parent().unwrap_or(Path::new(".")))
+}
+
+/// A file's content; `None` when it is not there.
+pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io("read", path)(error)),
+    }
+}
+
+/// Deletes a file; that it is absent is no error.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(io("delete", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes an error of the system name what was tried, and on which path.
+pub(crate) fn io<'a>(operation: &'a str, path: &'a Path) -> impl FnOnce(std::io::Error) -> StorageError + 'a {
+    move |error| StorageError::io(format!("{operation} {}", path.display()), error)
+}
+
+fn write_beside(path: &Path, content: &[u8], sync: bool) -> Result<PathBuf> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = PathBuf::from(temporary);
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(content)?;
+        if sync { file.sync_all() } else { Ok(()) }
+    };
+    write().map_err(io("write", &temporary))?;
+    Ok(temporary)
+}

@@ -1,0 +1,123 @@
+//! The identity, in a file of lines that people can read.
+//!
+//! It lies outside of sled, so that a damaged database cannot pass for a new node.
+
+use std::path::{Path, PathBuf};
+
+use coracle_core::{ClusterId, Incarnation, NodeId};
+use coracle_storage::{Identity, Result, StorageError};
+
+use crate::{ENGINE, files};
+
+/// The first line; the number is the version of this file and of the directory's layout.
+const TITLE: &str = "coracle identity 1";
+
+/// Where it is.
+pub(crate) fn path(dir: &Path) -> PathBuf {
+    dir.join("identity")
+}
+
+/// Reads it; `None` when there is none yet.
+pub(crate) fn read(dir: &Path) -> Result<Option<Identity>> {
+    let path = path(dir);
+    let Some(content) = files::read(&path)? else { return Ok(None) };
+    let identity = parse(&content).map_err(|what| StorageError::damaged(path.display().to_string(), what))?;
+    Ok(Some(identity))
+}
+
+/// Refuses what another engine has made.
+pub(crate) fn check_engine(dir: &Path, identity: &Identity) -> Result<()> {
+    if identity.engine == ENGINE {
+        return Ok(());
+    }
+    let place = dir.display().to_string();
+    Err(StorageError::Engine { place, found: identity.engine.clone(), expected: ENGINE.into() })
+}
+
+/// Writes it, durably when this returns.
+pub(crate) fn write(dir: &Path, identity: &Identity) -> Result<()> {
+    if [&identity.cluster_name, &identity.engine].iter().any(|text| text.contains(['\n', '\r'])) {
+        return Err(StorageError::Invalid("a cluster's name is one line".into()));
+    }
+    files::replace(&path(dir), encode(identity).as_bytes())
+}
+
+fn encode(identity: &Identity) -> String {
+    let Identity { node, incarnation, engine, cluster_name, cluster } = identity;
+    let cluster = cluster.map_or(String::new(), |id| id.to_string());
+    let lines = format!(
+        "{TITLE}\nengine = {engine}\nnode = {node}\nincarnation = {incarnation}\ncluster-name = {cluster_name}\ncluster = {cluster}\n"
+    );
+    let checksum = crc32fast::hash(lines.as_bytes());
+    format!("{lines}checksum = {checksum:08x}\n")
+}
+
+fn parse(content: &[u8]) -> std::result::Result<Identity, String> {
+    let text = std::str::from_utf8(content).map_err(|_| "it is not text".to_owned())?;
+    let title = text.lines().next().unwrap_or_default();
+    if title != TITLE {
+        return Err(format!("it begins with {title:?}, expected {TITLE:?}"));
+    }
+    let (lines, checksum) = text.rsplit_once("checksum = ").ok_or("it has no checksum")?;
+    if checksum != format!("{:08x}\n", crc32fast::hash(lines.as_bytes())) {
+        return Err("the checksum does not match; delete it only to make this a new node".into());
+    }
+    let field = |name: &str| {
+        let mut values = lines.lines().filter_map(|line| line.split_once(" = "));
+        values.find(|(key, _)| *key == name).map(|(_, value)| value).ok_or(format!("it has no {name}"))
+    };
+    let number = |name: &str| {
+        u64::from_str_radix(field(name)?, 16).map_err(|_| format!("{name} is not a hexadecimal number of 64 bits"))
+    };
+    let cluster = if field("cluster")?.is_empty() { None } else { Some(ClusterId(number("cluster")?)) };
+    Ok(Identity {
+        node: NodeId(number("node")?),
+        incarnation: Incarnation(number("incarnation")?),
+        engine: field("engine")?.to_owned(),
+        cluster_name: field("cluster-name")?.to_owned(),
+        cluster,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity {
+            node: NodeId(0x7f),
+            incarnation: Incarnation(0x0123_4567_89ab_cdef),
+            engine: "sled".into(),
+            cluster_name: "kitchen".into(),
+            cluster: Some(ClusterId(1)),
+        }
+    }
+
+    #[test]
+    fn the_file_has_exactly_these_bytes() {
+        let expected = "coracle identity 1\nengine = sled\nnode = 000000000000007f\nincarnation = 0123456789abcdef\ncluster-name = kitchen\ncluster = 0000000000000001\nchecksum = 320b27c3\n";
+        assert_eq!(encode(&identity()), expected);
+        assert_eq!(parse(expected.as_bytes()), Ok(identity()));
+        let unfounded = Identity { cluster: None, cluster_name: String::new(), ..identity() };
+        assert_eq!(parse(encode(&unfounded).as_bytes()), Ok(unfounded));
+    }
+
+    #[test]
+    fn damage_is_told() {
+        let whole = encode(&identity()).into_bytes();
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            assert!(parse(&damaged).is_err(), "byte {at} was flipped");
+            assert!(parse(&whole[..at]).is_err(), "cut after {at} bytes");
+        }
+    }
+
+    #[test]
+    fn a_name_of_two_lines_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let twisted = Identity { cluster_name: "a\nnode = 1".into(), ..identity() };
+        assert!(matches!(write(dir.path(), &twisted), Err(StorageError::Invalid(_))));
+        assert_eq!(read(dir.path()).unwrap(), None);
+    }
+}

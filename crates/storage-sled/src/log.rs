@@ -1,0 +1,270 @@
+//! The logs: one tree for each group.
+//!
+//! A tree holds blocks of consecutive entries of one term (`rows`), the base, and the state (`record`): term, vote, commit hint, last index and the number of writes.
+//! Each batch is one atomic change of the tree, and a write of any number of batches is one flush and one sync.
+
+mod record;
+mod recover;
+mod rows;
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
+};
+
+use coracle_core::{GroupId, HardState, Index, LogRead, Run};
+use coracle_storage::{Bounded, LogBatch, LogShape, LogStore, RecoveredLog, Result, StorageError};
+use sled::Batch;
+
+use self::record::State;
+use crate::{
+    engine::Engine,
+    mark::{Mark, Marks},
+};
+
+/// How many rows are deleted at once when the log is compacted.
+const PURGE_ROWS: usize = 1000;
+
+/// The logs of all groups.
+pub(crate) struct SledLog {
+    groups: Mutex<HashMap<GroupId, Arc<GroupLog>>>,
+    marks: Mutex<Marks>,
+    /// Writes go one after another.
+    writing: Mutex<()>,
+    /// Last, so that the marks are written before the directory is unlocked.
+    engine: Arc<Engine>,
+}
+
+/// One group's log.
+struct GroupLog {
+    tree: sled::Tree,
+    /// Written only while the tree changes, which the tree's readers wait for; not while it is synced.
+    head: RwLock<Head>,
+}
+
+/// What a log looks like without its entries.
+#[derive(Clone, Debug, Default)]
+struct Head {
+    hard_state: HardState,
+    shape: LogShape,
+    /// How many batches were written.
+    generation: u64,
+}
+
+impl SledLog {
+    pub(crate) fn new(engine: Arc<Engine>, marks: PathBuf, mark_interval: Duration) -> Result<SledLog> {
+        let marks = Mutex::new(Marks::open(marks, mark_interval)?);
+        Ok(SledLog { engine, groups: Mutex::default(), marks, writing: Mutex::new(()) })
+    }
+
+    /// A group's log, recovered when it is met for the first time.
+    fn group(&self, id: GroupId) -> Result<Arc<GroupLog>> {
+        let mut groups = lock(&self.groups);
+        if let Some(group) = groups.get(&id) {
+            return Ok(group.clone());
+        }
+        let tree = self.tree(id)?;
+        let (head, _) = self.scan(id, &tree, 0)?;
+        let group = Arc::new(GroupLog { tree, head: RwLock::new(head) });
+        groups.insert(id, group.clone());
+        Ok(group)
+    }
+
+    fn tree(&self, id: GroupId) -> Result<sled::Tree> {
+        self.engine.tree(&format!("raft/{id}"))
+    }
+
+    /// Reads a whole log and holds it against the mark.
+    fn scan(&self, id: GroupId, tree: &sled::Tree, tail_bytes_max: usize) -> Result<(Head, RecoveredLog)> {
+        let place = format!("the log of group {id} in {}", self.engine.place());
+        let (head, recovered) = recover::scan(&self.engine, tree, &place, tail_bytes_max)?;
+        if let Some(mark) = lock(&self.marks).mark(id) {
+            mark.check(&place, head.generation, recovered.last_index)?;
+        }
+        Ok((head, recovered))
+    }
+
+    /// What the logs look like after each batch; one group may occur more than once.
+    fn shapes(groups: &[Arc<GroupLog>], batches: &[LogBatch]) -> Result<Vec<LogShape>> {
+        let mut shapes: Vec<LogShape> = Vec::with_capacity(batches.len());
+        for (at, batch) in batches.iter().enumerate() {
+            let earlier = batches[..at].iter().rposition(|earlier| earlier.group == batch.group);
+            let shape = match earlier {
+                Some(earlier) => shapes[earlier].after(batch)?,
+                None => groups[at].head().shape.after(batch)?,
+            };
+            shapes.push(shape);
+        }
+        Ok(shapes)
+    }
+}
+
+impl LogStore for SledLog {
+    fn recover(&self, group: GroupId, tail_bytes_max: usize) -> Result<RecoveredLog> {
+        let _one = lock(&self.writing);
+        let mut groups = lock(&self.groups);
+        let known = groups.get(&group).cloned();
+        let tree = known.as_ref().map_or_else(|| self.tree(group), |log| Ok(log.tree.clone()))?;
+        let (head, recovered) = self.scan(group, &tree, tail_bytes_max)?;
+        match known {
+            Some(log) => *log.head_mut() = head,
+            None => drop(groups.insert(group, Arc::new(GroupLog { tree, head: RwLock::new(head) }))),
+        }
+        drop(groups);
+        self.engine.sync()?;
+        Ok(recovered)
+    }
+
+    fn write(&self, batches: &[LogBatch]) -> Result<()> {
+        let _one = lock(&self.writing);
+        self.engine.check()?;
+        let groups: Vec<Arc<GroupLog>> = batches.iter().map(|batch| self.group(batch.group)).collect::<Result<_>>()?;
+        let shapes = SledLog::shapes(&groups, batches)?;
+        for ((batch, group), shape) in batches.iter().zip(&groups).zip(shapes) {
+            // Some batches may be written by now, and none is synced.
+            group.write(&self.engine, batch, shape).inspect_err(|error| self.engine.stop(error))?;
+        }
+        self.engine.sync()?;
+        let durable = batches.iter().zip(&groups).map(|(batch, group)| (batch.group, group.head().mark()));
+        lock(&self.marks).note(durable);
+        Ok(())
+    }
+
+    fn read(&self, group: GroupId, from: Index, to: Index, bytes_max: usize) -> Result<LogRead> {
+        self.group(group)?.read(&self.engine, from, to, bytes_max)
+    }
+}
+
+impl Head {
+    fn mark(&self) -> Mark {
+        Mark { generation: self.generation, last_index: self.shape.last_index(), last_term: self.shape.last_term() }
+    }
+
+    /// The head after a batch that leaves the log in `shape`.
+    fn after(&self, batch: &LogBatch, shape: LogShape) -> Head {
+        let hard_state = batch.hard_state.unwrap_or(self.hard_state);
+        Head { hard_state, shape, generation: self.generation + 1 }
+    }
+
+    fn state(&self) -> State {
+        State { generation: self.generation, last_index: self.shape.last_index(), hard_state: self.hard_state }
+    }
+}
+
+impl GroupLog {
+    fn head(&self) -> RwLockReadGuard<'_, Head> {
+        self.head.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn head_mut(&self) -> RwLockWriteGuard<'_, Head> {
+        self.head.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Carries out a batch, without syncing.
+    fn write(&self, engine: &Engine, batch: &LogBatch, shape: LogShape) -> Result<()> {
+        let mut head = self.head_mut();
+        let next = head.after(batch, shape);
+        let mut changes = Batch::default();
+        if let Some(from) = batch.truncate_from.filter(|from| *from <= head.shape.last_index()) {
+            self.cut(engine, from, &mut changes)?;
+        }
+        rows::append(&mut changes, &batch.entries);
+        if let Some(base) = &batch.base {
+            record::put_base(&mut changes, base)?;
+        }
+        record::put_state(&mut changes, &next.state())?;
+        engine.run("write to the log", || self.tree.apply_batch(changes))?;
+        *head = next;
+        match batch.base {
+            Some(_) => self.purge(engine, &head.shape),
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes an index and all after it; a block that begins before it is written anew.
+    fn cut(&self, engine: &Engine, from: Index, changes: &mut Batch) -> Result<()> {
+        let first = rows::block_of(engine, &self.tree, from)?.unwrap_or(from);
+        for key in engine
+            .run("read the log", || self.tree.range(rows::from(first)..).keys().collect::<sled::Result<Vec<_>>>())?
+        {
+            if rows::is_row(&key) {
+                changes.remove(key);
+            }
+        }
+        if first == from {
+            return Ok(());
+        }
+        let Some((_, block)) = rows::Blocks::new(engine, &self.tree, first).next()? else { return Ok(()) };
+        let kept = rows::decode(first, block).map_err(|at| {
+            let what = format!("the entry at {at} does not match its checksum, so the log cannot be cut off at {from}");
+            StorageError::damaged(engine.place(), what)
+        })?;
+        rows::append(changes, &kept.slice(first, from.prev()).into_iter().collect::<Vec<Run>>());
+        Ok(())
+    }
+
+    /// Deletes the blocks that lie below the base as a whole. The base is written: whatever is left of them is ignored.
+    fn purge(&self, engine: &Engine, shape: &LogShape) -> Result<()> {
+        let next = shape.base().next();
+        let holds_next = if next <= shape.last_index() { rows::block_of(engine, &self.tree, next)? } else { None };
+        let end = rows::from(holds_next.unwrap_or(next));
+        loop {
+            let below =
+                || self.tree.range(rows::start()..end).keys().take(PURGE_ROWS).collect::<sled::Result<Vec<_>>>();
+            let keys = engine.run("read the log", below)?;
+            if keys.is_empty() {
+                return Ok(());
+            }
+            let mut changes = Batch::default();
+            keys.into_iter().for_each(|key| changes.remove(key));
+            engine.run("compact the log", || self.tree.apply_batch(changes))?;
+        }
+    }
+
+    fn read(&self, engine: &Engine, from: Index, to: Index, bytes_max: usize) -> Result<LogRead> {
+        engine.check()?;
+        let head = self.head();
+        if from <= head.shape.base() {
+            return Ok(LogRead::Compacted);
+        }
+        let last = head.shape.last_index();
+        if from > last || from > to {
+            return Err(StorageError::Invalid(format!("cannot read from {from} to {to}: the log ends at {last}")));
+        }
+        let (to, mut next) = (to.min(last), from);
+        let mut bounded = Bounded::new(bytes_max);
+        let first = rows::block_of(engine, &self.tree, from)?.unwrap_or(from);
+        let mut blocks = rows::Blocks::new(engine, &self.tree, first);
+        while next <= to {
+            let run = match blocks.next()? {
+                Some((first, block)) => {
+                    rows::decode(first, block).map(|run| run.slice(next, to).filter(|run| run.first() == next))
+                }
+                None => Ok(None),
+            };
+            match run {
+                Ok(Some(run)) => {
+                    next = run.last().next();
+                    if !bounded.take(&run) {
+                        break;
+                    }
+                }
+                // What lies before the damage is whole.
+                _ if !bounded.is_empty() => break,
+                Ok(None) => return Ok(LogRead::Damaged { at: next }),
+                Err(at) => return Ok(LogRead::Damaged { at: at.max(next) }),
+            }
+        }
+        Ok(LogRead::Entries(bounded.into_runs()))
+    }
+}
+
+/// What a panic leaves behind under these locks is whole: what they protect is replaced at once.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,60 @@
+//! Making connections.
+
+use std::{io, time::Duration};
+
+use coracle_transport::{Address, Route};
+use tokio::net::{TcpStream, lookup_host};
+
+use crate::{TcpOptions, wire::Io};
+
+/// Connects to an address; a name is resolved anew each time, and each of its IP addresses is tried.
+pub(crate) async fn connect(address: &Address, options: &TcpOptions) -> io::Result<Box<dyn Io>> {
+    match address.route() {
+        Route::Tcp { host, port } => connect_tcp(address, host, *port, options).await,
+        Route::Unix { path } => connect_unix(path, options).await,
+        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "neither TCP nor a Unix socket")),
+    }
+}
+
+async fn connect_tcp(address: &Address, host: &str, port: u16, options: &TcpOptions) -> io::Result<Box<dyn Io>> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address of the kind asked for"));
+    let resolved = within(options.connect_timeout, lookup_host((host, port))).await?;
+    for socket in resolved.filter(|socket| address.accepts(socket.ip())) {
+        match within(options.connect_timeout, TcpStream::connect(socket)).await {
+            Ok(stream) => {
+                prepare(&stream, options)?;
+                return Ok(Box::new(stream));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+#[cfg(unix)]
+async fn connect_unix(path: &str, options: &TcpOptions) -> io::Result<Box<dyn Io>> {
+    Ok(Box::new(within(options.connect_timeout, tokio::net::UnixStream::connect(path)).await?))
+}
+
+#[cfg(not(unix))]
+async fn connect_unix(_: &str, _: &TcpOptions) -> io::Result<Box<dyn Io>> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "there are no Unix sockets on this system"))
+}
+
+/// Small frames leave at once, and a silent peer is noticed by its missing acknowledgements.
+pub(crate) fn prepare(stream: &TcpStream, options: &TcpOptions) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    // Without it the retransmissions of a partition grow apart, and go on for minutes after it has healed.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(options.write_timeout))?;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = options;
+    Ok(())
+}
+
+async fn within<T>(timeout: Duration, attempt: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    match tokio::time::timeout(timeout, attempt).await {
+        Ok(result) => result,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {timeout:?}"))),
+    }
+}

@@ -1,0 +1,152 @@
+//! Connections that other processes made: they are heard, and answered only with greetings.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use coracle_transport::{Frame, Hello, Host, Inbound};
+use tokio::{io::AsyncWriteExt, sync::OwnedSemaphorePermit, time::timeout};
+
+use crate::{
+    TcpOptions, handshake, question,
+    shared::{Closing, Shared},
+    wire::{
+        Greeting, Io, Kind, PacketBuffer, Purpose, WireError, decode_frame, decode_greeting, part, preamble,
+        read_preamble,
+    },
+};
+
+/// Serves a connection to its end. `handshake` is given back once the other side is known.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    mut stream: impl Io,
+    from: String,
+    handshake: OwnedSemaphorePermit,
+    mut closing: Closing,
+) {
+    let Some(host) = shared.host.get() else { return };
+    let conversation = async {
+        let mut packets = PacketBuffer::default();
+        let admitted = timeout(shared.options.handshake_timeout, admit(&shared, &mut stream, &mut packets, host));
+        let admitted = admitted.await.map_err(|_| WireError::Timeout)??;
+        drop(handshake);
+        match admitted {
+            Some(inbound) => {
+                tracing::debug!(from, "another process shook hands");
+                receive(&shared, &mut stream, packets, host, inbound).await
+            }
+            None => Ok(()),
+        }
+    };
+    tokio::select! {
+        () = closing.closed() => {}
+        result = conversation => if let Err(error) = result {
+            shared.complain(&from, &error);
+        }
+    }
+}
+
+/// Finds out who it is and what for; a question is answered right away.
+async fn admit(
+    shared: &Shared,
+    stream: &mut impl Io,
+    packets: &mut PacketBuffer,
+    host: &Arc<dyn Host>,
+) -> Result<Option<Inbound>, WireError> {
+    match read_preamble(stream).await {
+        Ok(Purpose::Frames) => handshake::accept(stream, packets, host, &shared.options).await.map(Some),
+        Ok(Purpose::Question) => {
+            question::answer(stream, packets, host.as_ref(), &shared.options).await?;
+            Ok(None)
+        }
+        Err(error @ WireError::Refused(_)) => {
+            // Another version: our own preamble tells it which one is spoken here.
+            part(stream, &preamble(Purpose::Frames)).await;
+            Err(error)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Hands frames to the host, all that one read brought together.
+async fn receive(
+    shared: &Shared,
+    stream: &mut impl Io,
+    mut packets: PacketBuffer,
+    host: &Arc<dyn Host>,
+    mut inbound: Inbound,
+) -> Result<(), WireError> {
+    let options = &shared.options;
+    loop {
+        let mut frames = Vec::new();
+        let stopped = gather(options, &mut packets, &mut inbound, &mut frames);
+        if !frames.is_empty() {
+            let senders = frames.iter().map(|(frame, bytes)| (frame.group, frame.message.from, *bytes));
+            shared.peers.received(senders);
+            host.receive(frames.into_iter().map(|(frame, _)| frame).collect());
+        }
+        if let Some(hello) = stopped? {
+            announced(stream, host.as_ref(), &mut inbound, &hello, options.hello_bytes_max).await?;
+            continue;
+        }
+        match timeout(options.idle_timeout, packets.fill(stream)).await {
+            Ok(read) => drop(read?),
+            Err(_) => return Ok(stream.shutdown().await?),
+        }
+    }
+}
+
+/// Puts the frames that are there as a whole into `frames`, checked, with their sizes; and returns what comes after them: nothing yet, an announcement, or a fault.
+fn gather(
+    options: &TcpOptions,
+    packets: &mut PacketBuffer,
+    inbound: &mut Inbound,
+    frames: &mut Vec<(Frame, usize)>,
+) -> Result<Option<Hello>, WireError> {
+    let bytes_max = options.frame_bytes_max.max(options.hello_bytes_max);
+    loop {
+        match packets.next(bytes_max)? {
+            None => return Ok(None),
+            Some((Kind::Frame, body)) if body.len() > options.frame_bytes_max => {
+                return Err(WireError::Oversized { len: body.len(), max: options.frame_bytes_max });
+            }
+            Some((Kind::Frame, body)) => frames.push((checked(&body, inbound)?, body.len())),
+            Some((Kind::Greeting, body)) => return decode_greeting(&body).and_then(as_hello).map(Some),
+            Some((Kind::Raw, _)) => return Err(WireError::Malformed("a question came among frames".to_owned())),
+        }
+    }
+}
+
+fn checked(body: &Bytes, inbound: &mut Inbound) -> Result<Frame, WireError> {
+    let frame = decode_frame(body)?;
+    inbound.check(&frame)?;
+    Ok(frame)
+}
+
+fn as_hello(greeting: Greeting) -> Result<Hello, WireError> {
+    match greeting {
+        Greeting::Hello(hello) => Ok(hello),
+        Greeting::Refused(refusal) => Err(WireError::RefusedThere(refusal)),
+        Greeting::Welcome => Err(WireError::Malformed("a second welcome".to_owned())),
+    }
+}
+
+/// The other side hosts other groups than before, or wants to know which are hosted here.
+async fn announced(
+    stream: &mut impl Io,
+    host: &dyn Host,
+    inbound: &mut Inbound,
+    hello: &Hello,
+    bytes_max: usize,
+) -> Result<(), WireError> {
+    match inbound.announce(hello) {
+        Ok(()) => handshake::say_hello(stream, host, bytes_max).await,
+        Err(refusal) => {
+            handshake::refuse(stream, &refusal, bytes_max).await;
+            Err(WireError::Refused(refusal))
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "incoming_tests.rs"]
+mod tests;

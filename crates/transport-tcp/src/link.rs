@@ -1,0 +1,310 @@
+//! What waits to be sent to one remote process.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    mem,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use coracle_core::{Body, Forwarded, GroupId, Incarnation, Message, NodeId, encoded_len};
+use coracle_transport::{Address, Frame, LogLimit, PeerStats, Sent};
+use tokio::sync::Notify;
+
+use crate::{TcpOptions, shared::LOG_INTERVAL};
+
+/// A node at a remote process.
+pub(crate) struct Member {
+    pub(crate) group: GroupId,
+    pub(crate) id: NodeId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) counters: Arc<Counters>,
+}
+
+/// What was counted for a node; outlives changes of its addresses.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) is_connected: AtomicBool,
+    pub(crate) frames_sent: AtomicU64,
+    pub(crate) frames_received: AtomicU64,
+    pub(crate) frames_dropped: AtomicU64,
+    pub(crate) bytes_sent: AtomicU64,
+    pub(crate) bytes_received: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn stats(&self) -> PeerStats {
+        PeerStats {
+            is_connected: self.is_connected.load(Ordering::Relaxed),
+            frames_sent: self.frames_sent.load(Ordering::Relaxed),
+            frames_received: self.frames_received.load(Ordering::Relaxed),
+            frames_dropped: self.frames_dropped.load(Ordering::Relaxed),
+            bytes_sent: self.bytes_sent.load(Ordering::Relaxed),
+            bytes_received: self.bytes_received.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.frames_sent.fetch_add(1, Ordering::Relaxed);
+        self.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn received(&self, bytes: usize) {
+        self.frames_received.fetch_add(1, Ordering::Relaxed);
+        self.bytes_received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn dropped(&self) {
+        self.frames_dropped.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Where a link is between nothing to do and a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Without a connection, and nothing was tried in vain lately: frames are queued.
+    Ready,
+    /// Waiting before another attempt: frames are dropped.
+    Down,
+    /// Nobody uses it any more.
+    Closed,
+}
+
+/// The nodes at one remote process, and the frames that wait for them.
+pub(crate) struct Link {
+    pub(crate) addresses: Vec<Address>,
+    /// For lines about faults.
+    pub(crate) log: LogLimit,
+    /// For lines about processes that are merely not there; they are not to suppress the others.
+    pub(crate) absence_log: LogLimit,
+    bytes_max: usize,
+    frames_max: usize,
+    frame_bytes_max: usize,
+    queue: Mutex<Queue>,
+    /// Raised when the queue ceases to be empty, and when the link closes; the link's task alone waits.
+    changed: Notify,
+    members: Mutex<HashMap<(GroupId, NodeId), Arc<Member>>>,
+}
+
+struct Queue {
+    phase: Phase,
+    frames: VecDeque<Queued>,
+    bytes: usize,
+}
+
+pub(crate) struct Queued {
+    pub(crate) frame: Frame,
+    pub(crate) member: Arc<Member>,
+    size: usize,
+}
+
+impl Link {
+    pub(crate) fn new(addresses: Vec<Address>, options: &TcpOptions) -> Link {
+        Link {
+            addresses,
+            log: LogLimit::new(1, LOG_INTERVAL),
+            absence_log: LogLimit::new(1, LOG_INTERVAL),
+            bytes_max: options.queue_bytes_max,
+            frames_max: options.queue_frames_max,
+            frame_bytes_max: options.frame_bytes_max,
+            queue: Mutex::new(Queue { phase: Phase::Ready, frames: VecDeque::new(), bytes: 0 }),
+            changed: Notify::new(),
+            members: Mutex::default(),
+        }
+    }
+
+    /// Puts a frame into the queue, if there is room and hope.
+    pub(crate) fn push(&self, frame: Frame, member: Arc<Member>) -> Sent {
+        let size = frame_size(&frame.message);
+        let mut queue = lock(&self.queue);
+        if queue.phase != Phase::Ready {
+            return Sent::Unreachable;
+        }
+        let is_full = queue.frames.len() >= self.frames_max || queue.bytes.saturating_add(size) > self.bytes_max;
+        if is_full || size > self.frame_bytes_max {
+            return Sent::Full;
+        }
+        queue.bytes += size;
+        queue.frames.push_back(Queued { frame, member, size });
+        if queue.frames.len() == 1 {
+            self.changed.notify_one();
+        }
+        Sent::Queued
+    }
+
+    /// Waits until there are frames; `false` when the link is closed. May be cancelled without loss.
+    pub(crate) async fn ready(&self) -> bool {
+        loop {
+            {
+                let queue = lock(&self.queue);
+                if queue.phase == Phase::Closed || !queue.frames.is_empty() {
+                    return queue.phase != Phase::Closed;
+                }
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    /// Takes the frames of one write: all there are, up to `bytes_max`, and at least one.
+    pub(crate) fn take(&self, bytes_max: usize, batch: &mut Vec<Queued>) {
+        let mut queue = lock(&self.queue);
+        let mut bytes = 0;
+        while let Some(next) = queue.frames.front() {
+            if bytes > 0 && bytes + next.size > bytes_max {
+                break;
+            }
+            bytes += next.size;
+            batch.extend(queue.frames.pop_front());
+        }
+        queue.bytes -= bytes;
+    }
+
+    /// After a failure: drops what waits, and from here on what comes, until [`Link::up`].
+    pub(crate) fn down(&self) {
+        self.leave(Phase::Down);
+        for member in self.members() {
+            member.counters.is_connected.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// The next attempt may begin as soon as there is something to send.
+    pub(crate) fn up(&self) {
+        let mut queue = lock(&self.queue);
+        if queue.phase == Phase::Down {
+            queue.phase = Phase::Ready;
+        }
+    }
+
+    /// Ends the link's task.
+    pub(crate) fn close(&self) {
+        self.leave(Phase::Closed);
+        self.changed.notify_one();
+    }
+
+    fn leave(&self, phase: Phase) {
+        let frames = {
+            let mut queue = lock(&self.queue);
+            if queue.phase != Phase::Closed {
+                queue.phase = phase;
+            }
+            queue.bytes = 0;
+            mem::take(&mut queue.frames)
+        };
+        frames.iter().for_each(|queued| queued.member.counters.dropped());
+    }
+
+    pub(crate) fn members(&self) -> Vec<Arc<Member>> {
+        lock(&self.members).values().cloned().collect()
+    }
+
+    pub(crate) fn join(&self, member: Arc<Member>) {
+        lock(&self.members).insert((member.group, member.id), member);
+    }
+
+    /// Whether nobody is left.
+    pub(crate) fn leave_member(&self, group: GroupId, id: NodeId) -> bool {
+        let mut members = lock(&self.members);
+        members.remove(&(group, id));
+        members.is_empty()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// About how many bytes the message takes, without encoding it: never far too few.
+fn frame_size(message: &Message) -> usize {
+    /// Names, numbers and headers of any message without its variable parts.
+    const FIXED: usize = 128;
+    /// A length or an outcome in front of each item of a list.
+    const ITEM: usize = 16;
+    FIXED
+        + match &message.body {
+            Body::AppendEntries { entries, .. } => encoded_len(entries),
+            Body::InstallSnapshot(piece) => {
+                // A node's record rarely takes more than this, and a snapshot's pieces are far below the limits.
+                piece.data.len() + 256 * piece.meta.membership.nodes.len()
+            }
+            Body::Propose { commands, .. } => commands.iter().map(|command| ITEM + command.len()).sum(),
+            Body::ProposeResponse { outcomes, .. } => outcomes
+                .iter()
+                .map(|outcome| match outcome {
+                    Forwarded::Applied { reply, .. } => 2 * ITEM + reply.len(),
+                    _ => ITEM,
+                })
+                .sum(),
+            _ => 0,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use coracle_core::Term;
+
+    use super::*;
+
+    fn link(options: &TcpOptions) -> (Link, Arc<Member>) {
+        let member = Member { group: GroupId(1), id: NodeId(2), incarnation: Incarnation(2), counters: Arc::default() };
+        let member = Arc::new(member);
+        let link = Link::new(Vec::new(), options);
+        link.join(member.clone());
+        (link, member)
+    }
+
+    fn frame(command_len: usize) -> Frame {
+        let commands = vec![Bytes::from(vec![0; command_len])];
+        let body = Body::Propose { nonce: 0, sequence: 0, commands };
+        Frame { group: GroupId(1), message: Message { from: NodeId(1), to: NodeId(2), term: Term(1), body } }
+    }
+
+    #[test]
+    fn a_full_queue_says_so() {
+        let options = TcpOptions { queue_frames_max: 2, queue_bytes_max: 1000, ..TcpOptions::default() };
+        let (link, member) = link(&options);
+        let push = |len| link.push(frame(len), member.clone());
+        assert_eq!([push(0), push(900), push(0), push(0)], [Sent::Queued, Sent::Full, Sent::Queued, Sent::Full]);
+        let mut batch = Vec::new();
+        link.take(usize::MAX, &mut batch);
+        assert_eq!((batch.len(), link.push(frame(0), member.clone())), (2, Sent::Queued));
+    }
+
+    #[test]
+    fn a_frame_beyond_the_limit_is_never_queued() {
+        let options = TcpOptions { frame_bytes_max: 1000, ..TcpOptions::default() };
+        let (link, member) = link(&options);
+        assert_eq!(link.push(frame(1000), member), Sent::Full);
+    }
+
+    #[test]
+    fn a_batch_is_bounded_and_never_empty() {
+        let (link, member) = link(&TcpOptions::default());
+        for len in [5000, 10, 10, 5000] {
+            assert_eq!(link.push(frame(len), member.clone()), Sent::Queued);
+        }
+        let sizes = std::iter::from_fn(|| {
+            let mut batch = Vec::new();
+            link.take(1000, &mut batch);
+            (!batch.is_empty()).then_some(batch.len())
+        });
+        assert_eq!(sizes.collect::<Vec<_>>(), [1, 2, 1]);
+        assert_eq!(lock(&link.queue).bytes, 0);
+    }
+
+    #[test]
+    fn what_waits_is_dropped_and_counted_when_the_link_goes_down() {
+        let (link, member) = link(&TcpOptions::default());
+        assert_eq!(link.push(frame(0), member.clone()), Sent::Queued);
+        link.down();
+        assert_eq!(link.push(frame(0), member.clone()), Sent::Unreachable);
+        assert_eq!(member.counters.stats().frames_dropped, 1);
+        link.up();
+        assert_eq!(link.push(frame(0), member.clone()), Sent::Queued);
+        link.close();
+        link.up();
+        assert_eq!(link.push(frame(0), member), Sent::Unreachable);
+    }
+}

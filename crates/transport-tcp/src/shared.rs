@@ -1,0 +1,82 @@
+//! What all tasks of a transport share.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use coracle_transport::{Fault, FaultCounters, Host, LogLimit};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::{TcpOptions, peers::Peers, wire::WireError};
+
+/// Lines in the log about others' connections: a stranger can make many.
+const LOG_LINES_MAX: u32 = 10;
+pub(crate) const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+pub(crate) struct Shared {
+    pub(crate) options: TcpOptions,
+    /// Set by `listen`; nothing is sent or received before.
+    pub(crate) host: OnceLock<Arc<dyn Host>>,
+    pub(crate) peers: Peers,
+    pub(crate) faults: Arc<FaultCounters>,
+    /// One permit for each connection that others hold.
+    pub(crate) connections: Arc<Semaphore>,
+    /// One permit for each of those that has not shaken hands.
+    pub(crate) handshakes: Arc<Semaphore>,
+    log: LogLimit,
+}
+
+impl Shared {
+    pub(crate) fn new(options: TcpOptions) -> Shared {
+        Shared {
+            connections: Arc::new(Semaphore::new(options.connections_max)),
+            handshakes: Arc::new(Semaphore::new(options.handshakes_max)),
+            options,
+            host: OnceLock::new(),
+            peers: Peers::default(),
+            faults: Arc::default(),
+            log: LogLimit::new(LOG_LINES_MAX, LOG_INTERVAL),
+        }
+    }
+
+    /// Counts why a connection that another process made has ended, and logs what is somebody's fault.
+    pub(crate) fn complain(&self, from: &str, error: &WireError) {
+        let Some(fault) = error.fault() else {
+            tracing::debug!(from, %error, "a connection ended");
+            return;
+        };
+        self.faults.count(fault);
+        if let Some(suppressed) = self.log.permit() {
+            tracing::warn!(from, %error, suppressed, "closed a connection from another process");
+        }
+    }
+
+    /// Counts a connection that is one too many.
+    pub(crate) fn overloaded(&self, from: &str) {
+        self.faults.count(Fault::Overload);
+        if let Some(suppressed) = self.log.permit() {
+            let (connections_max, handshakes_max) = (self.options.connections_max, self.options.handshakes_max);
+            tracing::warn!(from, connections_max, handshakes_max, suppressed, "too many connections: closed one");
+        }
+    }
+}
+
+/// A task's view of the end: it is alive as long as it holds this.
+#[derive(Clone)]
+pub(crate) struct Closing {
+    signal: watch::Receiver<bool>,
+    _alive: mpsc::Sender<()>,
+}
+
+impl Closing {
+    pub(crate) fn new(signal: watch::Receiver<bool>, alive: mpsc::Sender<()>) -> Closing {
+        Closing { signal, _alive: alive }
+    }
+
+    /// Waits until the transport is shut down or dropped.
+    pub(crate) async fn closed(&mut self) {
+        // The error says that the transport was dropped.
+        let _ = self.signal.wait_for(|closing| *closing).await;
+    }
+}
