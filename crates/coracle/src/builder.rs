@@ -8,7 +8,7 @@ use coracle_node::{FoundingMode, NodeOptions};
 use coracle_storage::{StateMachine, Store};
 use coracle_transport::{Address, AddressError, Transport};
 
-use crate::{BuildError, LocalKv, Node, StorageUrl, open_store, open_transport};
+use crate::{BuildError, LocalKv, Node, StorageUrl, open::check_reach, open_store, open_transport};
 
 /// What a node is made of; [`Node::builder`] begins one.
 #[must_use = "a builder does nothing until it is built"]
@@ -41,7 +41,7 @@ impl Builder {
         }
     }
 
-    /// Where peers reach the node: `/ip4/10.0.0.1/tcp/9490`, `/memory/7`. May be called several times, for several addresses of one network.
+    /// Where peers reach the node: `/ip4/10.0.0.1/tcp/9490`, `/memory/7`. May be called several times, for several addresses.
     pub fn address(mut self, address: impl ToString) -> Builder {
         self.addresses.push(address.to_string());
         self
@@ -142,8 +142,9 @@ impl Builder {
         let transport = match self.transport {
             Some(transport) => transport,
             None => {
-                let everyone = [&options.addresses[..], &options.bind, peers.as_deref().unwrap_or_default()].concat();
-                open_transport(&everyone)?
+                let binds = if options.bind.is_empty() { &options.addresses } else { &options.bind };
+                check_reach(binds, peers.as_deref().unwrap_or_default())?;
+                open_transport(binds)?
             }
         };
         options.founding = peers.map_or(FoundingMode::Alone, FoundingMode::Peers);

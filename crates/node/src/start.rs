@@ -220,11 +220,15 @@ async fn be_founded(
             return Ok((identity, None));
         }
         let first = identity::repair(&*kept, group, &mut identity, &found)?;
-        Ok::<_, StartError>((identity, Some(first)))
+        let latest = found.memberships.last().map(|(_, membership)| membership.clone());
+        Ok::<_, StartError>((identity, Some((first, latest.or(found.base.membership)))))
     })
     .await?;
     identity = repaired;
-    if let Some(first) = first {
+    if let Some((first, membership)) = first {
+        if let Some(membership) = membership {
+            directory.set_membership(membership);
+        }
         warn_of_changes(options, directory, first.as_ref());
         directory.founded(identity.clone(), first);
         return Ok(identity);
@@ -242,11 +246,12 @@ async fn be_founded(
     };
     let (first, membership) = founding::found(directory, transport, peers).await?;
     let (kept, data) = (store.clone(), first.clone());
-    identity = blocking(move || {
+    let (identity, membership) = blocking(move || {
         identity::keep_founding(&*kept, group, &mut identity, &data, &membership)?;
-        Ok::<_, StartError>(identity)
+        Ok::<_, StartError>((identity, membership))
     })
     .await?;
+    directory.set_membership(membership);
     directory.founded(identity.clone(), Some(first));
     Ok(identity)
 }
