@@ -1,4 +1,4 @@
-//! A state machine of one's own, replicated on three nodes.
+// A state machine of one's own, replicated on three nodes.
 
 use coracle::prelude::*;
 
@@ -27,9 +27,8 @@ impl Machine for Sum {
     }
 }
 
-/// Runs the example.
 #[tokio::main]
-pub async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let addresses = ["/memory/21", "/memory/22", "/memory/23"];
     let node = |address| {
         let machine = InMemory::new(Sum::default());

@@ -3,13 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use coracle::{Builder, Node, level::Level};
+use coracle::{BuildError, Builder, Node, level::Level};
+use tokio::task::JoinSet;
 
 /// More than any of the tests needs on a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits until `is_true`, and fails when that takes too long.
-pub async fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
+pub(crate) async fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_true() {
         assert!(start.elapsed() < DEADLINE, "waited too long until {what}");
@@ -17,19 +18,28 @@ pub async fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
     }
 }
 
-/// Starts all of them at the same time, as founding needs it.
-pub async fn build_all(builders: Vec<Builder>) -> Vec<Node> {
-    let building: Vec<_> = builders.into_iter().map(|builder| tokio::spawn(builder.build())).collect();
-    let mut nodes = Vec::new();
-    for node in building {
-        let node = tokio::time::timeout(DEADLINE, node).await.expect("the nodes found in time");
-        nodes.push(node.unwrap().expect("the node starts"));
+/// Starts all of them at the same time, as founding needs it. When one does not start, the others are given up.
+pub(crate) async fn try_build_all(builders: Vec<Builder>) -> Result<Vec<Node>, BuildError> {
+    let mut building = JoinSet::new();
+    for (at, builder) in builders.into_iter().enumerate() {
+        building.spawn(async move { (at, builder.build().await) });
     }
-    nodes
+    let mut nodes = Vec::new();
+    while let Some(built) = tokio::time::timeout(DEADLINE, building.join_next()).await.expect("they found in time") {
+        let (at, node) = built.unwrap();
+        nodes.push((at, node?));
+    }
+    nodes.sort_by_key(|(at, _)| *at);
+    Ok(nodes.into_iter().map(|(_, node)| node).collect())
+}
+
+/// The same, for those that cannot fail.
+pub(crate) async fn build_all(builders: Vec<Builder>) -> Vec<Node> {
+    try_build_all(builders).await.expect("the nodes start")
 }
 
 /// The position of the node that leads.
-pub async fn leader(nodes: &[Node]) -> usize {
+pub(crate) async fn leader(nodes: &[Node]) -> usize {
     let mut at = None;
     wait_until("somebody leads", || {
         at = nodes.iter().position(|node| node.is_running() && node.status().role == "leader");
@@ -40,7 +50,7 @@ pub async fn leader(nodes: &[Node]) -> usize {
 }
 
 /// The value as text.
-pub async fn get(db: &Level, key: &str) -> Option<String> {
+pub(crate) async fn get(db: &Level, key: &str) -> Option<String> {
     let value = db.get(key).await.expect("the read succeeds");
     value.map(|value| String::from_utf8(value.to_vec()).unwrap())
 }
