@@ -2,6 +2,7 @@
 
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
+use coracle_core::GroupId;
 use coracle_level::{LevelMachine, LevelOptions, Limits, SessionLimits};
 use coracle_node::{FoundingMode, NodeOptions};
 use coracle_storage::{StateMachine, Store};
@@ -147,20 +148,30 @@ impl Builder {
         };
         options.founding = peers.map_or(FoundingMode::Alone, FoundingMode::Peers);
         let limits = self.limits.clamped();
-        let opened = (self.store, self.machine, url, options.group, limits.clone());
-        let (store, machine) = tokio::task::spawn_blocking(move || open_data(opened)).await.map_err(broken)??;
+        let (store, machine, group) = (self.store, self.machine, options.group);
+        let data = Data { store, machine, url, group, limits: limits.clone() };
+        let (store, machine) = tokio::task::spawn_blocking(move || open_data(data)).await.map_err(broken)??;
         let node = coracle_node::Node::start(options, store, transport, machine).await?;
         let kv = Arc::new(LocalKv::new(node.clone(), limits, self.session_limits));
         Ok(Node::new(node, kv))
     }
 }
 
-type Data = (Option<Arc<dyn Store>>, Option<Box<dyn StateMachine>>, StorageUrl, coracle_core::GroupId, Limits);
+/// What is needed to open a node's data.
+struct Data {
+    store: Option<Arc<dyn Store>>,
+    machine: Option<Box<dyn StateMachine>>,
+    url: StorageUrl,
+    group: GroupId,
+    limits: Limits,
+}
+
+/// A store, and the state machine in it.
+type Opened = (Arc<dyn Store>, Box<dyn StateMachine>);
 
 /// Opens what may wait for a disk: the store, and the state machine in it unless there is another.
-fn open_data(
-    (store, machine, url, group, limits): Data,
-) -> Result<(Arc<dyn Store>, Box<dyn StateMachine>), BuildError> {
+fn open_data(data: Data) -> Result<Opened, BuildError> {
+    let Data { store, machine, url, group, limits } = data;
     let store = match store {
         Some(store) => store,
         None => open_store(&url)?,

@@ -1,5 +1,6 @@
 //! Clusters on real sockets, and on real disks.
 #![cfg(all(feature = "memory", feature = "tcp"))]
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 mod common;
 
