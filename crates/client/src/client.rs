@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -18,6 +19,9 @@ use crate::{ClientOptions, backoff::Backoff, discovery, endpoint::Endpoint, fail
 
 /// How long the leader is looked for at most once, while another node answers in its stead.
 const DISCOVERY_INTERVAL: Duration = Duration::from_millis(300);
+
+/// After how long without an answer the leader is looked for elsewhere.
+const SILENCE: Duration = Duration::from_millis(400);
 
 /// A cluster, from outside; cheap to clone, and clones share their connections.
 ///
@@ -283,7 +287,7 @@ impl Inner {
     }
 
     /// Calls one node after the other until there is an answer, or the deadline has come.
-    pub(crate) async fn call<T, C, A, F>(&self, kind: Kind, choose: C, attempt: A) -> Result<T>
+    pub(crate) async fn call<T, C, A, F>(self: &Arc<Self>, kind: Kind, choose: C, attempt: A) -> Result<T>
     where
         C: Fn() -> Arc<Endpoint> + Send + Sync,
         A: Fn(Arc<Endpoint>) -> F + Send + Sync,
@@ -294,7 +298,7 @@ impl Inner {
         let mut may_have_happened = false;
         loop {
             let endpoint = choose();
-            let failure = match self.attempt(kind, deadline, attempt(Arc::clone(&endpoint))).await {
+            let failure = match self.attempt(kind, deadline, &endpoint, attempt(Arc::clone(&endpoint))).await {
                 Ok(value) => return Ok(value),
                 Err(failure) => failure,
             };
@@ -313,9 +317,10 @@ impl Inner {
     }
 
     async fn attempt<T>(
-        &self,
+        self: &Arc<Self>,
         kind: Kind,
         deadline: Instant,
+        endpoint: &Arc<Endpoint>,
         call: impl Future<Output = Called<T>>,
     ) -> std::result::Result<T, Failure> {
         // Giving up early on what cannot be repeated would only make its outcome unknown.
@@ -323,11 +328,24 @@ impl Inner {
             Kind::Fragile => deadline,
             Kind::Read | Kind::Repeatable => deadline.min(Instant::now() + self.options.attempt),
         };
-        match time::timeout_at(until, call).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(status)) => Err(Failure::from_status(&status)),
-            Err(_) => Err(Failure::Broken("no answer in time".to_owned())),
+        let mut call = pin!(call);
+        loop {
+            let pause = (Instant::now() + SILENCE).min(until);
+            match time::timeout_at(pause, &mut call).await {
+                Ok(called) => return called.map_err(|status| Failure::from_status(&status)),
+                Err(_) if pause == until => return Err(Failure::Broken("no answer in time".to_owned())),
+                Err(_) if kind != Kind::Fragile && self.another_leads(endpoint) => {
+                    return Err(Failure::Broken("no answer, and another node leads".to_owned()));
+                }
+                // A leader that hangs keeps its connections: only the others know that it leads no more.
+                Err(_) => self.look_for_leader(),
+            }
         }
+    }
+
+    fn another_leads(&self, endpoint: &Arc<Endpoint>) -> bool {
+        let nodes = self.nodes();
+        nodes.leads && !Arc::ptr_eq(&nodes.all[nodes.preferred], endpoint)
     }
 
     /// The error that a call ends in.
