@@ -158,7 +158,9 @@ impl Builder {
 type Data = (Option<Arc<dyn Store>>, Option<Box<dyn StateMachine>>, StorageUrl, coracle_core::GroupId, Limits);
 
 /// Opens what may wait for a disk: the store, and the state machine in it unless there is another.
-fn open_data((store, machine, url, group, limits): Data) -> Result<(Arc<dyn Store>, Box<dyn StateMachine>), BuildError> {
+fn open_data(
+    (store, machine, url, group, limits): Data,
+) -> Result<(Arc<dyn Store>, Box<dyn StateMachine>), BuildError> {
     let store = match store {
         Some(store) => store,
         None => open_store(&url)?,

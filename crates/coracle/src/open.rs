@@ -21,9 +21,7 @@ pub fn open_store(url: &StorageUrl) -> Result<Arc<dyn Store>, BuildError> {
             Ok(Arc::new(coracle_storage_sled::SledStore::open(path, options)?))
         }
         #[cfg(not(all(feature = "memory", feature = "sled")))]
-        missing => {
-            Err(BuildError::NotCompiled { what: format!("the storage {missing}"), feature: missing.engine() })
-        }
+        missing => Err(BuildError::NotCompiled { what: format!("the storage {missing}"), feature: missing.engine() }),
     }
 }
 

@@ -36,7 +36,9 @@ pub enum StartError {
 #[non_exhaustive]
 pub enum Configuration {
     /// The store belongs to another cluster.
-    #[error("the store belongs to cluster \"{found}\", the options name \"{expected}\": use its own directory for each cluster")]
+    #[error(
+        "the store belongs to cluster \"{found}\", the options name \"{expected}\": use its own directory for each cluster"
+    )]
     ClusterName {
         /// The cluster in the store.
         found: String,

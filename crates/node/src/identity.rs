@@ -1,9 +1,7 @@
 //! Who a store speaks for (C1), and what a founded store keeps of its founding (C2).
 
-use coracle_core::{
-    Entry, EntryKind, GroupId, HardState, Incarnation, Index, LogRead, Membership, NodeId, Run, Term,
-};
-use coracle_storage::{Identity, LogBatch, LogStore, RecoveredLog, Store, StorageError};
+use coracle_core::{Entry, EntryKind, GroupId, HardState, Incarnation, Index, LogRead, Membership, NodeId, Run, Term};
+use coracle_storage::{Identity, LogBatch, LogStore, RecoveredLog, StorageError, Store};
 
 use bytes::Bytes;
 

@@ -150,6 +150,9 @@ impl Node {
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Node").field("id", &self.id()).field("addresses", &self.shared.addresses).finish_non_exhaustive()
+        f.debug_struct("Node")
+            .field("id", &self.id())
+            .field("addresses", &self.shared.addresses)
+            .finish_non_exhaustive()
     }
 }

@@ -42,9 +42,8 @@ pub(crate) async fn start(
     .await?;
     let span = tracing::info_span!("node", id = %identity.node);
     let mut guard = CloseUnlessStarted { transport: Some(transport.clone()) };
-    let started = start_with_identity(options, store, transport.clone(), machine, identity, boot_nonce)
-        .instrument(span)
-        .await;
+    let started =
+        start_with_identity(options, store, transport.clone(), machine, identity, boot_nonce).instrument(span).await;
     guard.transport = None;
     if started.is_err() {
         transport.shutdown().await;
@@ -254,7 +253,9 @@ fn warn_of_changes(options: &NodeOptions, directory: &Directory, first: Option<&
     }
     let recorded = membership.node(own.id);
     if recorded.is_some_and(|node| node.addresses != own.addresses || node.client_address != own.client_address) {
-        tracing::warn!("this node's addresses differ from those that the cluster was founded with: peers and clients use the recorded ones");
+        tracing::warn!(
+            "this node's addresses differ from those that the cluster was founded with: peers and clients use the recorded ones"
+        );
     }
 }
 

@@ -1,9 +1,6 @@
 //! What is yet to happen, in order of virtual time.
 
-use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
-};
+use std::{cmp::Reverse, collections::BinaryHeap};
 
 use coracle_core::Time;
 

@@ -101,7 +101,13 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seeds {}, virtual time {:.0} s, events {}", self.seeds, self.virtual_time.as_secs_f64(), self.events)?;
+        writeln!(
+            f,
+            "seeds {}, virtual time {:.0} s, events {}",
+            self.seeds,
+            self.virtual_time.as_secs_f64(),
+            self.events
+        )?;
         writeln!(
             f,
             "faults: {} crashes, {} disk errors, {} partitions, {} pauses, {} of {} messages dropped, {} duplicated",

@@ -51,9 +51,8 @@ pub fn run_with(
 pub fn replay(seed: u64, options: &Options, listener: Box<dyn FnMut(&str) + Send>) -> Result<Report, Box<Failure>> {
     let listener: Listener = listener;
     let trace = Trace::on(Some(listener));
-    attempt(seed, options, &level(options), trace.clone()).map_err(|(violation, at)| {
-        Box::new(failure(seed, options, Some((violation.clone(), at)), violation, &trace))
-    })
+    attempt(seed, options, &level(options), trace.clone())
+        .map_err(|(violation, at)| Box::new(failure(seed, options, Some((violation.clone(), at)), violation, &trace)))
 }
 
 fn level(options: &Options) -> impl Fn(&mut Rng) -> Box<dyn Workload> {
@@ -78,13 +77,7 @@ fn attempt(
     })
 }
 
-fn failure(
-    seed: u64,
-    options: &Options,
-    again: Option<(Violation, Time)>,
-    first: Violation,
-    trace: &Trace,
-) -> Failure {
+fn failure(seed: u64, options: &Options, again: Option<(Violation, Time)>, first: Violation, trace: &Trace) -> Failure {
     let (lines, last) = trace.last();
     let (violation, at) = match again {
         Some((violation, at)) if violation == first => (violation, at),

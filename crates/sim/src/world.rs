@@ -13,12 +13,8 @@ use coracle_replica::Completion;
 
 use self::{clients::Clients, node::Node};
 use crate::{
-    Bug, Invariant, Nodes, Operation, Options, Phase, Report, Request, Violation, Workload,
-    check::Ghost,
-    faults::Faults,
-    network::Network,
-    queue::Queue,
-    trace::Trace,
+    Bug, Invariant, Nodes, Operation, Options, Phase, Report, Request, Violation, Workload, check::Ghost,
+    faults::Faults, network::Network, queue::Queue, trace::Trace,
 };
 
 type Step = Result<(), Violation>;

@@ -1,5 +1,7 @@
 //! The rules of the Raft paper and thesis, section by section. Each test names its section.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[path = "../common/mod.rs"]
 mod common;
 
