@@ -1,1 +1,106 @@
-fn main() {}
+//! Builds and starts things: `cargo xtask --help`.
+#![allow(clippy::print_stdout, reason = "a command line tool answers on standard output")]
+
+mod cluster;
+mod nostd;
+mod process;
+mod test;
+mod tidy;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+/// Builds and starts things in this repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Start a cluster of real processes, count words on it, and kill its leader half-way
+    Cluster(cluster::Options),
+    /// Run all tests: unit, integration, documentation, examples, and each adapter alone
+    Test(test::Options),
+    /// Show that the core needs no standard library, no clock, no threads, no sockets
+    CheckNostd,
+    /// Run the deterministic simulator; its own options follow (see `cargo xtask sim --help`)
+    #[command(disable_help_flag = true)]
+    Sim(Passed),
+    /// Run the benchmarks, which are a workspace of their own (`cargo xtask bench core`)
+    Bench(Bench),
+    /// Check the style that no compiler checks: layers, file sizes, copies, leftovers
+    Tidy(tidy::Options),
+}
+
+/// Arguments that are passed on.
+#[derive(Args)]
+struct Passed {
+    /// What to pass on
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+#[derive(Args)]
+struct Bench {
+    /// Which benchmark: `core` is the protocol alone, three replicas in one thread
+    #[arg(default_value = "core")]
+    what: String,
+    #[command(flatten)]
+    passed: Passed,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Cluster(options) => return cluster::run(&options),
+        Task::Test(options) => test::run(&options)?,
+        Task::CheckNostd => nostd::run()?,
+        Task::Sim(Passed { args }) => {
+            let mut cargo = process::cargo();
+            cargo.args(["run", "--release", "--package", "coracle-sim", "--bin", "coracle-sim", "--"]).args(args);
+            return process::pass_through(&mut cargo);
+        }
+        Task::Bench(Bench { what, passed }) => {
+            let mut cargo = process::cargo();
+            cargo
+                .args(["run", "--release", "--manifest-path", "crates/bench/Cargo.toml", "--", &what])
+                .args(passed.args);
+            return process::pass_through(&mut cargo);
+        }
+        Task::Tidy(options) => tidy::run(&options)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_the_simulator_are_passed_on() {
+        let cli = Cli::try_parse_from(["xtask", "sim", "--seeds", "5", "--help"]).unwrap();
+        let Task::Sim(Passed { args }) = cli.task else { panic!("another task") };
+        assert_eq!(args, ["--seeds", "5", "--help"]);
+    }
+}

@@ -1,1 +1,40 @@
-//! A client of a Coracle cluster over gRPC
+//! A client of a Coracle cluster over gRPC.
+//!
+//! [`Client`] is a [`coracle_level::Kv`]: it is given the addresses of some nodes, finds the leader, moves on when a node fails, and retries what is safe.
+//! It keeps no state that matters: what makes a write take effect once is the session of whoever calls it, so put a [`coracle_level`] shell above it.
+//! [`pb`] is the interface itself, for servers and for other clients; [`wire`] and [`status`] translate between it and [`coracle_level`].
+//!
+//! ```no_run
+//! use bytes::Bytes;
+//! use coracle_client::{Client, ClientOptions};
+//! use coracle_level::{Kv, Op, Txn};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect(["127.0.0.1:9590", "127.0.0.1:9591"], ClientOptions::default()).await?;
+//! let put = Op::Put { key: Bytes::from("boat"), value: Bytes::from("coracle") };
+//! let committed = client.commit(Txn { ops: vec![put] }, None).await?;
+//! println!("written in revision {}", committed.revision.0);
+//! # Ok(())
+//! # }
+//! ```
+
+mod backoff;
+mod client;
+mod discovery;
+mod endpoint;
+mod failure;
+mod holds;
+mod kv;
+mod options;
+pub mod status;
+pub mod wire;
+
+/// The interface, generated from `proto/coracle/v1`.
+pub mod pb {
+    #![allow(missing_docs, unreachable_pub, reason = "generated")]
+    #![allow(clippy::all, clippy::unwrap_used, clippy::allow_attributes_without_reason, reason = "generated")]
+    tonic::include_proto!("coracle.v1");
+}
+
+pub use client::{Client, ConnectError, NodeView};
+pub use options::ClientOptions;

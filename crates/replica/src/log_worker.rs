@@ -89,3 +89,78 @@ fn cut_off(batch: &mut LogBatch, from: Index) {
 fn below(run: &Run, from: Index) -> Option<Run> {
     if from <= run.first() { None } else { run.slice(run.first(), from.prev()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use coracle_core::{Base, Entry, HardState, Membership, NodeId, Term};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::MemoryLog;
+
+    const GROUP: GroupId = GroupId(1);
+
+    /// What the core may ask for: cuts above the base, appends, and bases, each a number to be fitted to the log.
+    fn writes() -> impl Strategy<Value = Vec<(Option<u64>, u64, Option<u64>, bool)>> {
+        let write =
+            (prop::option::weighted(0.4, 0..20u64), 0..5u64, prop::option::weighted(0.2, 0..20u64), any::<bool>());
+        prop::collection::vec(write, 1..12)
+    }
+
+    fn persists(writes: Vec<(Option<u64>, u64, Option<u64>, bool)>) -> Vec<Persist> {
+        let (mut base, mut last, mut persists) = (0, 1, Vec::new());
+        for (ticket, (cut, count, new_base, resets)) in (1..).zip(writes) {
+            let truncate_from = cut.map(|cut| base + 1 + cut % (last - base + 1));
+            last = truncate_from.map_or(last, |from| from - 1);
+            let term = Term(ticket);
+            let entries = (0..count).map(|i| Run::new(Index(last + 1 + i), term, [Entry::noop()])).collect();
+            last += count;
+            base = match new_base {
+                // A snapshot's: the log made way for it.
+                Some(new) if resets && truncate_from == Some(base + 1) && count == 0 => last + new,
+                Some(new) => base + new % (last - base + 1),
+                None => base,
+            };
+            last = last.max(base);
+            persists.push(Persist {
+                ticket: Ticket(ticket),
+                truncate_from: truncate_from.map(Index),
+                entries,
+                hard_state: Some(HardState { term, voted_for: None, commit_index: Index(0) }),
+                base: new_base.map(|_| Base { index: Index(base), term, ..Base::default() }),
+            });
+        }
+        persists
+    }
+
+    proptest! {
+        #[test]
+        fn merged_writes_do_what_the_single_ones_do(writes in writes()) {
+            let writes = persists(writes);
+            let membership = Membership::of_voters([NodeId(1)]);
+            let (single, merged) = (MemoryLog::founded(&membership), Arc::new(MemoryLog::founded(&membership)));
+            for write in writes.clone() {
+                single.write(&[LogBatch::new(GROUP, write)]).unwrap();
+            }
+            let last = writes.last().unwrap().ticket;
+            let done = LogWorker::new(merged.clone(), GROUP).write(writes);
+            let is_last = matches!(done, Completion::Written { ticket } if ticket == last);
+            prop_assert!(is_last);
+            prop_assert_eq!(single.content(), merged.content());
+        }
+    }
+
+    #[test]
+    fn writes_without_a_new_base_are_one_batch() {
+        let writes = persists(vec![(None, 3, None, false), (Some(2), 2, None, false), (None, 1, Some(2), false)]);
+        assert_eq!(merge(GROUP, writes).len(), 1);
+    }
+
+    #[test]
+    fn a_failed_write_is_the_logs_failure() {
+        let log = Arc::new(MemoryLog::founded(&Membership::of_voters([NodeId(1)])));
+        log.fail();
+        let done = LogWorker::new(log, GROUP).write(persists(vec![(None, 1, None, false)]));
+        assert!(matches!(done, Completion::Failed { is_log: true, .. }), "{done:?}");
+    }
+}

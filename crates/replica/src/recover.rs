@@ -64,11 +64,12 @@ fn begin_log_at(
     found: &RecoveredLog,
     meta: &SnapshotMeta,
 ) -> Result<(), StorageError> {
-    let HardState { term, voted_for, commit_index } = found.hard_state;
+    let HardState { term, voted_for, .. } = found.hard_state;
     // The term that brought the snapshot may not have been durable yet; taking it up without a vote is always safe.
     let raised = term.max(meta.last_included_term);
     let voted_for = if raised == term { voted_for } else { None };
-    let commit_index = commit_index.max(meta.last_included_index);
+    // What the log knew to be committed lies below: it does not hold the entry at the snapshot's index.
+    let commit_index = meta.last_included_index;
     let base = Base {
         index: meta.last_included_index,
         term: meta.last_included_term,
@@ -95,4 +96,139 @@ fn flushed(machine: &mut dyn StateMachine) -> Result<Applied, StorageError> {
 fn recovered(found: RecoveredLog, applied: Index) -> Recovered {
     let RecoveredLog { hard_state, base, terms, memberships, last_index, tail, damaged_at: _ } = found;
     Recovered { hard_state, base, terms, memberships, last_index, tail, applied }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use coracle_core::{Entry, Membership, NodeId, Run};
+
+    use super::*;
+    use crate::testing::{Disk, List, MemoryLog, MemorySnapshots, list_of};
+
+    const GROUP: GroupId = GroupId(1);
+
+    fn membership() -> Membership {
+        Membership::of_voters([NodeId(1)])
+    }
+
+    /// The founding entry, and commands 2 to `last`, in term 1.
+    fn log(last: u64) -> MemoryLog {
+        let log = MemoryLog::founded(&membership());
+        let entries: Vec<Entry> =
+            (2..=last).map(|i| Entry::command(Bytes::copy_from_slice(&i.to_be_bytes()))).collect();
+        let entries = if entries.is_empty() { Vec::new() } else { vec![Run::new(Index(2), Term(1), entries)] };
+        let hard_state = Some(HardState { term: Term(1), voted_for: Some(NodeId(1)), commit_index: Index(2) });
+        write(&log, LogBatch { group: GROUP, truncate_from: None, entries, hard_state, base: None });
+        log
+    }
+
+    fn write(log: &MemoryLog, batch: LogBatch) {
+        log.write(&[batch]).unwrap();
+    }
+
+    fn compact(log: &MemoryLog, index: u64) {
+        let base =
+            Base { index: Index(index), term: Term(1), membership_index: Index(1), membership: Some(membership()) };
+        write(log, LogBatch { group: GROUP, truncate_from: None, entries: vec![], hard_state: None, base: Some(base) });
+    }
+
+    /// A snapshot of three commands.
+    fn snapshot(index: u64, term: u64) -> MemorySnapshots {
+        let store = MemorySnapshots::default();
+        let data: Vec<u8> = [7u64, 8, 9].iter().flat_map(|command| command.to_be_bytes()).collect();
+        let mut writer = store.begin().unwrap();
+        writer.write(&data).unwrap();
+        let meta = SnapshotMeta {
+            content: 5,
+            last_included_index: Index(index),
+            last_included_term: Term(term),
+            membership_index: Index(1),
+            membership: membership(),
+            size: data.len() as u64,
+            checksum: crc32fast::hash(&data),
+        };
+        writer.commit(&meta).unwrap();
+        store
+    }
+
+    fn recovered(log: &MemoryLog, snapshots: &MemorySnapshots, machine: &mut List) -> Start {
+        recover(log, snapshots, machine, GROUP, 1 << 20).unwrap().unwrap()
+    }
+
+    #[test]
+    fn an_empty_log_is_not_founded() {
+        let mut machine = List::new(None);
+        let none = recover(&MemoryLog::default(), &MemorySnapshots::default(), &mut machine, GROUP, 1).unwrap();
+        assert!(none.is_none());
+    }
+
+    #[test]
+    fn a_state_in_memory_begins_with_the_snapshot() {
+        let mut machine = List::new(None);
+        let log = log(10);
+        let start = recovered(&log, &snapshot(6, 1), &mut machine);
+        assert_eq!(start.applied, Applied { applied: Index(6), flushed: Index(6) });
+        assert_eq!((start.recovered.applied, start.recovered.last_index), (Index(6), Index(10)));
+        assert_eq!(list_of(&machine.query(&[]).unwrap()), [7, 8, 9]);
+        assert!(!start.is_durable);
+    }
+
+    #[test]
+    fn a_durable_state_that_the_log_continues_is_left_alone() {
+        let disk = Disk::default();
+        disk.lock().unwrap().1 = Index(4);
+        let mut machine = List::new(Some(disk));
+        let log = log(10);
+        compact(&log, 4);
+        let start = recovered(&log, &snapshot(6, 1), &mut machine);
+        assert_eq!(start.recovered.applied, Index(4));
+    }
+
+    #[test]
+    fn c08_a_durable_state_behind_the_log_is_replaced() {
+        let mut machine = List::new(Some(Disk::default()));
+        let log = log(10);
+        compact(&log, 5);
+        let start = recovered(&log, &snapshot(6, 1), &mut machine);
+        assert_eq!(start.recovered.applied, Index(6));
+        assert_eq!(start.recovered.base.index, Index(5));
+    }
+
+    #[test]
+    fn c08_a_stop_between_the_snapshot_and_the_logs_new_start_is_finished() {
+        for (last, snapshot) in [(4, snapshot(20, 3)), (30, snapshot(20, 3))] {
+            let mut machine = List::new(None);
+            let log = log(last);
+            compact(&log, 3);
+            let start = recovered(&log, &snapshot, &mut machine);
+            let recovered = start.recovered;
+            assert_eq!(
+                (recovered.base.index, recovered.base.term, recovered.last_index),
+                (Index(20), Term(3), Index(20))
+            );
+            assert_eq!((recovered.hard_state.term, recovered.hard_state.voted_for), (Term(3), None));
+            assert_eq!(recovered.hard_state.commit_index, Index(20));
+            assert_eq!((recovered.applied, recovered.tail.len()), (Index(20), 0));
+        }
+    }
+
+    #[test]
+    fn c07_a_state_behind_the_log_without_a_snapshot_stays_behind() {
+        let mut machine = List::new(None);
+        let log = log(10);
+        compact(&log, 5);
+        let start = recovered(&log, &MemorySnapshots::default(), &mut machine);
+        assert_eq!((start.recovered.applied, start.recovered.base.index), (Index(0), Index(5)));
+        // One that is too old is no help either.
+        assert_eq!(recovered(&log, &snapshot(4, 1), &mut machine).recovered.applied, Index(0));
+    }
+
+    #[test]
+    fn c18_a_log_that_lost_what_was_applied_is_damaged() {
+        let disk = Disk::default();
+        disk.lock().unwrap().1 = Index(11);
+        let found = recover(&log(10), &MemorySnapshots::default(), &mut List::new(Some(disk)), GROUP, 1);
+        assert!(matches!(found, Err(StorageError::Damaged { .. })), "{found:?}");
+    }
 }

@@ -78,3 +78,83 @@ impl std::fmt::Debug for SnapshotWorker {
         f.debug_struct("SnapshotWorker").field("open", &open).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use coracle_core::{Index, Membership};
+
+    use super::*;
+    use crate::testing::MemorySnapshots;
+
+    const DATA: &[u8] = b"the whole state";
+
+    fn meta(content: u64) -> SnapshotMeta {
+        SnapshotMeta {
+            content,
+            last_included_index: Index(9),
+            last_included_term: Term(2),
+            membership_index: Index(1),
+            membership: Membership::of_voters([NodeId(1)]),
+            size: DATA.len() as u64,
+            checksum: crc32fast::hash(DATA),
+        }
+    }
+
+    fn piece(content: u64, from: usize, to: usize) -> InstallSnapshot {
+        InstallSnapshot { meta: meta(content), offset: from as u64, data: Bytes::from_static(&DATA[from..to]) }
+    }
+
+    fn worker() -> SnapshotWorker {
+        SnapshotWorker::new(Arc::new(MemorySnapshots::default()))
+    }
+
+    fn store(worker: &mut SnapshotWorker, piece: InstallSnapshot) -> (u64, bool) {
+        match worker.store(NodeId(1), Term(2), piece) {
+            Completion::SnapshotStored { offset, whole, .. } => (offset, whole),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    #[test]
+    fn pieces_are_taken_in_order_and_others_answered_with_what_is_there() {
+        let mut worker = worker();
+        assert_eq!(store(&mut worker, piece(1, 0, 0)), (0, false));
+        assert_eq!(store(&mut worker, piece(1, 0, 5)), (5, false));
+        assert_eq!(store(&mut worker, piece(1, 10, 15)), (5, false));
+        assert_eq!(store(&mut worker, piece(1, 0, 5)), (5, false));
+        assert_eq!(store(&mut worker, piece(1, 5, 15)), (15, true));
+        // A repeated piece of a snapshot that is whole is not stored again.
+        assert_eq!(store(&mut worker, piece(1, 5, 15)), (15, true));
+        match worker.read(NodeId(3), 1, 4, 5) {
+            Completion::SnapshotRead { data: Some(data), .. } => assert_eq!(data, &DATA[4..9]),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    #[test]
+    fn c08_only_the_same_content_goes_on() {
+        let snapshots = Arc::new(MemorySnapshots::default());
+        let mut worker = SnapshotWorker::new(snapshots.clone());
+        assert_eq!(store(&mut worker, piece(1, 0, 5)), (5, false));
+        let mut restarted = SnapshotWorker::new(snapshots);
+        assert_eq!(store(&mut restarted, piece(1, 0, 0)), (5, false));
+        assert_eq!(store(&mut restarted, piece(2, 5, 15)), (0, false));
+        assert_eq!(store(&mut restarted, piece(1, 5, 15)), (0, false));
+    }
+
+    #[test]
+    fn bytes_that_are_not_what_was_announced_are_forgotten() {
+        let mut worker = worker();
+        let mut wrong = piece(1, 0, 15);
+        wrong.data = Bytes::from_static(b"another content");
+        assert_eq!(store(&mut worker, wrong), (0, false));
+        let mut beyond = piece(1, 0, 15);
+        beyond.offset = u64::MAX;
+        assert_eq!(store(&mut worker, beyond), (0, false));
+        let mut long = piece(1, 0, 15);
+        long.data = vec![0; 100].into();
+        assert_eq!(store(&mut worker, long), (0, false));
+        assert_eq!(store(&mut worker, piece(1, 0, 15)), (15, true));
+    }
+}

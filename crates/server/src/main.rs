@@ -1,1 +1,55 @@
-fn main() {}
+//! The `coracle` binary: serves a node of a cluster, and talks to one.
+
+mod api;
+mod cli;
+mod connect;
+mod del;
+mod demo;
+mod exit;
+mod get;
+mod incr;
+mod out;
+mod parse;
+mod put;
+mod scan;
+mod serve;
+mod status;
+mod text;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    cli::{Cli, Command, Demo},
+    exit::{Code, Failure, Outcome},
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::io("could not start the runtime", &error).report(),
+    };
+    let outcome = runtime.block_on(run(cli));
+    // What still runs, such as a reader of standard input, must not hold up the end.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(cli: Cli) -> Outcome {
+    let cluster = cli.cluster;
+    match cli.command {
+        Command::Serve(args) => serve::run(*args).await,
+        Command::Put(args) => put::run(&cluster, args).await,
+        Command::Get(args) => get::run(&cluster, args).await,
+        Command::Del(args) => del::run(&cluster, args).await,
+        Command::Incr(args) => incr::run(&cluster, args).await,
+        Command::Scan(args) => scan::run(&cluster, args).await,
+        Command::Status(args) => status::run(&cluster, args).await,
+        Command::Demo(Demo::Words(args)) => demo::words(&cluster, args).await,
+    }
+}

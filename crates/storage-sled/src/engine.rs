@@ -47,8 +47,7 @@ impl Engine {
     fn open_with(path: &Path, options: &SledOptions, lock: File, sync_file: SyncFile) -> Result<Engine> {
         let place = path.display().to_string();
         let db = open_database(path, options)?;
-        let engine =
-            Engine { place, db, sync_file, syncing: Mutex::new(()), stopped: OnceLock::new(), _lock: lock };
+        let engine = Engine { place, db, sync_file, syncing: Mutex::new(()), stopped: OnceLock::new(), _lock: lock };
         engine.sync()?;
         files::sync_dir(path)?;
         Ok(engine)
@@ -88,7 +87,7 @@ impl Engine {
     }
 
     /// Accepts nothing more.
-    fn stop(&self, error: &StorageError) {
+    pub(crate) fn stop(&self, error: &StorageError) {
         // Only the first reason counts.
         if self.stopped.set(error.to_string()).is_ok() {
             tracing::error!(place = %self.place, %error, "the store has stopped");

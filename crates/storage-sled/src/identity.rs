@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn the_file_has_exactly_these_bytes() {
-        let expected = "coracle identity 1\nengine = sled\nnode = 000000000000007f\nincarnation = 0123456789abcdef\ncluster-name = kitchen\ncluster = 0000000000000001\nchecksum = CHECKSUM\n";
+        let expected = "coracle identity 1\nengine = sled\nnode = 000000000000007f\nincarnation = 0123456789abcdef\ncluster-name = kitchen\ncluster = 0000000000000001\nchecksum = 320b27c3\n";
         assert_eq!(encode(&identity()), expected);
         assert_eq!(parse(expected.as_bytes()), Ok(identity()));
         let unfounded = Identity { cluster: None, cluster_name: String::new(), ..identity() };

@@ -95,8 +95,9 @@ impl SledStore {
         let found = identity::read(path)?;
         if let Some(found) = &found {
             identity::check_engine(path, found)?;
-            if !path.join("db").exists() {
-                let what = "there is an identity but no database: its log is lost";
+            // The identity is written after the database: one without the other has lost its log.
+            if !path.join("db").metadata().is_ok_and(|db| db.len() > 0) {
+                let what = "there is an identity, but its database is gone";
                 return Err(StorageError::damaged(path.display().to_string(), what));
             }
         }

@@ -65,11 +65,15 @@ impl SledLog {
         if let Some(group) = groups.get(&id) {
             return Ok(group.clone());
         }
-        let tree = self.engine.tree(&format!("raft/{id}"))?;
+        let tree = self.tree(id)?;
         let (head, _) = self.scan(id, &tree, 0)?;
         let group = Arc::new(GroupLog { tree, head: RwLock::new(head) });
         groups.insert(id, group.clone());
         Ok(group)
+    }
+
+    fn tree(&self, id: GroupId) -> Result<sled::Tree> {
+        self.engine.tree(&format!("raft/{id}"))
     }
 
     /// Reads a whole log and holds it against the mark.
@@ -100,9 +104,15 @@ impl SledLog {
 impl LogStore for SledLog {
     fn recover(&self, group: GroupId, tail_bytes_max: usize) -> Result<RecoveredLog> {
         let _one = lock(&self.writing);
-        let log = self.group(group)?;
-        let (head, recovered) = self.scan(group, &log.tree, tail_bytes_max)?;
-        *log.head_mut() = head;
+        let mut groups = lock(&self.groups);
+        let known = groups.get(&group).cloned();
+        let tree = known.as_ref().map_or_else(|| self.tree(group), |log| Ok(log.tree.clone()))?;
+        let (head, recovered) = self.scan(group, &tree, tail_bytes_max)?;
+        match known {
+            Some(log) => *log.head_mut() = head,
+            None => drop(groups.insert(group, Arc::new(GroupLog { tree, head: RwLock::new(head) }))),
+        }
+        drop(groups);
         self.engine.sync()?;
         Ok(recovered)
     }
@@ -113,7 +123,8 @@ impl LogStore for SledLog {
         let groups: Vec<Arc<GroupLog>> = batches.iter().map(|batch| self.group(batch.group)).collect::<Result<_>>()?;
         let shapes = SledLog::shapes(&groups, batches)?;
         for ((batch, group), shape) in batches.iter().zip(&groups).zip(shapes) {
-            group.write(&self.engine, batch, shape)?;
+            // Some batches may be written by now, and none is synced.
+            group.write(&self.engine, batch, shape).inspect_err(|error| self.engine.stop(error))?;
         }
         self.engine.sync()?;
         let durable = batches.iter().zip(&groups).map(|(batch, group)| (batch.group, group.head().mark()));
@@ -128,11 +139,7 @@ impl LogStore for SledLog {
 
 impl Head {
     fn mark(&self) -> Mark {
-        Mark {
-            generation: self.generation,
-            last_index: self.shape.last_index(),
-            last_term: self.shape.last_term(),
-        }
+        Mark { generation: self.generation, last_index: self.shape.last_index(), last_term: self.shape.last_term() }
     }
 
     /// The head after a batch that leaves the log in `shape`.
@@ -179,7 +186,9 @@ impl GroupLog {
     /// Deletes an index and all after it; a block that begins before it is written anew.
     fn cut(&self, engine: &Engine, from: Index, changes: &mut Batch) -> Result<()> {
         let first = rows::block_of(engine, &self.tree, from)?.unwrap_or(from);
-        for key in engine.run("read the log", || self.tree.range(rows::from(first)..).keys().collect::<sled::Result<Vec<_>>>())? {
+        for key in engine
+            .run("read the log", || self.tree.range(rows::from(first)..).keys().collect::<sled::Result<Vec<_>>>())?
+        {
             if rows::is_row(&key) {
                 changes.remove(key);
             }
@@ -202,7 +211,8 @@ impl GroupLog {
         let holds_next = if next <= shape.last_index() { rows::block_of(engine, &self.tree, next)? } else { None };
         let end = rows::from(holds_next.unwrap_or(next));
         loop {
-            let below = || self.tree.range(rows::start()..end).keys().take(PURGE_ROWS).collect::<sled::Result<Vec<_>>>();
+            let below =
+                || self.tree.range(rows::start()..end).keys().take(PURGE_ROWS).collect::<sled::Result<Vec<_>>>();
             let keys = engine.run("read the log", below)?;
             if keys.is_empty() {
                 return Ok(());
@@ -229,7 +239,9 @@ impl GroupLog {
         let mut blocks = rows::Blocks::new(engine, &self.tree, first);
         while next <= to {
             let run = match blocks.next()? {
-                Some((first, block)) => rows::decode(first, block).map(|run| run.slice(next, to).filter(|run| run.first() == next)),
+                Some((first, block)) => {
+                    rows::decode(first, block).map(|run| run.slice(next, to).filter(|run| run.first() == next))
+                }
                 None => Ok(None),
             };
             match run {

@@ -82,7 +82,8 @@ impl Marks {
 
     fn write(&mut self) {
         let mut content = Vec::new();
-        let written = codec::seal(NAME, &self.marks, &mut content).and_then(|()| files::replace_lazily(&self.path, &content));
+        let written =
+            codec::seal(NAME, &self.marks, &mut content).and_then(|()| files::replace_lazily(&self.path, &content));
         // Without a mark nothing is wrong, only less is noticed.
         if let Err(error) = written {
             tracing::warn!(%error, "the durable marks could not be written");
@@ -103,6 +104,7 @@ impl Drop for Marks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::tests::hex;
 
     #[test]
     fn marks_are_kept_and_damaged_ones_count_for_nothing() {
@@ -113,6 +115,9 @@ mod tests {
         marks.note([(GroupId(1), mark)]);
         assert!(!path.exists(), "the interval has not passed");
         drop(marks);
+        let fields =
+            ["0168f7e7fb", "0100000000000000", "0100000000000000", "030000000000000009000000000000000200000000000000"];
+        assert_eq!(hex(&std::fs::read(&path).unwrap()), fields.concat());
         assert_eq!(Marks::open(path.clone(), Duration::ZERO).unwrap().mark(GroupId(1)), Some(&mark));
         std::fs::write(&path, b"").unwrap();
         assert_eq!(Marks::open(path, Duration::ZERO).unwrap().mark(GroupId(1)), None);

@@ -142,7 +142,8 @@ impl Writer {
     /// Opens a new file, or goes on with one that has at most `resumed_max` bytes.
     fn open(dir: PathBuf, path: PathBuf, resumed_max: Option<u64>) -> Result<Box<dyn SnapshotWriter>> {
         let open = || {
-            let mut file = OpenOptions::new().create(true).truncate(resumed_max.is_none()).read(true).write(true).open(&path)?;
+            let mut file =
+                OpenOptions::new().create(true).truncate(resumed_max.is_none()).read(true).write(true).open(&path)?;
             if resumed_max.is_some_and(|max| file.metadata().is_ok_and(|found| found.len() > max)) {
                 file.set_len(0)?;
             }
@@ -224,6 +225,7 @@ mod tests {
     use coracle_core::{Index, Membership, NodeId, Term};
 
     use super::*;
+    use crate::codec::tests::hex;
 
     fn meta(data: &[u8]) -> SnapshotMeta {
         SnapshotMeta {
@@ -241,8 +243,15 @@ mod tests {
     fn a_meta_record_has_exactly_these_bytes() {
         let mut record = Vec::new();
         codec::seal(META_NAME, &meta(b"abc"), &mut record).unwrap();
-        let hex: String = record.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "META_HEX");
+        let fields = [
+            "010a56ab73",
+            "c000000000000000090000000000000002000000000000000100000000000000",
+            "00000000000000000100000000000000",
+            "0100000000000000000000000000000000000000000000000000000000000000000000000000000000000000",
+            "0000000000000000",
+            "0300000000000000c2412435",
+        ];
+        assert_eq!(hex(&record), fields.concat());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use coracle_transport::{Frame, Hello, Host, Inbound};
 use tokio::{io::AsyncWriteExt, sync::OwnedSemaphorePermit, time::timeout};
 
 use crate::{
-    handshake, question,
+    TcpOptions, handshake, question,
     shared::{Closing, Shared},
     wire::{
         Greeting, Io, Kind, PacketBuffer, Purpose, WireError, decode_frame, decode_greeting, part, preamble,
@@ -76,10 +76,9 @@ async fn receive(
     mut inbound: Inbound,
 ) -> Result<(), WireError> {
     let options = &shared.options;
-    let bytes_max = options.frame_bytes_max.max(options.hello_bytes_max);
     loop {
         let mut frames = Vec::new();
-        let stopped = gather(&mut packets, &mut inbound, bytes_max, &mut frames);
+        let stopped = gather(options, &mut packets, &mut inbound, &mut frames);
         if !frames.is_empty() {
             let senders = frames.iter().map(|(frame, bytes)| (frame.group, frame.message.from, *bytes));
             shared.peers.received(senders);
@@ -98,14 +97,18 @@ async fn receive(
 
 /// Puts the frames that are there as a whole into `frames`, checked, with their sizes; and returns what comes after them: nothing yet, an announcement, or a fault.
 fn gather(
+    options: &TcpOptions,
     packets: &mut PacketBuffer,
     inbound: &mut Inbound,
-    bytes_max: usize,
     frames: &mut Vec<(Frame, usize)>,
 ) -> Result<Option<Hello>, WireError> {
+    let bytes_max = options.frame_bytes_max.max(options.hello_bytes_max);
     loop {
         match packets.next(bytes_max)? {
             None => return Ok(None),
+            Some((Kind::Frame, body)) if body.len() > options.frame_bytes_max => {
+                return Err(WireError::Oversized { len: body.len(), max: options.frame_bytes_max });
+            }
             Some((Kind::Frame, body)) => frames.push((checked(&body, inbound)?, body.len())),
             Some((Kind::Greeting, body)) => return decode_greeting(&body).and_then(as_hello).map(Some),
             Some((Kind::Raw, _)) => return Err(WireError::Malformed("a question came among frames".to_owned())),

@@ -75,7 +75,10 @@ pub(crate) enum Phase {
 /// The nodes at one remote process, and the frames that wait for them.
 pub(crate) struct Link {
     pub(crate) addresses: Vec<Address>,
+    /// For lines about faults.
     pub(crate) log: LogLimit,
+    /// For lines about processes that are merely not there; they are not to suppress the others.
+    pub(crate) absence_log: LogLimit,
     bytes_max: usize,
     frames_max: usize,
     frame_bytes_max: usize,
@@ -102,6 +105,7 @@ impl Link {
         Link {
             addresses,
             log: LogLimit::new(1, LOG_INTERVAL),
+            absence_log: LogLimit::new(1, LOG_INTERVAL),
             bytes_max: options.queue_bytes_max,
             frames_max: options.queue_frames_max,
             frame_bytes_max: options.frame_bytes_max,
@@ -261,7 +265,7 @@ mod tests {
     fn a_full_queue_says_so() {
         let options = TcpOptions { queue_frames_max: 2, queue_bytes_max: 1000, ..TcpOptions::default() };
         let (link, member) = link(&options);
-        let mut push = |len| link.push(frame(len), member.clone());
+        let push = |len| link.push(frame(len), member.clone());
         assert_eq!([push(0), push(900), push(0), push(0)], [Sent::Queued, Sent::Full, Sent::Queued, Sent::Full]);
         let mut batch = Vec::new();
         link.take(usize::MAX, &mut batch);

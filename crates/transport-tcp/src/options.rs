@@ -13,7 +13,7 @@ pub struct TcpOptions {
     pub queue_frames_max: usize,
     /// How many bytes of frames are put into one write; a single larger frame is written alone.
     pub batch_bytes_max: usize,
-    /// The largest hello, in bytes: it grows with the groups of a process.
+    /// The largest hello, in bytes. A group takes about 100 of them; whoever has not been admitted yet can make this process hold as much.
     pub hello_bytes_max: usize,
     /// The largest question and the largest answer, in bytes.
     pub question_bytes_max: usize,
@@ -44,7 +44,7 @@ impl Default for TcpOptions {
             queue_bytes_max: 16 << 20,
             queue_frames_max: 16_384,
             batch_bytes_max: 1 << 20,
-            hello_bytes_max: 1 << 20,
+            hello_bytes_max: 256 << 10,
             question_bytes_max: 1 << 20,
             connections_max: 1024,
             handshakes_max: 64,

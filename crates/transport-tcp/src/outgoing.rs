@@ -92,7 +92,8 @@ fn complain(shared: &Shared, link: &Link, address: &Address, error: &WireError) 
     if let Some(fault) = fault {
         shared.faults.count(fault);
     }
-    let Some(suppressed) = link.log.permit() else { return };
+    let log = if fault.is_some() { &link.log } else { &link.absence_log };
+    let Some(suppressed) = log.permit() else { return };
     match fault {
         Some(_) => tracing::warn!(%address, %error, suppressed, "no connection to a peer"),
         None => tracing::info!(%address, %error, suppressed, "no connection to a peer"),

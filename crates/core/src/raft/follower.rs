@@ -150,6 +150,8 @@ impl Raft {
             let last_index = self.log.last_index();
             return self.stop(Fatal::LostLog { acknowledged: leader_commit, last_index });
         }
+        // The leader says no more than this node acknowledged to it in this term, perhaps before a restart: so far the logs are equal.
+        self.following.verified = self.following.verified.max(leader_commit);
         self.learn_commit(leader_commit);
         if round > 0 {
             self.send(from, Body::HeartbeatResponse { round });

@@ -247,8 +247,8 @@ impl Raft {
                     self.on_install_snapshot(from, term, piece);
                 }
             }
-            // The replica above drives transfers and forwards; the core sees only their terms.
-            Body::InstallSnapshotResponse { .. } => self.on_peer_contact(from),
+            Body::InstallSnapshotResponse { done, .. } => self.on_install_snapshot_response(from, done),
+            // The replica above forwards; the core sees only the terms.
             Body::Propose { .. } | Body::ProposeResponse { .. } => {}
         }
     }

@@ -312,17 +312,15 @@ impl Raft {
         let agreement = self.log.agreement_at_most(hint_index, hint_term);
         let RoleState::Leader(leader) = &mut self.role else { return };
         let Some(peer) = leader.peer(from) else { return };
-        let is_current = match peer.state {
-            PeerState::Probe { .. } => prev_log_index == peer.next_index.prev(),
-            PeerState::Replicate => prev_log_index > peer.match_index && prev_log_index < peer.next_index,
-            PeerState::Install { .. } => false,
-        };
+        // An answer about what is known to match is a late one; a log that really lost it finds out by the next heartbeat (C20).
+        let is_current = prev_log_index > peer.match_index
+            && match peer.state {
+                PeerState::Probe { .. } => prev_log_index == peer.next_index.prev(),
+                PeerState::Replicate => prev_log_index < peer.next_index,
+                PeerState::Install { .. } => false,
+            };
         if !is_current {
             return;
-        }
-        if prev_log_index <= peer.match_index {
-            // It acknowledged this and does not have it any more. Asking again would find the same: wait for the next heartbeat.
-            return self.fault(from, "a log that lost what it acknowledged");
         }
         peer.forget_inflight();
         if hint_index < base_index {
@@ -362,6 +360,20 @@ impl Raft {
             && let PeerState::Install { index } = &mut peer.state
         {
             *index = Some(covers);
+        }
+    }
+
+    /// The pieces are the replica's business; once the peer has what it needs, the log goes on from there.
+    pub(super) fn on_install_snapshot_response(&mut self, from: NodeId, done: bool) {
+        self.on_peer_contact(from);
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        if done
+            && let Some(peer) = leader.peer(from)
+            && let PeerState::Install { index: Some(index) } = peer.state
+        {
+            peer.probe();
+            peer.next_index = peer.next_index.max(index.next());
+            self.outputs.results.push(Output::StopSnapshot { peer: from });
         }
     }
 

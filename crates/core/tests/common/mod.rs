@@ -1,6 +1,8 @@
 //! A cluster of cores on one thread, whose network, disks and clock are the test's.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(unreachable_pub, reason = "shared by the test files that include it")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -272,13 +274,20 @@ impl Cluster {
                 Output::SendSnapshot { peer } => node.snapshots_wanted.push(peer),
                 Output::InstallSnapshot { meta } => {
                     let index = meta.last_included_index;
+                    assert!(node.disk.last_index() >= index, "the log reaches the snapshot durably first (C8)");
                     node.disk.flushed = index;
                     node.raft.handle(now, Input::SnapshotInstalled { index });
                 }
                 Output::Event(event) => node.events.push(event),
                 Output::Fatal(fatal) => node.fatal = Some(fatal),
-                Output::StopSnapshot { .. } | Output::StoreSnapshot { .. } => {}
-                other => panic!("unexpected {other:?}"),
+                Output::StopSnapshot { .. } => {}
+                Output::StoreSnapshot { from, term, piece } => {
+                    // The state travels outside of these tests: every snapshot is whole with its first piece.
+                    let meta = piece.meta;
+                    let (content, offset) = (meta.content, meta.size);
+                    node.raft.handle(now, Input::SnapshotStored { from, term, content, offset, done: true });
+                    node.raft.handle(now, Input::SnapshotReceived { meta });
+                }
             }
         }
     }
@@ -325,6 +334,29 @@ impl Cluster {
             }
         }
         panic!("the network never comes to rest");
+    }
+
+    /// Delivers pre-votes and nothing else; the answers stay on their way.
+    pub fn deliver_pre_votes_only(&mut self) {
+        let (pre_votes, others) =
+            std::mem::take(&mut self.network).into_iter().partition(|m| matches!(m.body, Body::PreVote { .. }));
+        self.network = others;
+        let pre_votes: VecDeque<Message> = pre_votes;
+        for message in pre_votes {
+            self.handle(message.to, Input::Message(message));
+        }
+    }
+
+    /// Runs until somebody other than the isolated node leads.
+    pub fn elect_among_connected(&mut self, isolated: NodeId) -> NodeId {
+        for _ in 0..1000 {
+            self.run(Duration::from_millis(20));
+            let leads = |(n, node): (&NodeId, &Node)| (*n != isolated && node.raft.is_leader()).then_some(*n);
+            if let Some(leader) = self.nodes.iter().find_map(leads) {
+                return leader;
+            }
+        }
+        panic!("nobody is elected");
     }
 
     /// Lets time pass in small steps, delivering everything at once.

@@ -92,7 +92,11 @@ where
         match attempts.call(call()).await {
             Err(error) if is_passing(&error) => {
                 if !attempts.pause(&error).await {
-                    return Err(error);
+                    return Err(match error {
+                        // What may be repeated has no outcome that could be in the dark.
+                        Error::Unknown(why) => Error::Unavailable(why),
+                        error => error,
+                    });
                 }
             }
             result => return result,

@@ -169,6 +169,11 @@ impl Replica {
         }
     }
 
+    /// The protocol, for those who look often: [`Replica::status`] copies what it tells.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
     /// A view from outside.
     pub fn status(&self) -> Status {
         self.raft.status()
@@ -282,7 +287,7 @@ impl Replica {
             Output::ReadFailed { first, count, reason } => self.on_read_failed(first, count, reason),
             Output::Apply { entries } => self.on_apply(entries),
             Output::SendSnapshot { peer } => self.on_send_snapshot(peer),
-            Output::StopSnapshot { peer } => self.sending.stop(peer),
+            Output::StopSnapshot { peer } => self.sending.end(peer),
             Output::StoreSnapshot { from, term, piece } => self.on_store_snapshot(from, term, piece),
             Output::InstallSnapshot { meta } => self.on_install_snapshot(meta),
             Output::Event(event) => self.effects.late.push_back(Effect::Event(event)),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use coracle_core::{Body, Input as RaftInput, InstallSnapshot, NodeId, SnapshotMeta, Term, Time};
+use coracle_core::{Body, Index, Input as RaftInput, InstallSnapshot, NodeId, SnapshotMeta, Term, Time};
 
 use super::Replica;
 use crate::{Effect, ReplicaOptions};
@@ -14,6 +14,8 @@ pub(super) struct Sending {
     transfers: BTreeMap<NodeId, Transfer>,
     /// How many of them wait for a snapshot.
     waiting: usize,
+    /// What peers took no use of: their logs begin later, so that only a newer one helps.
+    useless: BTreeMap<NodeId, Index>,
 }
 
 #[derive(Debug)]
@@ -45,7 +47,7 @@ impl Sending {
         self.transfers.is_empty()
     }
 
-    pub(super) fn stop(&mut self, peer: NodeId) {
+    fn stop(&mut self, peer: NodeId) {
         if matches!(self.transfers.remove(&peer), Some(Transfer::Waiting)) {
             self.waiting -= 1;
         }
@@ -53,7 +55,26 @@ impl Sending {
 
     pub(super) fn clear(&mut self) {
         self.transfers.clear();
+        self.useless.clear();
         self.waiting = 0;
+    }
+
+    /// The core ends a transfer.
+    pub(super) fn end(&mut self, peer: NodeId) {
+        self.stop(peer);
+        self.useless.remove(&peer);
+    }
+
+    /// Whether a snapshot at `index` may help the peer.
+    fn helps(&self, peer: NodeId, index: Index) -> bool {
+        self.useless.get(&peer).is_none_or(|useless| *useless < index)
+    }
+
+    /// Those that wait and that a snapshot at `index` may help.
+    fn waiting_for(&self, index: Index) -> Vec<NodeId> {
+        let is_waiting = |transfer: &Transfer| matches!(transfer, Transfer::Waiting);
+        let waiting = self.transfers.iter().filter(|(_, transfer)| is_waiting(transfer)).map(|(peer, _)| *peer);
+        waiting.filter(|peer| self.helps(*peer, index)).collect()
     }
 
     /// When a transfer has something to do.
@@ -129,20 +150,18 @@ impl Replica {
         if self.sending.waiting == 0 {
             return;
         }
-        let Some(meta) = self.compaction.usable_snapshot().cloned() else { return self.take_snapshot() };
-        let waiting: Vec<NodeId> = self
-            .sending
-            .transfers
-            .iter()
-            .filter(|(_, transfer)| matches!(transfer, Transfer::Waiting))
-            .map(|(peer, _)| *peer)
-            .collect();
-        for peer in waiting {
-            self.start_transfer(peer, meta.clone());
+        if let Some(index) = self.compaction.usable_snapshot().map(|meta| meta.last_included_index) {
+            for peer in self.sending.waiting_for(index) {
+                self.start_transfer(peer);
+            }
+        }
+        if !self.sending.waiting_for(self.handed_index()).is_empty() {
+            self.take_snapshot();
         }
     }
 
-    fn start_transfer(&mut self, peer: NodeId, meta: SnapshotMeta) {
+    fn start_transfer(&mut self, peer: NodeId) {
+        let Some(meta) = self.compaction.usable_snapshot().cloned() else { return };
         self.tell_core(RaftInput::SnapshotSending { peer, index: meta.last_included_index });
         let give_up_at = self.now.plus(self.options.snapshot_timeout);
         let retry_at = self.now.plus(retry_interval(&self.options));
@@ -161,6 +180,10 @@ impl Replica {
     }
 
     fn send_piece(&mut self, peer: NodeId, meta: SnapshotMeta, offset: u64, data: Bytes) {
+        // Between the message that ends a leadership and the core's word to stop, the term is already another leader's.
+        if !self.raft.is_leader() {
+            return;
+        }
         let body = Body::InstallSnapshot(InstallSnapshot { meta, offset, data });
         self.effects.send_late(peer, self.raft.term(), body);
     }
@@ -176,7 +199,10 @@ impl Replica {
         }
         if done {
             active.is_received = true;
-            active.give_up_at = now.plus(options.snapshot_timeout);
+            // A receiver that did not even want all of it does not take long to say what it has instead.
+            let is_wanted = active.next == active.meta.size && active.meta.size > 0;
+            let patience = if is_wanted { options.snapshot_timeout } else { retry_interval(options) };
+            active.give_up_at = now.plus(patience);
             return;
         }
         active.answered(offset, now, options);
@@ -249,6 +275,9 @@ impl Replica {
         let retry_at = self.now.plus(retry_interval(&self.options));
         let Some(Transfer::Active(active)) = self.sending.transfers.get_mut(&peer) else { return };
         if active.give_up_at <= self.now {
+            if active.is_received {
+                self.sending.useless.insert(peer, active.meta.last_included_index);
+            }
             return self.fail_transfer(peer);
         }
         active.is_asking = true;

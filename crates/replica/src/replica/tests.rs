@@ -306,18 +306,111 @@ fn c08_a_peer_that_fell_behind_gets_a_snapshot_piece_by_piece() {
 }
 
 #[test]
-fn a_transfer_to_a_peer_that_is_gone_is_given_up() {
+fn a_transfer_without_answers_is_given_up_and_tried_again() {
     let mut cluster = Cluster::new(3, false, 16, small_log);
     let leader = cluster.elect();
     let behind = cluster.other_than(leader);
     cluster.stop(behind);
     write_and_compact(&mut cluster, leader, 100);
+    cluster.lost = |message| matches!(message.body, Body::InstallSnapshotResponse { .. });
     cluster.start(behind);
     assert!(cluster.run_until(30 * SECOND, |cluster| !cluster.replica(leader).sending.is_empty()));
     cluster.stop(behind);
-    assert!(cluster.run_until(30 * SECOND, |cluster| cluster.replica(leader).sending.is_empty()));
+    assert!(cluster.run_until(15 * SECOND, |cluster| cluster.replica(leader).sending.is_empty()));
+    cluster.start(behind);
+    assert!(cluster.run_until(30 * SECOND, |cluster| !cluster.replica(leader).sending.is_empty()));
+    cluster.input(leader, Input::Unreachable { peer: behind });
+    cluster.run_until(Duration::ZERO, |_| false);
+    cluster.lost = |_| false;
+    assert!(cluster.run_until(60 * SECOND, |cluster| cluster.list(behind).len() == 100));
+}
+
+#[test]
+fn c08_a_transfer_goes_on_where_the_receiver_is() {
+    let mut cluster = Cluster::new(3, false, 17, small_log);
+    let leader = cluster.elect();
+    let behind = cluster.other_than(leader);
+    cluster.stop(behind);
+    write_and_compact(&mut cluster, leader, 200);
+    // Only the first half arrives.
+    cluster.lost = |message| matches!(&message.body, Body::InstallSnapshot(piece) if piece.offset >= 640);
+    cluster.start(behind);
+    cluster.run_for(2 * SECOND);
+    cluster.stop(behind);
+    cluster.lost = |_| false;
+    cluster.delivered.clear();
+    cluster.start(behind);
+    assert!(cluster.run_until(60 * SECOND, |cluster| cluster.list(behind).len() == 200));
+    let first = cluster.delivered.iter().filter_map(|message| match &message.body {
+        Body::InstallSnapshot(piece) if !piece.data.is_empty() => Some(piece.offset),
+        _ => None,
+    });
+    assert_eq!(first.min(), Some(640));
+}
+
+#[test]
+fn c69_a_command_that_a_snapshot_swallows_has_an_unknown_outcome() {
+    let mut cluster = Cluster::new(3, false, 18, small_log);
+    let leader = cluster.elect();
+    cluster.isolate(leader);
+    // Appended here, never replicated, and then overwritten by what the others commit and compact.
+    let swallowed = cluster.propose_many(leader, 3);
+    cluster.run_until(Duration::ZERO, |_| false);
+    let other = cluster.elect();
+    write_and_compact(&mut cluster, other, 100);
+    cluster.cut.clear();
+    cluster.wait_for(&swallowed);
+    for request in swallowed {
+        assert_eq!(cluster.reply(request), Some(&Err(RequestError::Unknown)));
+    }
+    assert!(cluster.run_until(60 * SECOND, |cluster| cluster.list(leader).len() == 100));
+}
+
+#[test]
+fn a_state_that_is_behind_the_log_answers_nothing() {
+    let mut cluster = Cluster::new(3, false, 19, small_log);
+    let leader = cluster.elect();
+    let behind = cluster.other_than(leader);
+    cluster.stop(behind);
+    write_and_compact(&mut cluster, leader, 100);
     cluster.start(behind);
     assert!(cluster.run_until(60 * SECOND, |cluster| cluster.list(behind).len() == 100));
+    // The log goes on after the snapshot; the state does without its own.
+    cluster.stop(behind);
+    cluster.lose_snapshots(behind);
+    cluster.lost = |message| matches!(message.body, Body::InstallSnapshot(_));
+    cluster.start(behind);
+    cluster.input(leader, Input::Unreachable { peer: behind });
+    cluster.run_for(2 * SECOND);
+    let stale = cluster.query(behind, Consistency::Stale);
+    cluster.wait_for(&[stale]);
+    let refused = matches!(cluster.reply(stale), Some(Err(RequestError::Rejected(RejectReason::NotLeader { .. }))));
+    assert!(refused, "{:?}", cluster.reply(stale));
+    let read = cluster.query(behind, Consistency::Linearizable);
+    cluster.run_for(SECOND);
+    cluster.lost = |_| false;
+    cluster.wait_for(&[read]);
+    let reply = cluster.reply(read).unwrap().as_ref().unwrap();
+    assert_eq!(crate::testing::list_of(&reply.data).len(), 100);
+}
+
+#[test]
+fn a_snapshot_from_before_the_receivers_log_is_followed_by_a_newer_one() {
+    let mut cluster = Cluster::new(3, true, 20, small_log);
+    let leader = cluster.elect();
+    let behind = cluster.other_than(leader);
+    cluster.stop(behind);
+    write_and_compact(&mut cluster, leader, 50);
+    cluster.start(behind);
+    assert!(cluster.run_until(60 * SECOND, |cluster| cluster.list(behind).len() == 50));
+    // The follower's log goes on and is cut beyond the leader's stored snapshot, which the leader's own log still continues.
+    write_and_compact(&mut cluster, leader, 18);
+    cluster.run_for(SECOND);
+    cluster.stop(behind);
+    cluster.lose_state(behind, Index(65));
+    cluster.start(behind);
+    cluster.input(leader, Input::Unreachable { peer: behind });
+    assert!(cluster.run_until(60 * SECOND, |cluster| cluster.list(behind).len() == 68));
 }
 
 /// What is known of each command when a random run is over.

@@ -7,7 +7,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use coracle_core::{Body, Config, GroupId, Index, Membership, Message, NodeId, Persist, Rng, Time};
+use coracle_core::{Base, Body, Config, GroupId, Index, Membership, Message, NodeId, Persist, Rng, Time};
+
+use coracle_storage::{LogBatch, LogStore};
 
 use super::{Disk, List, MemoryLog, MemorySnapshots, list_of};
 use crate::{
@@ -53,6 +55,8 @@ pub(crate) struct Cluster {
     pub(crate) now: Time,
     rng: Rng,
     pub(crate) faults: Faults,
+    /// Messages that get lost besides.
+    pub(crate) lost: fn(&Message) -> bool,
     /// Directed links that carry nothing.
     pub(crate) cut: BTreeSet<(NodeId, NodeId)>,
     configure: fn(&mut ReplicaOptions),
@@ -73,6 +77,7 @@ impl Cluster {
             now: Time::ZERO,
             rng: Rng::new(seed),
             faults: Faults::default(),
+            lost: |_| false,
             cut: BTreeSet::new(),
             configure,
             last_request: 0,
@@ -112,6 +117,24 @@ impl Cluster {
 
     pub(crate) fn stop(&mut self, id: NodeId) {
         self.nodes.get_mut(&id).unwrap().running = None;
+    }
+
+    /// What a node that is stopped has of snapshots is gone.
+    pub(crate) fn lose_snapshots(&mut self, id: NodeId) {
+        self.nodes.get_mut(&id).unwrap().snapshots = Arc::default();
+    }
+
+    /// What a node that is stopped has of its state is gone, and of its log what is up to `index`.
+    pub(crate) fn lose_state(&mut self, id: NodeId, index: Index) {
+        self.lose_snapshots(id);
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.disk = node.disk.take().map(|_| Disk::default());
+        let found = node.log.recover(GROUP, 1 << 20).unwrap();
+        let term = found.terms.iter().rev().find(|(first, _)| *first <= index).map(|(_, term)| *term).unwrap();
+        let membership = Some(self.membership.clone());
+        let base = Base { index, term, membership_index: Index(1), membership };
+        let batch = LogBatch { group: GROUP, truncate_from: None, entries: vec![], hard_state: None, base: Some(base) };
+        node.log.write(&[batch]).unwrap();
     }
 
     pub(crate) fn is_running(&self, id: NodeId) -> bool {
@@ -168,8 +191,9 @@ impl Cluster {
     pub(crate) fn leader(&self) -> Option<NodeId> {
         let leaders = self.nodes.values().filter_map(|node| {
             let status = node.running.as_ref()?.replica.status();
-            (status.role == coracle_core::Role::Leader && !self.cut.iter().any(|(from, _)| *from == node.id))
-                .then_some((status.term, node.id))
+            let is_isolated = self.nodes.len() > 1
+                && self.cut.iter().filter(|(from, _)| *from == node.id).count() + 1 >= self.nodes.len();
+            (status.role == coracle_core::Role::Leader && !is_isolated).then_some((status.term, node.id))
         });
         leaders.max().map(|(_, id)| id)
     }
@@ -276,7 +300,7 @@ impl Cluster {
         let is_cut = self.cut.contains(&(message.from, message.to));
         let Some(node) = self.nodes.get_mut(&message.to) else { return };
         let Some(running) = &mut node.running else { return };
-        if is_cut || self.rng.below(100) < self.faults.dropped {
+        if is_cut || (self.lost)(&message) || self.rng.below(100) < self.faults.dropped {
             return;
         }
         let copies = if self.rng.below(100) < self.faults.repeated { 2 } else { 1 };

@@ -50,7 +50,11 @@ pub(super) fn put_state(changes: &mut Batch, state: &State) -> Result<()> {
 
 pub(super) fn check_limits(key: &[u8], value: &[u8]) -> Result<()> {
     let check = |what, len, max| {
-        if len <= max { Ok(()) } else { Err(StorageError::Invalid(format!("a {what} of {len} bytes; this store takes {max}"))) }
+        if len <= max {
+            Ok(())
+        } else {
+            Err(StorageError::Invalid(format!("a {what} of {len} bytes; this store takes {max}")))
+        }
     };
     check("key", key.len(), KEY_BYTES_MAX)?;
     check("value", value.len(), VALUE_BYTES_MAX)
@@ -157,18 +161,20 @@ impl<'a> Row<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::tests::hex;
 
     #[test]
     fn rows_have_exactly_these_bytes() {
-        let mut row = inline(b"k", b"value");
-        assert_eq!(row[..2], [1, 0]);
-        assert_eq!(row[6..], *b"value");
         assert_eq!(key(b"k"), b"\x01k");
-        row = apart(b"k", &[7; 300], 5);
-        assert_eq!(row[..2], [1, 1]);
-        assert_eq!(row[6..], [5, 0, 0, 0, 0, 0, 0, 0, 44, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(hex(&inline(b"k", b"value")), "0100f8532eb576616c7565");
+        assert_eq!(hex(&apart(b"k", &[7; 300], 5)), "0101f70735b905000000000000002c01000000000000");
         assert_eq!(value_key(5, 1), [2, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 1]);
         assert_eq!(value_id(&value_key(5, 1)), Some(5));
+        let mut record = Vec::new();
+        codec::seal(STATE, &State { applied: Some(Index(9)) }, &mut record).unwrap();
+        assert_eq!(hex(&record), "011e67beeb010900000000000000");
+        codec::seal(STATE, &State { applied: None }, &mut record).unwrap();
+        assert_eq!(hex(&record), "01ff12d94100");
     }
 
     #[test]

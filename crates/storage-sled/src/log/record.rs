@@ -76,6 +76,8 @@ pub(super) fn put_base(changes: &mut Batch, base: &Base) -> Result<()> {
 pub(super) fn base(engine: &Engine, tree: &sled::Tree, place: &str) -> Result<Base> {
     match engine.run("read the base", || tree.get(BASE))? {
         None => Ok(Base::default()),
-        Some(bytes) => codec::open(BASE, &bytes).map_err(|what| StorageError::damaged(place, format!("the base: {what}"))),
+        Some(bytes) => {
+            codec::open(BASE, &bytes).map_err(|what| StorageError::damaged(place, format!("the base: {what}")))
+        }
     }
 }

@@ -1,1 +1,208 @@
+use std::sync::atomic::Ordering;
 
+use coracle_core::{Base, Entry, NodeId, Term};
+
+use super::*;
+use crate::{codec::tests::hex, engine::tests::Faulty};
+
+const GROUP: GroupId = GroupId(1);
+
+struct Fixture {
+    faulty: Faulty,
+    log: SledLog,
+    dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Fixture {
+        let (faulty, dir) = (Faulty::new(), tempfile::tempdir().unwrap());
+        let log = SledLog::new(faulty.engine.clone(), dir.path().join("marks"), Duration::ZERO).unwrap();
+        Fixture { faulty, log, dir }
+    }
+
+    fn write(&self, first: u64, data: &[&'static str]) {
+        let entries: Vec<Entry> = data.iter().map(|data| Entry::command(*data)).collect();
+        self.log.write(&[batch(vec![Run::new(Index(first), Term(3), entries)])]).unwrap();
+    }
+
+    fn tree(&self) -> sled::Tree {
+        self.log.group(GROUP).unwrap().tree.clone()
+    }
+
+    /// The same log, read anew.
+    fn recover(&self) -> Result<RecoveredLog> {
+        let again = SledLog::new(self.faulty.engine.clone(), self.dir.path().join("marks"), Duration::ZERO)?;
+        again.recover(GROUP, usize::MAX)
+    }
+
+    fn flip(&self, key: &[u8], at: usize) {
+        let mut value = self.tree().get(key).unwrap().unwrap().to_vec();
+        value[at] ^= 1;
+        self.tree().insert(key, value).unwrap();
+    }
+}
+
+fn batch(entries: Vec<Run>) -> LogBatch {
+    LogBatch { group: GROUP, truncate_from: None, entries, hard_state: None, base: None }
+}
+
+fn row(first: u64) -> Key {
+    rows::from(Index(first))
+}
+
+type Key = rows::Key;
+
+fn voted() -> HardState {
+    HardState { term: Term(3), voted_for: Some(NodeId(7)), commit_index: Index(0) }
+}
+
+#[test]
+fn records_have_exactly_these_bytes() {
+    let fixture = Fixture::new();
+    let run = Run::new(Index(1), Term(3), [Entry::command("hi")]);
+    fixture.log.write(&[LogBatch { hard_state: Some(voted()), ..batch(vec![run]) }]).unwrap();
+    let tree = fixture.tree();
+    let value = |key: &[u8]| hex(&tree.get(key).unwrap().unwrap());
+    let state =
+        ["01c9cb1ffc", "0100000000000000", "0100000000000000", "03000000000000000107000000000000000000000000000000"];
+    assert_eq!(value(b"a"), state.concat());
+    assert_eq!(value(b"z"), state.concat());
+    let block = ["0101000000", "0100000000000000030000000000000001000000", "05365b8a0102000000", "6869"];
+    assert_eq!(value(&row(1)), block.concat());
+    let base = Base { index: Index(1), term: Term(3), membership_index: Index(1), membership: None };
+    fixture
+        .log
+        .write(&[LogBatch {
+            base: Some(Base { index: Index(4), term: Term(2), ..base.clone() }),
+            truncate_from: Some(Index(1)),
+            ..batch(vec![])
+        }])
+        .unwrap();
+    assert_eq!(value(b"b"), "01b0ec53c904000000000000000200000000000000010000000000000000");
+    assert_eq!(tree.get(row(1)).unwrap(), None);
+}
+
+#[test]
+fn a_write_of_many_groups_syncs_once() {
+    let fixture = Fixture::new();
+    let groups = [1, 2, 3].map(GroupId);
+    let run = Run::new(Index(1), Term(3), [Entry::command("hi")]);
+    let batches = groups.map(|group| LogBatch { group, ..batch(vec![run.clone()]) });
+    fixture.log.write(&batches).unwrap();
+    assert_eq!(fixture.faulty.syncs.load(Ordering::Relaxed), 1);
+    fixture.write(2, &["a"]);
+    assert_eq!(fixture.faulty.syncs.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn c18_after_a_failed_sync_nothing_is_accepted() {
+    let fixture = Fixture::new();
+    fixture.write(1, &["a"]);
+    fixture.faulty.fails.store(true, Ordering::Relaxed);
+    let run = Run::new(Index(2), Term(3), [Entry::command("b")]);
+    assert!(matches!(fixture.log.write(&[batch(vec![run.clone()])]), Err(StorageError::Io { .. })));
+    fixture.faulty.fails.store(false, Ordering::Relaxed);
+    let syncs = fixture.faulty.syncs.load(Ordering::Relaxed);
+    assert!(matches!(fixture.log.write(&[batch(vec![run])]), Err(StorageError::Stopped(_))));
+    assert!(matches!(fixture.log.read(GROUP, Index(1), Index(1), 9), Err(StorageError::Stopped(_))));
+    assert!(matches!(fixture.log.recover(GROUP, 0), Err(StorageError::Stopped(_))));
+    assert_eq!(fixture.faulty.syncs.load(Ordering::Relaxed), syncs, "a sync that failed is not tried again");
+}
+
+#[test]
+fn c18_one_damaged_copy_of_the_vote_is_made_up_for_and_two_are_not() {
+    for (damaged, other) in [(b"a", b"z"), (b"z", b"a")] {
+        let fixture = Fixture::new();
+        fixture.log.write(&[LogBatch { hard_state: Some(voted()), ..batch(vec![]) }]).unwrap();
+        fixture.flip(damaged, 20);
+        assert_eq!(fixture.recover().unwrap().hard_state, voted());
+        fixture.tree().remove(damaged).unwrap();
+        assert_eq!(fixture.recover().unwrap().hard_state, voted());
+        fixture.flip(other, 3);
+        assert!(matches!(fixture.recover(), Err(StorageError::Damaged { .. })));
+    }
+}
+
+#[test]
+fn c18_of_two_copies_that_differ_the_newer_one_counts() {
+    let fixture = Fixture::new();
+    fixture.write(1, &["a"]);
+    let older = fixture.tree().get(b"a").unwrap().unwrap();
+    fixture.log.write(&[LogBatch { hard_state: Some(voted()), ..batch(vec![]) }]).unwrap();
+    fixture.tree().insert(b"a", older).unwrap();
+    assert_eq!(fixture.recover().unwrap().hard_state, voted());
+}
+
+#[test]
+fn c18_a_log_that_was_cut_short_is_damaged_and_not_shorter() {
+    let fixture = Fixture::new();
+    fixture.write(1, &["a"]);
+    let older: Vec<_> = fixture.tree().iter().map(|row| row.unwrap()).collect();
+    fixture.write(2, &["b", "c"]);
+    fixture.tree().clear().unwrap();
+    for (key, value) in older {
+        fixture.tree().insert(key, value).unwrap();
+    }
+    let error = fixture.recover().unwrap_err();
+    assert!(matches!(error, StorageError::Damaged { .. }));
+    assert!(error.to_string().contains("ends at 1 (write 1), but 3 of term 3 (write 2) was durable"), "{error}");
+    fixture.tree().clear().unwrap();
+    assert!(matches!(fixture.recover(), Err(StorageError::Damaged { .. })), "an empty log is one cut short, too");
+}
+
+#[test]
+fn c03_the_first_damaged_entry_is_named() {
+    let fixture = Fixture::new();
+    for first in [1, 3, 5] {
+        fixture.write(first, &["a", "b"]);
+    }
+    // The data of the second entry of the second block.
+    let last = fixture.tree().get(row(3)).unwrap().unwrap().len() - 1;
+    fixture.flip(&row(3), last);
+    let recovered = fixture.recover().unwrap();
+    assert_eq!(recovered.damaged_at, Some(Index(4)));
+    assert_eq!(recovered.last_index, Index(6), "what lies behind the damage is kept");
+    assert_eq!(recovered.tail.last().unwrap().last(), Index(2));
+    let read = |from, to| fixture.log.read(GROUP, Index(from), Index(to), 1000).unwrap();
+    assert_eq!(read(4, 6), LogRead::Damaged { at: Index(4) });
+    let LogRead::Entries(before) = read(1, 6) else { panic!("the first block is whole") };
+    assert_eq!(before.last().unwrap().last(), Index(2));
+    assert!(matches!(read(5, 6), LogRead::Entries(_)));
+    // What does not touch the damage goes on.
+    fixture.write(7, &["c"]);
+}
+
+#[test]
+fn c03_a_missing_entry_is_damage() {
+    let fixture = Fixture::new();
+    for first in [1, 2, 3] {
+        fixture.write(first, &["a"]);
+    }
+    fixture.tree().remove(row(3)).unwrap();
+    assert_eq!(fixture.recover().unwrap().damaged_at, Some(Index(3)));
+    fixture.tree().remove(row(1)).unwrap();
+    assert_eq!(fixture.recover().unwrap().damaged_at, Some(Index(1)));
+}
+
+#[test]
+fn what_a_compaction_left_behind_is_ignored() {
+    let fixture = Fixture::new();
+    for first in [1, 2, 3] {
+        fixture.write(first, &["a"]);
+    }
+    let left = fixture.tree().get(row(1)).unwrap().unwrap();
+    let base = Base { index: Index(2), term: Term(3), ..Base::default() };
+    fixture.log.write(&[LogBatch { base: Some(base), ..batch(vec![]) }]).unwrap();
+    assert_eq!(fixture.tree().get(row(1)).unwrap(), None);
+    fixture.tree().insert(row(1), left).unwrap();
+    fixture.flip(&row(1), 30);
+    let recovered = fixture.recover().unwrap();
+    assert_eq!((recovered.damaged_at, recovered.tail.len()), (None, 1));
+}
+
+#[test]
+fn small_entries_share_a_row() {
+    let fixture = Fixture::new();
+    fixture.write(1, &["abc"; 256]);
+    assert_eq!(fixture.tree().range(row(0)..row(1000)).count(), 1);
+}

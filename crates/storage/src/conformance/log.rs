@@ -23,6 +23,7 @@ pub(super) fn check<S: Subject>(factory: &impl Fn() -> S) {
     large_and_empty_entries(factory());
     the_tail_is_bounded(factory());
     a_long_log_is_compacted_at_once(factory());
+    reads_go_on_beside_writes(factory());
 }
 
 fn write(log: &Arc<dyn LogStore>, batch: LogBatch) {
@@ -280,4 +281,22 @@ fn a_long_log_is_compacted_at_once<S: Subject>(subject: S) {
     write(&log, LogBatch { base: Some(base(blocks - 2, blocks - 2)), ..batch(vec![]) });
     drop(log);
     expect(subject, &base(blocks - 2, blocks - 2), &runs[blocks as usize - 2..]);
+}
+
+fn reads_go_on_beside_writes<S: Subject>(subject: S) {
+    let log = subject.store().log();
+    let kept = [run(1, 1, 3), run(4, 2, 2)];
+    write(&log, batch(vec![kept[0].clone(), run(4, 2, 9)]));
+    std::thread::scope(|scope| {
+        // Cuts off and appends in the middle of what the reader's blocks may be.
+        let writer = scope.spawn(|| {
+            for term in 3..60 {
+                write(&log, LogBatch { truncate_from: Some(Index(6)), ..batch(vec![run(6, term, 7)]) });
+            }
+        });
+        while !writer.is_finished() {
+            assert_eq!(read(&log, 1, 5, usize::MAX), entries(&kept));
+            assert_eq!(read(&log, 5, 6, usize::MAX)[0], entries(&kept)[4]);
+        }
+    });
 }

@@ -1,0 +1,100 @@
+//! One node, as a client reaches it.
+
+use std::time::Duration;
+
+use tonic::transport::Channel;
+
+use crate::{
+    ClientOptions, ConnectError,
+    pb::{cluster_client::ClusterClient, kv_client::KvClient},
+};
+
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A node's address and the one connection to it, which comes about when it is first needed and again after it broke.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) address: String,
+    kv: KvClient<Channel>,
+    cluster: ClusterClient<Channel>,
+}
+
+impl Endpoint {
+    /// Needs a tokio runtime round it.
+    pub(crate) fn new(address: &str, options: &ClientOptions) -> Result<Endpoint, ConnectError> {
+        let address = normal(address)?;
+        let channel = Channel::from_shared(format!("http://{address}"))
+            .map_err(|error| ConnectError::address(&address, error.to_string()))?
+            .connect_timeout(options.connect)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .tcp_nodelay(true)
+            .connect_lazy();
+        let max = options.message_bytes_max;
+        let kv = KvClient::new(channel.clone()).max_decoding_message_size(max).max_encoding_message_size(max);
+        let cluster = ClusterClient::new(channel).max_decoding_message_size(max);
+        Ok(Endpoint { address, kv, cluster })
+    }
+
+    /// A handle on the connection, for one call.
+    pub(crate) fn kv(&self) -> KvClient<Channel> {
+        self.kv.clone()
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterClient<Channel> {
+        self.cluster.clone()
+    }
+}
+
+/// `host:port`, whether or not it was written as a URL.
+pub(crate) fn normal(address: &str) -> Result<String, ConnectError> {
+    let wrong = |reason: &str| Err(ConnectError::address(address, reason.to_owned()));
+    let trimmed = address.trim();
+    let rest = match trimmed.split_once("://") {
+        None => trimmed,
+        Some(("http" | "grpc", rest)) => rest.trim_end_matches('/'),
+        Some((scheme, _)) => return wrong(&format!("the scheme \"{scheme}\" is not known here")),
+    };
+    let Some((host, port)) = rest.rsplit_once(':') else { return wrong("the port is missing") };
+    if host.is_empty() || host.contains(['/', '@', ' ']) {
+        return wrong(&format!("\"{host}\" is not a host"));
+    }
+    if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+        return wrong("an IPv6 address is written in brackets");
+    }
+    match port.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(format!("{host}:{port}")),
+        _ => wrong(&format!("\"{port}\" is not a port from 1 to 65535")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_understood_with_and_without_a_scheme() {
+        for text in ["h.example:9590", "http://h.example:9590", "grpc://h.example:9590/", " h.example:9590 "] {
+            assert_eq!(normal(text).unwrap(), "h.example:9590");
+        }
+        assert_eq!(normal("[::1]:9590").unwrap(), "[::1]:9590");
+    }
+
+    #[test]
+    fn a_bad_address_is_told_which_part_is_bad() {
+        for (text, part) in [
+            ("localhost", "port is missing"),
+            (":9590", "not a host"),
+            ("h:0", "\"0\" is not a port"),
+            ("h:99999", "\"99999\""),
+            ("https://h:9590", "\"https\""),
+            ("::1:9590", "brackets"),
+            ("a/b:1", "\"a/b\""),
+        ] {
+            let error = normal(text).unwrap_err().to_string();
+            assert!(error.contains(part) && error.contains(text), "{error}");
+        }
+    }
+}

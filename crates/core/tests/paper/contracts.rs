@@ -1,0 +1,341 @@
+//! The contracts that a driver and a disk could break: each test names its rule.
+
+use std::time::Duration;
+
+use coracle_core::{
+    AppendResult, Body, Config, Entry, Event, Fatal, Index, Input, LogRead, Membership, NodeId, Outcome, Raft, Role,
+    Run, Term, Time,
+};
+
+use crate::common::{Cluster, Disk, id};
+
+fn append(prev: (u64, u64), entries: Vec<Run>) -> Body {
+    let (prev_log_index, prev_log_term) = (Index(prev.0), Term(prev.1));
+    Body::AppendEntries { prev_log_index, prev_log_term, leader_commit: Index(0), entries }
+}
+
+fn run(first: u64, term: u64, count: u64) -> Run {
+    let entries: Vec<Entry> = (0..count).map(|i| Entry::command(format!("{}@{term}", first + i))).collect();
+    Run::new(Index(first), Term(term), entries)
+}
+
+/// A follower (node 1) with a slow disk.
+fn slow_follower() -> Cluster {
+    let membership = Membership::of_voters([id(1), id(2), id(3)]);
+    let mut cluster = Cluster::with_disks([]);
+    let config = Config { disk_write_max: Duration::from_secs(3600), ..Config::new(id(1), 1) };
+    cluster.start_with(config, Disk::founded(&membership));
+    cluster.node(id(1)).is_disk_fast = false;
+    cluster
+}
+
+fn acks(cluster: &mut Cluster, to: NodeId) -> Vec<u64> {
+    let acks = cluster.between(id(1), to).into_iter().filter_map(|body| match body {
+        Body::AppendEntriesResponse { result: AppendResult::Matched { index }, .. } => Some(index.0),
+        _ => None,
+    });
+    let acks = acks.collect();
+    cluster.network.clear();
+    acks
+}
+
+fn hand(cluster: &mut Cluster, from: u64, term: u64, body: Body) {
+    let input = cluster.message(id(from), id(1), term, body);
+    cluster.handle(id(1), input);
+}
+
+/// C4: nothing is acknowledged before it is durable, and then as far as it is.
+#[test]
+fn c04_acknowledgements_wait_for_the_disk() {
+    let mut cluster = slow_follower();
+    hand(&mut cluster, 2, 2, append((1, 1), vec![run(2, 2, 1)]));
+    cluster.sync_one(id(1));
+    cluster.pump(id(1));
+    assert_eq!(acks(&mut cluster, id(2)).last(), Some(&2));
+    hand(&mut cluster, 2, 2, append((2, 2), vec![run(3, 2, 3)]));
+    hand(&mut cluster, 2, 2, append((5, 2), vec![run(6, 2, 1)]));
+    assert_eq!(acks(&mut cluster, id(2)), []);
+    cluster.sync_one(id(1));
+    cluster.pump(id(1));
+    assert_eq!(acks(&mut cluster, id(2)), [5], "the first write is durable, the second is not");
+    cluster.sync(id(1));
+    assert_eq!(acks(&mut cluster, id(2)), [6]);
+}
+
+/// C4, h31, h57: after a truncation, the older copy's ticket acknowledges nothing of what took its place.
+#[test]
+fn h57_a_ticket_of_an_overwritten_copy_acknowledges_nothing() {
+    let mut cluster = slow_follower();
+    hand(&mut cluster, 2, 2, append((1, 1), vec![run(2, 2, 3)]));
+    // On its way to the disk: 2..=4 of term 2. A later leader rewrites 3..=4.
+    hand(&mut cluster, 3, 3, append((1, 1), vec![run(2, 2, 1), run(3, 3, 2)]));
+    cluster.sync_one(id(1));
+    cluster.pump(id(1));
+    assert!(acks(&mut cluster, id(3)).iter().all(|ack| *ack <= 2), "3 and 4 of term 3 are not on disk");
+    cluster.sync(id(1));
+    assert_eq!(acks(&mut cluster, id(3)).last(), Some(&4));
+    assert_eq!(cluster.node(id(1)).disk.terms(), [2, 3, 3]);
+}
+
+/// C4: what an earlier leader sent is not acknowledged to a later one before that one has proven it.
+#[test]
+fn c04_a_new_leader_must_prove_the_log_anew() {
+    let mut cluster = slow_follower();
+    hand(&mut cluster, 2, 2, append((1, 1), vec![run(2, 2, 5)]));
+    cluster.sync(id(1));
+    acks(&mut cluster, id(2));
+    hand(&mut cluster, 3, 3, append((1, 1), vec![]));
+    cluster.sync(id(1));
+    assert_eq!(acks(&mut cluster, id(3)), [1]);
+}
+
+/// C5: a vote leaves only after it is durable, and dies with its term.
+#[test]
+fn c05_a_vote_waits_for_the_disk_and_dies_with_its_term() {
+    let mut cluster = slow_follower();
+    let ask = Body::RequestVote { last_log_index: Index(1), last_log_term: Term(1) };
+    hand(&mut cluster, 2, 5, ask.clone());
+    assert!(cluster.network.is_empty());
+    hand(&mut cluster, 3, 6, ask);
+    cluster.sync(id(1));
+    assert_eq!(cluster.between(id(1), id(2)), Vec::<&Body>::new(), "the vote of term 5 is void");
+    assert_eq!(cluster.between(id(1), id(3)), [&Body::RequestVoteResponse { granted: true }]);
+    assert_eq!(cluster.node(id(1)).disk.hard_state.voted_for, Some(id(3)));
+}
+
+/// C5, h58: a candidate asks for votes only once its term, its own vote and the log that it claims are durable.
+#[test]
+fn h58_a_vote_request_waits_for_the_log_that_it_claims() {
+    let mut cluster = slow_follower();
+    hand(&mut cluster, 2, 2, append((1, 1), vec![run(2, 2, 3)]));
+    cluster.network.clear();
+    cluster.time_out(id(1));
+    for voter in [2, 3] {
+        hand(&mut cluster, voter, 2, Body::PreVoteResponse { next_term: Term(3), granted: true });
+    }
+    assert_eq!(cluster.raft(id(1)).role(), Role::Candidate);
+    let requests = |cluster: &Cluster| {
+        cluster.network.iter().filter(|message| matches!(message.body, Body::RequestVote { .. })).count()
+    };
+    assert_eq!(requests(&cluster), 0);
+    cluster.sync(id(1));
+    assert_eq!(requests(&cluster), 2);
+    assert!(cluster.node(id(1)).disk.last_index() >= Index(4));
+}
+
+/// C5: the leader's own match counts only what is durable; its sends do not wait for its disk (h30 for a single voter).
+#[test]
+fn c05_the_leaders_own_copy_counts_when_durable_and_its_sends_do_not_wait() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.network.clear();
+    cluster.node(leader).is_disk_fast = false;
+    let others: Vec<NodeId> = (1..=3).map(id).filter(|n| *n != leader).collect();
+    let proposal = cluster.propose(leader, "a");
+    assert_eq!(cluster.network.len(), 2, "sent before the leader's own write is durable");
+    cluster.down = vec![others[0]];
+    cluster.deliver();
+    assert_eq!(cluster.node(leader).outcomes.get(&proposal), None, "one durable copy of three");
+    cluster.sync(leader);
+    assert!(matches!(cluster.node(leader).outcomes[&proposal], Outcome::Committed { .. }));
+}
+
+/// h30: a single voter commits after its write is durable, not before.
+#[test]
+fn h30_a_single_voter_commits_after_its_write() {
+    let mut cluster = Cluster::new(1);
+    cluster.handle(id(1), Input::Time);
+    cluster.node(id(1)).is_disk_fast = false;
+    let proposal = cluster.propose(id(1), "a");
+    assert_eq!(cluster.node(id(1)).outcomes.get(&proposal), None);
+    cluster.sync(id(1));
+    assert!(matches!(cluster.node(id(1)).outcomes[&proposal], Outcome::Committed { .. }));
+}
+
+/// C5: echoes of rounds assert the term only, and do not wait for entries: a slow disk deposes no leader.
+#[test]
+fn c05_echoes_do_not_wait_for_entries() {
+    let mut cluster = slow_follower();
+    hand(&mut cluster, 2, 2, append((1, 1), vec![run(2, 2, 1)]));
+    cluster.sync(id(1));
+    hand(&mut cluster, 2, 2, append((2, 2), vec![run(3, 2, 1)]));
+    cluster.network.clear();
+    hand(&mut cluster, 2, 2, Body::Heartbeat { round: 7, leader_commit: Index(0) });
+    assert_eq!(cluster.between(id(1), id(2)), [&Body::HeartbeatResponse { round: 7 }]);
+}
+
+/// C6: the commit hint on disk never exceeds what the same write makes durable.
+#[test]
+fn c06_the_commit_hint_is_in_the_log_that_goes_with_it() {
+    let mut cluster = slow_follower();
+    let mut body = append((1, 1), vec![run(2, 2, 4)]);
+    if let Body::AppendEntries { leader_commit, .. } = &mut body {
+        *leader_commit = Index(99);
+    }
+    hand(&mut cluster, 2, 2, body);
+    while let Some(write) = cluster.node(id(1)).writes.front().cloned() {
+        let last = write.entries.last().map_or(cluster.nodes[&id(1)].disk.last_index(), Run::last);
+        assert!(write.hard_state.unwrap().commit_index <= last);
+        cluster.sync_one(id(1));
+        cluster.pump(id(1));
+    }
+}
+
+/// C7, h43: nothing is applied before it is both committed and durable here.
+#[test]
+fn h43_nothing_is_applied_before_it_is_durable_here() {
+    let mut cluster = slow_follower();
+    let mut body = append((1, 1), vec![run(2, 2, 2)]);
+    if let Body::AppendEntries { leader_commit, .. } = &mut body {
+        *leader_commit = Index(3);
+    }
+    hand(&mut cluster, 2, 2, body);
+    assert_eq!(cluster.raft(id(1)).commit_index(), Index(3));
+    let applied: Vec<Index> = cluster.node(id(1)).applied.iter().map(|(index, ..)| *index).collect();
+    assert!(applied.iter().all(|index| *index <= Index(1)), "{applied:?}");
+    cluster.sync(id(1));
+    assert_eq!(cluster.node(id(1)).applied.last().unwrap().0, Index(3));
+}
+
+/// C7, h63: the log is compacted only below what the state machine has flushed.
+#[test]
+fn h63_compaction_stops_at_what_is_flushed() {
+    let mut cluster = Cluster::new(1);
+    cluster.handle(id(1), Input::Time);
+    for i in 0..10 {
+        cluster.propose(id(1), &format!("{i}"));
+    }
+    let applied = cluster.raft(id(1)).status().applied_index;
+    cluster.handle(id(1), Input::Compact { up_to: applied });
+    assert_eq!(cluster.raft(id(1)).status().base_index, Index(0), "nothing is flushed");
+    cluster.handle(id(1), Input::Applied { applied, flushed: Index(5) });
+    cluster.handle(id(1), Input::Compact { up_to: applied });
+    assert_eq!(cluster.raft(id(1)).status().base_index, Index(5));
+    assert_eq!(cluster.node(id(1)).disk.base.index, Index(5));
+    cluster.node(id(1)).disk.flushed = Index(5);
+    cluster.restart(id(1));
+    assert_eq!(cluster.raft(id(1)).membership_at(Index(5)).0, Index(1), "h56: the membership below the base is kept");
+}
+
+/// C9, h61: entries read for a peer are dropped when the range was rewritten meanwhile.
+#[test]
+fn h61_entries_read_before_a_rewrite_are_not_sent() {
+    let membership = Membership::of_voters([id(1), id(2), id(3)]);
+    let mut raft = Raft::new(
+        Config { tail_bytes_max: 1, ..Config::new(id(1), 1) },
+        Disk::with_terms(&membership, &[2, 2]).recovered(),
+        Time::ZERO,
+    )
+    .unwrap();
+    // No question was asked: an answer out of the blue changes nothing.
+    let result = LogRead::Entries(vec![run(2, 7, 1)]);
+    raft.handle(Time::ZERO, Input::EntriesRead { request: 1, result });
+    assert_eq!(raft.status().last_index, Index(3));
+}
+
+/// C11, h67: a process that was paused reads its queue before its timers fire.
+#[test]
+fn h67_time_comes_last() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let follower = (1..=3).map(id).find(|n| *n != leader).unwrap();
+    let term = cluster.raft(leader).term();
+    cluster.now = cluster.now.plus(Duration::from_secs(30));
+    let now = cluster.now;
+    let heartbeat = cluster.message(leader, follower, term.0, Body::Heartbeat { round: 1, leader_commit: Index(0) });
+    cluster.node(follower).raft.handle(now, heartbeat);
+    cluster.node(follower).raft.handle(now, Input::Time);
+    cluster.pump(follower);
+    assert_eq!((cluster.raft(follower).role(), cluster.raft(follower).leader()), (Role::Follower, Some(leader)));
+}
+
+/// C18, h14: a leader whose disk hangs steps down, and does not campaign until the write is durable.
+#[test]
+fn h14_a_leader_with_a_hung_disk_steps_down() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.node(leader).is_disk_fast = false;
+    cluster.propose(leader, "a");
+    cluster.run(Duration::from_millis(4500));
+    assert!(!cluster.raft(leader).is_leader());
+    assert!(cluster.node(leader).events.contains(&Event::DiskSlow));
+    let new = cluster.leader().unwrap();
+    cluster.down.push(new);
+    cluster.run(Duration::from_secs(5));
+    assert_eq!(cluster.raft(leader).role(), Role::Follower, "no campaign with a hung disk");
+    cluster.down.clear();
+    cluster.sync(leader);
+    cluster.node(leader).is_disk_fast = true;
+    cluster.sync(leader);
+    assert!(cluster.node(leader).events.contains(&Event::DiskRecovered));
+    cluster.elect();
+}
+
+/// C18: a failed write stops the group for good, and everything that waits gets its outcome.
+#[test]
+fn c18_a_failed_write_stops_the_group() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.node(leader).is_disk_fast = false;
+    let proposal = cluster.propose(leader, "a");
+    let read = cluster.read(leader);
+    cluster.handle(leader, Input::PersistFailed);
+    assert_eq!(cluster.node(leader).fatal, Some(Fatal::PersistFailed));
+    assert_eq!(cluster.node(leader).outcomes[&proposal], Outcome::Unknown);
+    assert_eq!(cluster.node(leader).failed_reads, [read]);
+    cluster.network.clear();
+    let late = cluster.propose(leader, "b");
+    assert!(matches!(cluster.node(leader).outcomes[&late], Outcome::Rejected(_)));
+    cluster.run(Duration::from_secs(3));
+    assert!(!cluster.raft(leader).is_leader());
+    assert_eq!(cluster.node(leader).disk.last_index(), Index(2));
+}
+
+/// C20: a leader of its own term shows a node that it acknowledged more than it holds: it stops; its peers go on.
+#[test]
+fn c20_a_lost_log_stops_the_node_that_lost_it() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    for i in 0..5 {
+        cluster.propose(leader, &format!("{i}"));
+        cluster.deliver();
+    }
+    let victim = (1..=3).map(id).find(|n| *n != leader).unwrap();
+    let mut disk = cluster.nodes[&victim].disk.clone();
+    disk.runs.retain(|run| run.last() <= Index(3));
+    disk.hard_state.commit_index = Index(3);
+    cluster.start(victim, disk);
+    cluster.run(Duration::from_millis(500));
+    assert!(matches!(cluster.node(victim).fatal, Some(Fatal::LostLog { .. })));
+    let proposal = cluster.propose(leader, "on");
+    cluster.run(Duration::from_millis(500));
+    assert!(matches!(cluster.node(leader).outcomes[&proposal], Outcome::Committed { .. }));
+}
+
+/// C10: inputs may be handed in between polls, and outputs keep their order.
+#[test]
+fn c10_sends_come_before_the_write_and_results_before_applying() {
+    let mut cluster = Cluster::new(1);
+    cluster.handle(id(1), Input::Time);
+    let now = cluster.now;
+    let node = cluster.node(id(1));
+    let first = coracle_core::ProposalId(500);
+    node.raft.handle(now, Input::Propose { first, commands: vec!["a".into()] });
+    let coracle_core::Output::Persist(persist) = node.raft.poll() else { panic!("a write") };
+    node.raft.handle(now, Input::Persisted { ticket: persist.ticket });
+    assert!(matches!(node.raft.poll(), coracle_core::Output::Done { .. }));
+    assert!(matches!(node.raft.poll(), coracle_core::Output::Apply { .. }));
+}
+
+/// Options that contradict each other are refused by name.
+#[test]
+fn contradicting_options_are_refused() {
+    let membership = Membership::of_voters([id(1)]);
+    let recovered = Disk::founded(&membership).recovered();
+    let config = Config { election_timeout_min: Duration::from_millis(150), ..Config::new(id(1), 1) };
+    let error = Raft::new(config, recovered.clone(), Time::ZERO).unwrap_err();
+    assert!(error.to_string().contains("election_timeout_min"), "{error}");
+    let config = Config { append_bytes_max: 0, ..Config::new(id(1), 1) };
+    let error = Raft::new(config, recovered, Time::ZERO).unwrap_err();
+    assert!(error.to_string().contains("append_bytes_max"), "{error}");
+}

@@ -1,0 +1,13 @@
+//! The rules of the Raft paper and thesis, section by section. Each test names its section.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod contracts;
+mod elections;
+mod reads;
+mod replication;
+mod safety;
+mod snapshots;

@@ -1,0 +1,282 @@
+//! Random schedules of everything that can happen to a cluster, with the invariants of `docs/hazards.md` checked on the way.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{Cluster, Disk};
+use coracle_core::{
+    Body, Config, Event, Index, Input, InstallSnapshot, Membership, Message, NodeId, Outcome, Rng, Term,
+};
+
+/// What must stay true for the whole walk.
+#[derive(Default)]
+struct Ghost {
+    leaders: BTreeMap<Term, NodeId>,
+    /// What was applied anywhere, by index.
+    applied: BTreeMap<Index, (Term, Bytes)>,
+    /// No leader of this term or a later one may lack what was applied at the index.
+    decided_by: BTreeMap<Index, Term>,
+    /// The highest index that was reported as committed to a client.
+    acknowledged: Index,
+    /// For each read that is under way: what was acknowledged before it began.
+    reads: BTreeMap<u64, Index>,
+    installs: usize,
+    truncations: usize,
+}
+
+impl Ghost {
+    fn check(&mut self, cluster: &Cluster) {
+        let newest_term = cluster.nodes.values().map(|node| node.raft.term()).max().unwrap_or_default();
+        for (id, node) in &cluster.nodes {
+            let raft = &node.raft;
+            assert_eq!(node.fatal, None, "nobody stops in a world without damage");
+            if raft.is_leader() {
+                let leader = *self.leaders.entry(raft.term()).or_insert(*id);
+                assert_eq!(leader, *id, "I1: two leaders in term {}", raft.term());
+                let base_index = raft.status().base_index;
+                for (index, (term, _)) in self.applied.iter().filter(|(index, _)| **index > base_index) {
+                    if raft.term() < self.decided_by[index] {
+                        continue;
+                    }
+                    assert_eq!(raft.term_at(*index), Some(*term), "I3: the leader lacks what is committed at {index}");
+                }
+            }
+            for (index, term, data) in &node.applied {
+                let entry = self.applied.entry(*index).or_insert((*term, data.clone()));
+                self.decided_by.entry(*index).or_insert(newest_term);
+                assert_eq!(entry, &(*term, data.clone()), "I4: two entries applied at {index}");
+            }
+            for outcome in node.outcomes.values() {
+                if let Outcome::Committed { first_index } = outcome {
+                    self.acknowledged = self.acknowledged.max(*first_index);
+                }
+            }
+            for (read, index) in &node.ready {
+                if let Some(begun) = self.reads.remove(read) {
+                    assert!(*index >= begun, "I10: a read at {index} misses {begun}");
+                }
+            }
+            let truncated = |event: &&Event| matches!(event, Event::Truncated { .. });
+            self.truncations += node.events.iter().filter(truncated).count();
+            self.installs += node.events.iter().filter(|e| matches!(e, Event::SnapshotInstalled { .. })).count();
+            assert!(!node.events.iter().any(|e| matches!(e, Event::PeerFault { .. })), "{:?}", node.events);
+        }
+    }
+}
+
+fn small(id: NodeId, seed: u64, rng: &mut Rng) -> Config {
+    Config {
+        append_bytes_max: 1 + rng.below(64) as usize,
+        inflight_messages_max: 1 + rng.below(4) as usize,
+        inflight_bytes_max: 1 + rng.below(128) as usize,
+        apply_bytes_max: 1 + rng.below(64) as usize,
+        tail_bytes_max: 1 + rng.below(256) as usize,
+        ..Config::new(id, seed)
+    }
+}
+
+struct Walk {
+    cluster: Cluster,
+    ghost: Ghost,
+    rng: Rng,
+    commands: u64,
+}
+
+impl Walk {
+    fn new(seed: u64) -> Walk {
+        let mut rng = Rng::new(seed);
+        let count = [1, 2, 3, 3, 5][rng.below(5) as usize];
+        let membership = Membership::of_voters((1..=count).map(NodeId));
+        let mut cluster = Cluster::with_disks([]);
+        for n in 1..=count {
+            let config = small(NodeId(n), seed, &mut rng);
+            cluster.start_with(config, Disk::founded(&membership));
+        }
+        Walk { cluster, ghost: Ghost::default(), rng, commands: 0 }
+    }
+
+    fn some_node(&mut self) -> NodeId {
+        let nodes: Vec<NodeId> = self.cluster.nodes.keys().copied().collect();
+        nodes[self.rng.below(nodes.len() as u64) as usize]
+    }
+
+    fn step(&mut self) {
+        let n = self.some_node();
+        match self.rng.below(100) {
+            0..40 => self.deliver_one(),
+            40..50 => {
+                let pass = self.rng.duration(Duration::ZERO, Duration::from_millis(200));
+                self.cluster.now = self.cluster.now.plus(pass);
+                self.cluster.handle(n, Input::Time);
+            }
+            50..64 => {
+                self.cluster.sync_one(n);
+                self.cluster.pump(n);
+            }
+            64..78 => {
+                self.commands += 1;
+                let command = format!("c{}", self.commands);
+                self.cluster.propose(n, &command);
+            }
+            78..84 => {
+                let begun = self.ghost.acknowledged;
+                let read = self.cluster.read(n);
+                self.ghost.reads.insert(read, begun);
+            }
+            84..87 => self.crash(n),
+            87..90 => {
+                let applied = self.cluster.raft(n).status().applied_index;
+                self.cluster.node(n).disk.flushed = applied;
+                self.cluster.handle(n, Input::Applied { applied, flushed: applied });
+                let up_to = Index(self.rng.below(applied.0 + 1));
+                self.cluster.handle(n, Input::Compact { up_to });
+            }
+            90..95 => self.send_snapshots(n),
+            95..97 => self.cluster.node(n).is_disk_fast = self.rng.chance(0.5),
+            97 => {
+                let other = self.some_node();
+                if other != n {
+                    self.cluster.cut.push((n, other));
+                }
+            }
+            98 => self.cluster.heal(),
+            _ => {
+                let peer = self.some_node();
+                self.cluster.handle(n, Input::Unreachable { peer });
+            }
+        }
+        self.ghost.check(&self.cluster);
+    }
+
+    /// Any message next: dropped, delivered, or delivered and kept for later.
+    fn deliver_one(&mut self) {
+        if self.cluster.network.is_empty() {
+            return;
+        }
+        let at = self.rng.below(self.cluster.network.len().min(8) as u64) as usize;
+        let Some(message) = self.cluster.network.remove(at) else { return };
+        let luck = self.rng.below(20);
+        if luck == 0 || self.cluster.is_cut(message.from, message.to) {
+            return;
+        }
+        if luck == 1 {
+            self.cluster.network.push_back(message.clone());
+        }
+        self.cluster.handle(message.to, Input::Message(message));
+    }
+
+    fn crash(&mut self, n: NodeId) {
+        // Any prefix of the writes on their way may have reached the disk.
+        let kept = self.rng.below(self.cluster.node(n).writes.len() as u64 + 1);
+        for _ in 0..kept {
+            let node = self.cluster.node(n);
+            if let Some(persist) = node.writes.pop_front() {
+                node.disk.apply(&persist);
+            }
+        }
+        let disk = self.cluster.node(n).disk.clone();
+        // A boot nonce is never used twice (C24).
+        let nonce = self.rng.next_u64();
+        let config = small(n, nonce, &mut self.rng);
+        self.cluster.start_with(config, disk);
+    }
+
+    /// Sends what a leader was asked for, as one piece.
+    fn send_snapshots(&mut self, n: NodeId) {
+        let wanted = std::mem::take(&mut self.cluster.node(n).snapshots_wanted);
+        let is_leader = self.cluster.raft(n).is_leader();
+        for peer in wanted.into_iter().filter(|_| is_leader) {
+            if self.rng.chance(0.2) {
+                self.cluster.handle(n, Input::SnapshotSendFailed { peer });
+                continue;
+            }
+            let index = self.cluster.raft(n).status().applied_index;
+            if self.cluster.raft(n).term_at(index).is_none() || index == Index::ZERO {
+                self.cluster.handle(n, Input::SnapshotSendFailed { peer });
+                continue;
+            }
+            let meta = self.cluster.snapshot_of(n, index);
+            self.cluster.handle(n, Input::SnapshotSending { peer, index });
+            let body = Body::InstallSnapshot(InstallSnapshot { meta, offset: 0, data: Bytes::new() });
+            let term = self.cluster.raft(n).term();
+            self.cluster.network.push_back(Message { from: n, to: peer, term, body });
+        }
+    }
+
+    /// A driver gives a transfer up that gets no answer.
+    fn give_up_transfers(&mut self) {
+        let Some(leader) = self.cluster.leader() else { return };
+        for peer in self.cluster.raft(leader).status().peers {
+            if peer.is_installing {
+                self.cluster.handle(leader, Input::SnapshotSendFailed { peer: peer.id });
+            }
+        }
+    }
+
+    /// Everything heals: one leader, equal logs, a new write commits (I13).
+    fn converge(&mut self) {
+        self.cluster.heal();
+        for n in self.cluster.nodes.keys().copied().collect::<Vec<_>>() {
+            self.cluster.node(n).is_disk_fast = true;
+            self.cluster.sync(n);
+        }
+        for round in 0..200 {
+            self.cluster.run(Duration::from_millis(100));
+            if round % 10 == 9 {
+                self.give_up_transfers();
+            }
+            for n in self.cluster.nodes.keys().copied().collect::<Vec<_>>() {
+                let wanted = std::mem::take(&mut self.cluster.node(n).snapshots_wanted);
+                self.cluster.node(n).snapshots_wanted = wanted;
+                self.send_snapshots(n);
+            }
+            self.ghost.check(&self.cluster);
+            let commits: Vec<Index> = self.cluster.nodes.values().map(|node| node.raft.commit_index()).collect();
+            let lasts: Vec<Index> = self.cluster.nodes.values().map(|node| node.raft.status().last_index).collect();
+            let applied = self.cluster.nodes.values().map(|node| node.raft.status().applied_index);
+            if let Some(leader) = self.cluster.leader()
+                && commits.iter().chain(&lasts).copied().chain(applied).all(|index| index == commits[0])
+            {
+                let proposal = self.cluster.propose(leader, "last");
+                self.cluster.run(Duration::from_secs(1));
+                let outcome = self.cluster.node(leader).outcomes.get(&proposal);
+                assert!(matches!(outcome, Some(Outcome::Committed { .. })), "{outcome:?}");
+                return;
+            }
+        }
+        let states: Vec<_> = self.cluster.nodes.values().map(|node| node.raft.status()).collect();
+        panic!("I13: no convergence: {states:#?}");
+    }
+}
+
+fn walk(seed: u64) -> (usize, usize) {
+    let mut walk = Walk::new(seed);
+    for _ in 0..800 {
+        walk.step();
+    }
+    walk.converge();
+    (walk.ghost.installs, walk.ghost.truncations)
+}
+
+#[test]
+fn random_schedules_keep_every_invariant_and_converge() {
+    let first: u64 = std::env::var("CORACLE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
+    let count: u64 = std::env::var("CORACLE_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(150);
+    let (mut installs, mut truncations) = (0, 0);
+    for seed in first..first + count {
+        let result = std::panic::catch_unwind(|| walk(seed));
+        match result {
+            Ok((i, t)) => (installs, truncations) = (installs + i, truncations + t),
+            Err(panic) => {
+                eprintln!("replay with CORACLE_SEED={seed} CORACLE_SEEDS=1");
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+    if count >= 100 {
+        assert!(installs > 0 && truncations > 0, "the walks never installed a snapshot or truncated a log");
+    }
+}

@@ -1,0 +1,12 @@
+//! The interface for clients, served over gRPC.
+
+mod cluster;
+mod kv;
+mod listen;
+mod service;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use cluster::{ClusterService, StatusSource};
+pub(crate) use kv::KvService;
+pub(crate) use service::{ApiLimits, serve};

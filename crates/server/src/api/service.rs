@@ -1,0 +1,60 @@
+//! Both services on one listener, with their limits.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use coracle::client::pb::{cluster_server::ClusterServer, kv_server::KvServer};
+use coracle::level::Kv;
+use tokio::net::TcpListener;
+use tonic::transport::Server;
+
+use super::{ClusterService, KvService, StatusSource, listen::incoming};
+
+/// What one client may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ApiLimits {
+    /// The most bytes of a message, in either direction.
+    pub(crate) message_bytes_max: usize,
+    /// The most requests under way on one connection; more wait.
+    pub(crate) requests_max: usize,
+    /// The most connections; more are closed.
+    pub(crate) connections_max: usize,
+    /// How long a request may take.
+    pub(crate) request_time_max: Duration,
+}
+
+impl Default for ApiLimits {
+    fn default() -> ApiLimits {
+        ApiLimits {
+            message_bytes_max: 8 << 20,
+            requests_max: 1024,
+            connections_max: 1024,
+            request_time_max: Duration::from_secs(60),
+        }
+    }
+}
+
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves until `stop` is ready, then lets what is under way come to an end.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    kv: Arc<dyn Kv>,
+    status: Arc<dyn StatusSource>,
+    limits: ApiLimits,
+    stop: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let max = limits.message_bytes_max;
+    let kv = KvServer::new(KvService(kv)).max_decoding_message_size(max).max_encoding_message_size(max);
+    let cluster = ClusterServer::new(ClusterService(status)).max_decoding_message_size(max);
+    Server::builder()
+        .concurrency_limit_per_connection(limits.requests_max)
+        .max_concurrent_streams(u32::try_from(limits.requests_max).unwrap_or(u32::MAX))
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .timeout(limits.request_time_max)
+        .add_service(kv)
+        .add_service(cluster)
+        .serve_with_incoming_shutdown(incoming(listener, limits.connections_max), stop)
+        .await
+}

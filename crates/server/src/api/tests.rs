@@ -1,0 +1,187 @@
+//! The services over a map in memory, with a real client on a real socket.
+
+use std::{ops::Bound, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use coracle::{
+    client::{
+        Client, ClientOptions, ConnectError,
+        pb::{Role, StatusResponse},
+    },
+    level::{Error, Kv, Level, MemoryKv, Once, Op, ReadAt, Revision, ScanSpec, SessionId, Txn},
+};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+use super::{ApiLimits, StatusSource, serve};
+
+struct Leader;
+
+impl StatusSource for Leader {
+    fn status(&self) -> StatusResponse {
+        StatusResponse { node_id: 5, role: Role::Leader.into(), term: 2, ..Default::default() }
+    }
+}
+
+struct Served {
+    address: String,
+    client: Client,
+    _stop: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+}
+
+async fn served(limits: ApiLimits) -> Served {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (_stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(async move {
+        let stop = async {
+            let _ = stopped.await;
+        };
+        serve(listener, Arc::new(MemoryKv::new()), Arc::new(Leader), limits, stop).await.unwrap();
+    });
+    let client = Client::connect([&address], ClientOptions::default()).await.unwrap();
+    Served { address, client, _stop, serving }
+}
+
+fn bytes(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn puts(keys: impl IntoIterator<Item = u32>) -> Txn {
+    Txn {
+        ops: keys
+            .into_iter()
+            .map(|n| Op::Put { key: bytes(&format!("k{n:04}")), value: bytes(&n.to_string()) })
+            .collect(),
+    }
+}
+
+fn all(limit: u32) -> ScanSpec {
+    ScanSpec { from: Bound::Unbounded, to: Bound::Unbounded, reverse: false, limit, values: true }
+}
+
+#[tokio::test]
+async fn what_is_written_is_read() {
+    let Served { client, .. } = served(ApiLimits::default()).await;
+    let increment = Op::Increment { key: bytes("n"), by: -7 };
+    let ops = [puts([1, 2]).ops, vec![increment, Op::Delete { key: bytes("k0002") }]].concat();
+    let committed = client.commit(Txn { ops }, None).await.unwrap();
+    assert_eq!(committed.integers, [-7]);
+    let keys = vec![bytes("k0001"), bytes("k0002"), bytes("n")];
+    for at in [ReadAt::Linearizable, ReadAt::Stale] {
+        let read = client.get_many(at, keys.clone()).await.unwrap();
+        let values: Vec<_> = read.value.iter().map(|value| value.as_ref().map(|value| value.value.clone())).collect();
+        assert_eq!(values, [Some(bytes("1")), None, Some(bytes("-7"))]);
+        assert_eq!(read.value[0].as_ref().unwrap().modified, committed.revision);
+        let contained = client.contains_many(at, keys.clone()).await.unwrap();
+        assert_eq!(contained.value, [true, false, true]);
+    }
+}
+
+#[tokio::test]
+async fn a_scan_goes_page_by_page_both_ways() {
+    let Served { client, .. } = served(ApiLimits::default()).await;
+    client.commit(puts(0..25), None).await.unwrap();
+    let first = client.page(ReadAt::Linearizable, all(10)).await.unwrap().value;
+    assert!(first.entries.len() == 10 && first.more);
+    let rest = ScanSpec { from: Bound::Excluded(first.entries[9].0.clone()), ..all(100) };
+    let rest = client.page(ReadAt::Linearizable, rest).await.unwrap().value;
+    assert!(rest.entries.len() == 15 && !rest.more && rest.entries[0].0 == bytes("k0010"));
+    let back = ScanSpec { reverse: true, values: false, to: Bound::Included(bytes("k0020")), ..all(2) };
+    let back = client.page(ReadAt::Linearizable, back).await.unwrap().value;
+    assert_eq!(back.entries, [(bytes("k0020"), Bytes::new()), (bytes("k0019"), Bytes::new())]);
+}
+
+#[tokio::test]
+async fn a_snapshot_shows_its_revision_until_it_is_released() {
+    let Served { client, .. } = served(ApiLimits::default()).await;
+    client.commit(puts([1]), None).await.unwrap();
+    let revision = client.snapshot(Duration::from_secs(60)).await.unwrap();
+    client.commit(puts([1, 2]), None).await.unwrap();
+    let seen = client.page(ReadAt::Revision(revision), all(10)).await.unwrap();
+    assert_eq!((seen.value.entries.len(), seen.revision), (1, revision));
+    client.release(revision).await.unwrap();
+    let gone = client.page(ReadAt::Revision(revision), all(10)).await;
+    assert_eq!(gone.unwrap_err(), Error::SnapshotGone(revision));
+    let never = client.get_many(ReadAt::Revision(Revision(999)), vec![bytes("k")]).await;
+    assert_eq!(never.unwrap_err(), Error::SnapshotGone(Revision(999)));
+}
+
+#[tokio::test]
+async fn c22_a_commit_that_is_repeated_takes_effect_once() {
+    let Served { client, .. } = served(ApiLimits::default()).await;
+    let session = client.open_session().await.unwrap();
+    let txn = Txn { ops: vec![Op::Increment { key: bytes("n"), by: 1 }] };
+    let once = Some(Once { session, sequence: 1, floor: 0 });
+    let first = client.commit(txn.clone(), once).await.unwrap();
+    let second = client.commit(txn.clone(), once).await.unwrap();
+    assert_eq!((first.integers.clone(), first), (vec![1], second));
+    client.close_session(session).await.unwrap();
+    let once = Some(Once { session, sequence: 2, floor: 1 });
+    assert_eq!(client.commit(txn.clone(), once).await, Err(Error::SessionExpired(session)));
+    let once = Some(Once { session: SessionId(12345), sequence: 1, floor: 0 });
+    assert_eq!(client.commit(txn, once).await, Err(Error::SessionExpired(SessionId(12345))));
+}
+
+#[tokio::test]
+async fn errors_arrive_as_they_were() {
+    let Served { client, .. } = served(ApiLimits::default()).await;
+    client.commit(Txn { ops: vec![Op::Put { key: bytes("n"), value: bytes("x") }] }, None).await.unwrap();
+    let increment = Txn { ops: vec![Op::Increment { key: bytes("n"), by: 1 }] };
+    assert_eq!(client.commit(increment, None).await, Err(Error::NotAnInteger { key: "n".to_owned() }));
+    let long = Txn { ops: vec![Op::Delete { key: Bytes::from(vec![b'k'; 5000]) }] };
+    let error = client.commit(long, None).await.unwrap_err();
+    assert!(matches!(error, Error::LimitExceeded { max: 4096, got: 5000, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn the_handle_above_works_remotely_as_it_does_locally() {
+    let Served { client, .. } = served(ApiLimits::default()).await;
+    let level = Level::new(Arc::new(client));
+    let many: Vec<_> = (0..20)
+        .map(|_| {
+            tokio::spawn({
+                let level = level.clone();
+                async move { level.increment("n", 1).await }
+            })
+        })
+        .collect();
+    for one in many {
+        one.await.unwrap().unwrap();
+    }
+    assert_eq!(level.get("n").await.unwrap(), Some(bytes("20")));
+    level.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_status_is_served() {
+    let Served { client, address, .. } = served(ApiLimits::default()).await;
+    let status = client.status(&address).await.unwrap();
+    assert_eq!((status.node_id, status.role(), status.term), (5, Role::Leader, 2));
+}
+
+#[tokio::test]
+async fn messages_up_to_the_limit_pass_and_larger_ones_do_not() {
+    let mut limits = ApiLimits::default();
+    let Served { client, .. } = served(limits).await;
+    // Four values of 1 MiB make a response that is larger than what gRPC allows by default.
+    for n in 0..5 {
+        let value = Bytes::from(vec![b'v'; 1 << 20]);
+        client.commit(Txn { ops: vec![Op::Put { key: bytes(&format!("big{n}")), value }] }, None).await.unwrap();
+    }
+    let keys = (0..5).map(|n| bytes(&format!("big{n}"))).collect();
+    assert_eq!(client.get_many(ReadAt::Linearizable, keys).await.unwrap().value.len(), 5);
+    limits.message_bytes_max = 1000;
+    let Served { client, .. } = served(limits).await;
+    let error = client.commit(puts(0..1000), None).await.unwrap_err();
+    assert!(matches!(&error, Error::Protocol(why) if why.contains("too large")), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_connection_beyond_the_limit_is_closed() {
+    let Served { address, serving, .. } = served(ApiLimits { connections_max: 1, ..ApiLimits::default() }).await;
+    let options = ClientOptions::default().with_deadline(Duration::from_millis(300));
+    let second = Client::connect([&address], options).await;
+    assert!(matches!(second, Err(ConnectError::Unreachable { .. })), "{second:?}");
+    assert!(!serving.is_finished());
+}

@@ -1,0 +1,260 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use coracle::{StorageUrl, transport::Address};
+
+use crate::parse::{self, DurationRange};
+
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 not found, 2 usage, 65 damaged data, 69 unavailable, 70 internal, 74 I/O, 75 outcome unknown, 77 refused, 78 configuration.";
+
+/// Coracle: a replicated key-value store on Raft.
+///
+/// `coracle serve` runs a node; the other commands talk to a cluster.
+#[derive(Debug, Parser)]
+#[command(name = "coracle", version, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Which cluster to talk to, and how patiently.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArgs {
+    /// Client addresses of some or all nodes
+    #[arg(
+        long,
+        global = true,
+        env = "CORACLE_ENDPOINTS",
+        value_name = "HOST:PORT,…",
+        value_delimiter = ',',
+        value_parser = parse::endpoint,
+        default_value = "127.0.0.1:9590,127.0.0.1:9591,127.0.0.1:9592"
+    )]
+    pub(crate) endpoints: Vec<String>,
+    /// How long an operation may take, retries included
+    #[arg(long, global = true, value_name = "DURATION", value_parser = parse::duration, default_value = "10s")]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a node
+    Serve(Box<ServeArgs>),
+    /// Set a key
+    Put(PutArgs),
+    /// Print the value of a key
+    Get(GetArgs),
+    /// Remove a key
+    Del(KeyArgs),
+    /// Add to a decimal integer and print the sum; an absent key counts as 0
+    Incr(IncrArgs),
+    /// Print a range of keys and values, in order
+    Scan(ScanArgs),
+    /// Show what each node says of itself
+    Status(StatusArgs),
+    /// Show what the cluster can do
+    #[command(subcommand)]
+    Demo(Demo),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct ServeArgs {
+    /// Where peers reach this node, for example /ip4/127.0.0.1/tcp/9490; several for several ways
+    #[arg(required = true, value_name = "ADDRESS")]
+    pub(crate) addresses: Vec<Address>,
+    /// The addresses of all nodes of a new cluster; without it the node founds one alone. Ignored once founded
+    #[arg(long, value_name = "ADDRESS,…", value_delimiter = ',')]
+    pub(crate) peers: Vec<Address>,
+    /// The cluster's name: nodes of another name are refused
+    #[arg(long, value_name = "NAME", default_value = "coracle")]
+    pub(crate) cluster: String,
+    /// Where the data is: memory: or sled:DIRECTORY
+    #[arg(long, value_name = "URL", default_value = "sled:./coracle-data")]
+    pub(crate) storage: StorageUrl,
+    /// Where to listen for clients
+    #[arg(long, value_name = "IP:PORT", value_parser = parse::socket, default_value = "127.0.0.1:9590")]
+    pub(crate) api: SocketAddr,
+    /// Where clients reach this node, if that differs from --api
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse::endpoint)]
+    pub(crate) advertise_api: Option<String>,
+    /// Where to listen for peers, if that differs from the addresses
+    #[arg(long, value_name = "IP:PORT", value_parser = parse::socket)]
+    pub(crate) bind: Vec<SocketAddr>,
+    /// Allow plaintext beyond this machine
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// How often a leader shows that it is alive
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration, default_value = "100ms")]
+    pub(crate) heartbeat: Duration,
+    /// Between which times without a leader an election is called
+    #[arg(long, value_name = "MIN..MAX", value_parser = parse::duration_range, default_value = "500ms..1s")]
+    pub(crate) election_timeout: DurationRange,
+    /// What to log on standard error: error, warn, info, debug, trace, or a filter like info,coracle_node=debug
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub(crate) log_level: String,
+    /// How to log
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+    /// Leave when standard input closes, so that no node outlives the process that started it
+    #[arg(long)]
+    pub(crate) exit_with_stdin: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object per line
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PutArgs {
+    /// The key
+    pub(crate) key: String,
+    /// The value; - reads it from standard input, as it is
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) value: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeyArgs {
+    /// The key
+    pub(crate) key: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// The key
+    pub(crate) key: String,
+    /// Print what some node has, which may be old, without asking a majority
+    #[arg(long)]
+    pub(crate) stale: bool,
+    /// Print a JSON object with revisions
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IncrArgs {
+    /// The key
+    pub(crate) key: String,
+    /// What to add
+    #[arg(default_value_t = 1, allow_negative_numbers = true)]
+    pub(crate) by: i64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScanArgs {
+    /// Only keys that begin with this
+    #[arg(long, value_name = "PREFIX", conflicts_with_all = ["from", "to"])]
+    pub(crate) prefix: Option<String>,
+    /// The first key
+    #[arg(long, value_name = "KEY")]
+    pub(crate) from: Option<String>,
+    /// The key before which it ends
+    #[arg(long, value_name = "KEY")]
+    pub(crate) to: Option<String>,
+    /// From the last key down
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// The most keys to print
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+    /// Leave the values out
+    #[arg(long)]
+    pub(crate) keys: bool,
+    /// Print a JSON object per line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Print a JSON array, one object per endpoint
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Demo {
+    /// Count words with one replicated increment each, and compare with a count on this machine
+    Words(WordsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WordsArgs {
+    /// The texts; without it, a short one that comes with the program, repeated
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) input: Vec<PathBuf>,
+    /// How many clients write at the same time, each in a session of its own
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) clients: u16,
+    /// Print a JSON object per line: progress several times a second, and the result
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    fn endpoints(line: &str) -> Vec<String> {
+        parse(line).unwrap().cluster.endpoints
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn endpoints_may_stand_before_and_after_the_command() {
+        assert_eq!(endpoints("coracle --endpoints a:1,b:2 status"), ["a:1", "b:2"]);
+        assert_eq!(endpoints("coracle demo words --endpoints a:1,b:2 --clients 2"), ["a:1", "b:2"]);
+    }
+
+    #[test]
+    fn values_and_amounts_may_be_negative_or_a_dash() {
+        assert!(matches!(parse("coracle put k -5").unwrap().command, Command::Put(args) if args.value == "-5"));
+        assert!(matches!(parse("coracle put k -").unwrap().command, Command::Put(args) if args.value == "-"));
+        assert!(matches!(parse("coracle incr k -5").unwrap().command, Command::Incr(args) if args.by == -5));
+        assert!(matches!(parse("coracle incr k").unwrap().command, Command::Incr(args) if args.by == 1));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_flag() {
+        for (line, flag, part) in [
+            ("coracle --endpoints localhost status", "--endpoints", "port is missing"),
+            ("coracle --timeout 5 status", "--timeout", "unit is missing"),
+            ("coracle serve /memory/1 --api localhost:1", "--api", "IP address"),
+            ("coracle serve /memory/1 --election-timeout 2s..1s", "--election-timeout", "not less"),
+            ("coracle serve /memory/1 --heartbeat x", "--heartbeat", "not a"),
+            ("coracle serve /ip4/127.0.0.1/udp/9490", "<ADDRESS>", "udp"),
+            ("coracle serve /memory/1 --peers /memory/2,nonsense", "--peers", "nonsense"),
+            ("coracle serve /memory/1 --storage rocks:./a", "--storage", "rocks"),
+            ("coracle demo words --clients 0", "--clients", "0"),
+        ] {
+            let error = parse(line).unwrap_err();
+            let text = error.to_string();
+            assert_eq!(error.kind(), ErrorKind::ValueValidation, "{text}");
+            assert!(error.exit_code() == 2 && text.contains(flag) && text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_excludes_bounds() {
+        assert_eq!(parse("coracle scan --prefix a --from b").unwrap_err().kind(), ErrorKind::ArgumentConflict);
+    }
+}

@@ -1,0 +1,90 @@
+//! Values on the command line that need more than a number.
+
+use std::{net::SocketAddr, time::Duration};
+
+/// `100ms`, `1.5s`, `2m`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = |reason: &str| format!("{reason}; expected a number and a unit, like 100ms, 1.5s or 2m");
+    let unit = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(|| wrong("the unit is missing"))?;
+    let (number, unit) = text.split_at(unit);
+    let seconds = match unit {
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        other => return Err(wrong(&format!("\"{other}\" is not a unit"))),
+    };
+    let number: f64 = number.parse().map_err(|_| wrong(&format!("\"{number}\" is not a number")))?;
+    match Duration::try_from_secs_f64(number * seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err(wrong(&format!("\"{text}\" is not longer than zero"))),
+    }
+}
+
+/// A range of durations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DurationRange {
+    pub(crate) min: Duration,
+    pub(crate) max: Duration,
+}
+
+/// `500ms..1s`.
+pub(crate) fn duration_range(text: &str) -> Result<DurationRange, String> {
+    let (min, max) = text.split_once("..").ok_or("expected a range like 500ms..1s")?;
+    let (min, max) = (duration(min)?, duration(max)?);
+    if min < max { Ok(DurationRange { min, max }) } else { Err(format!("{min:?} is not less than {max:?}")) }
+}
+
+/// `127.0.0.1:9590`: an IP address to listen at, not a name.
+pub(crate) fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "expected an IP address and a port, like 127.0.0.1:9590 or [::1]:9590; port 0 lets the system choose".to_owned()
+    })
+}
+
+/// `host:port`, as others reach it.
+pub(crate) fn endpoint(text: &str) -> Result<String, String> {
+    let wrong = |reason: &str| format!("{reason}; expected HOST:PORT, like 127.0.0.1:9590");
+    let (host, port) = text.rsplit_once(':').ok_or_else(|| wrong("the port is missing"))?;
+    if host.is_empty() {
+        return Err(wrong("the host is missing"));
+    }
+    match port.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(text.to_owned()),
+        _ => Err(wrong(&format!("\"{port}\" is not a port from 1 to 65535"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_number_and_a_unit() {
+        assert_eq!(duration("100ms"), Ok(Duration::from_millis(100)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for (text, part) in
+            [("10", "unit is missing"), ("x1s", "\"x1s\""), ("5d", "\"d\""), ("0s", "zero"), ("-1s", "zero")]
+        {
+            let error = duration(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn ranges_rise() {
+        let range = duration_range("500ms..1s").unwrap();
+        assert_eq!((range.min, range.max), (Duration::from_millis(500), Duration::from_secs(1)));
+        assert!(duration_range("1s..1s").is_err() && duration_range("1s").is_err());
+    }
+
+    #[test]
+    fn endpoints_and_sockets_say_what_is_wrong() {
+        assert_eq!(endpoint("a.example:9590"), Ok("a.example:9590".to_owned()));
+        assert!(endpoint("a.example").unwrap_err().contains("port is missing"));
+        assert!(endpoint("a.example:0").unwrap_err().contains("\"0\""));
+        assert!(socket("localhost:9590").unwrap_err().contains("IP address"));
+    }
+}

@@ -1,0 +1,152 @@
+//! `coracle serve`: runs a node and its interface for clients until it is told to leave.
+
+mod check;
+mod failure;
+mod leave;
+mod log;
+mod source;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use coracle::{
+    Node,
+    transport::{Address, Route},
+};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time};
+
+use self::{leave::Leave, source::NodeSource};
+use crate::{
+    api,
+    cli::ServeArgs,
+    exit::{Code, Failure, Outcome},
+    out,
+};
+
+/// How long requests under way may take to come to an end when the node leaves.
+const GRACE: Duration = Duration::from_secs(2);
+
+pub(crate) async fn run(args: ServeArgs) -> Outcome {
+    check::plaintext(&args)?;
+    log::start(&args)?;
+    let mut leave = Leave::watch(args.exit_with_stdin)?;
+    let listener = TcpListener::bind(args.api).await.map_err(|error| {
+        Failure::io(format_args!("could not listen for clients at {}", args.api), &error)
+            .hint("Choose another address with --api; port 0 lets the system choose the port.")
+    })?;
+    let api = listener.local_addr().map_err(|error| Failure::io("the listener for clients", &error))?;
+    let node = tokio::select! {
+        node = start(&args, api) => node?,
+        why = leave.asked() => {
+            tracing::info!(why, "leaving before the node was founded");
+            return Ok(());
+        }
+    };
+    let (stop, stopped) = oneshot::channel();
+    let mut serving = serve(listener, &node, stopped);
+    out::line(ready(&node, api))?;
+    let ended = until_the_end(&node, &mut leave, &mut serving).await;
+    // The receiver is gone when the interface has ended already.
+    let _ = stop.send(());
+    if time::timeout(GRACE, async {
+        if !serving.is_finished() {
+            let _ = (&mut serving).await;
+        }
+    })
+    .await
+    .is_err()
+    {
+        tracing::warn!("some clients' requests did not come to an end in time");
+        serving.abort();
+    }
+    failure::of_stop(&node.shutdown().await)?;
+    ended
+}
+
+async fn start(args: &ServeArgs, api: SocketAddr) -> Outcome<Node> {
+    let mut builder = Node::builder()
+        .cluster(args.cluster.clone())
+        .storage(&args.storage)
+        .client_address(advertised(args, api))
+        .heartbeat_interval(args.heartbeat)
+        .election_timeout(args.election_timeout.min..=args.election_timeout.max);
+    for address in &args.addresses {
+        builder = builder.address(address);
+    }
+    for bind in &args.bind {
+        builder = builder.bind(Address::from(*bind));
+    }
+    if args.peers.is_empty() {
+        tracing::info!("without --peers: a new directory is founded as a cluster of this node alone");
+    } else {
+        builder = builder.peers(&args.peers);
+    }
+    builder.build().await.map_err(|error| failure::of_start(error, args))
+}
+
+/// Where clients reach this node: when it listens everywhere, at the host where its peers do.
+fn advertised(args: &ServeArgs, api: SocketAddr) -> String {
+    if let Some(advertised) = &args.advertise_api {
+        return advertised.clone();
+    }
+    if !api.ip().is_unspecified() {
+        return api.to_string();
+    }
+    let host = args.addresses.iter().find_map(|address| match address.route() {
+        Route::Tcp { host, .. } | Route::Grpc { host, .. } => Some(host.clone()),
+        _ => None,
+    });
+    match host {
+        Some(host) if host.contains(':') => format!("[{host}]:{}", api.port()),
+        Some(host) => format!("{host}:{}", api.port()),
+        None => api.to_string(),
+    }
+}
+
+fn serve(
+    listener: TcpListener,
+    node: &Node,
+    stopped: oneshot::Receiver<()>,
+) -> JoinHandle<Result<(), tonic::transport::Error>> {
+    let source = Arc::new(NodeSource(node.clone()));
+    tokio::spawn(api::serve(listener, node.kv(), source, api::ApiLimits::default(), async {
+        // A sender that is dropped means the same as one that speaks.
+        let _ = stopped.await;
+    }))
+}
+
+/// The line that says to whoever started it that the node serves, and where.
+fn ready(node: &Node, api: SocketAddr) -> String {
+    let status = node.status();
+    let peers: Vec<String> = node.addresses().iter().map(ToString::to_string).collect();
+    format!(
+        "ready node={} cluster={} peers={} api={api} storage={} durability={}",
+        status.id,
+        status.cluster_name,
+        peers.join(","),
+        status.engine,
+        status.durability
+    )
+}
+
+/// Waits until somebody asks the node to leave, or it stops by itself.
+async fn until_the_end(
+    node: &Node,
+    leave: &mut Leave,
+    serving: &mut JoinHandle<Result<(), tonic::transport::Error>>,
+) -> Outcome {
+    tokio::select! {
+        why = leave.asked() => {
+            tracing::info!(why, "leaving");
+            Ok(())
+        }
+        reason = node.stopped() => failure::of_stop(&reason),
+        ended = serving => {
+            let why = match ended {
+                Ok(Ok(())) => "it returned".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            Err(Failure::new(Code::Internal, format!("the interface for clients ended: {why}")))
+        }
+    }
+}

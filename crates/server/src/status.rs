@@ -1,0 +1,172 @@
+//! `coracle status`: what each node says of itself.
+
+use coracle::client::{NodeView, pb};
+use serde_json::{Value as Json, json};
+
+use crate::{
+    cli::{ClusterArgs, StatusArgs},
+    connect,
+    exit::{Code, Failure, Outcome},
+    out,
+};
+
+pub(crate) async fn run(cluster: &ClusterArgs, args: StatusArgs) -> Outcome {
+    let client = connect::client(cluster)?;
+    let views = client.statuses().await;
+    if args.json {
+        out::line(Json::Array(views.iter().map(as_json).collect()))?;
+    } else {
+        out::line(table(&views))?;
+    }
+    if views.iter().any(|view| view.status.is_ok()) {
+        return Ok(());
+    }
+    let failure = Failure::new(Code::Unavailable, format!("none of {} answered", cluster.endpoints.join(", ")));
+    Err(failure.hint("Start the nodes with `coracle serve`, or name their client addresses with --endpoints."))
+}
+
+/// The role, as people write it.
+pub(crate) fn role(status: &pb::StatusResponse) -> &'static str {
+    match status.role() {
+        _ if !status.stopped.is_empty() => "stopped",
+        pb::Role::Unspecified => "unknown",
+        pb::Role::Follower => "follower",
+        pb::Role::PreCandidate => "pre-candidate",
+        pb::Role::Candidate => "candidate",
+        pb::Role::Leader => "leader",
+        pb::Role::Learner => "learner",
+    }
+}
+
+/// An id, as it is shown everywhere.
+pub(crate) fn id(id: u64) -> String {
+    format!("{id:016x}")
+}
+
+const HEAD: [&str; 9] = ["ENDPOINT", "ID", "ROLE", "TERM", "LEADER", "COMMIT", "APPLIED", "STORAGE", "DURABILITY"];
+
+fn table(views: &[NodeView]) -> String {
+    let mut rows = vec![HEAD.map(str::to_owned)];
+    rows.extend(views.iter().map(row));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; HEAD.len()] = std::array::from_fn(width);
+    let mut lines: Vec<String> = rows.iter().map(|row| line(row, &widths)).collect();
+    for view in views {
+        match &view.status {
+            Err(error) => lines.push(format!("{}: {error}", view.endpoint)),
+            Ok(status) if !status.stopped.is_empty() => lines.push(format!("{}: {}", view.endpoint, status.stopped)),
+            Ok(_) => {}
+        }
+    }
+    lines.join("\n")
+}
+
+fn line(row: &[String; HEAD.len()], widths: &[usize; HEAD.len()]) -> String {
+    let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+    cells.join("  ").trim_end().to_owned()
+}
+
+fn row(view: &NodeView) -> [String; HEAD.len()] {
+    let dash = || "-".to_owned();
+    let Ok(status) = &view.status else {
+        let mut row = [(); HEAD.len()].map(|()| dash());
+        row[0].clone_from(&view.endpoint);
+        row[2] = "unreachable".to_owned();
+        return row;
+    };
+    [
+        view.endpoint.clone(),
+        id(status.node_id),
+        role(status).to_owned(),
+        status.term.to_string(),
+        status.leader_id.map_or_else(dash, id),
+        status.commit_index.to_string(),
+        status.applied_index.to_string(),
+        status.engine.clone(),
+        status.durability.clone(),
+    ]
+}
+
+fn as_json(view: &NodeView) -> Json {
+    let status = match &view.status {
+        Ok(status) => status,
+        Err(error) => return json!({ "endpoint": view.endpoint, "up": false, "error": error.to_string() }),
+    };
+    json!({
+        "endpoint": view.endpoint,
+        "up": true,
+        "id": id(status.node_id),
+        "incarnation": id(status.incarnation),
+        "cluster_name": status.cluster_name,
+        "cluster": status.cluster_id.map(id),
+        "role": role(status),
+        "term": status.term,
+        "leader": status.leader_id.map(id),
+        "leader_client_address": status.leader_client_address,
+        "base": status.base_index,
+        "last": status.last_index,
+        "durable": status.durable_index,
+        "commit": status.commit_index,
+        "applied": status.applied_index,
+        "storage": status.engine,
+        "durability": status.durability,
+        "version": status.version,
+        "stopped": (!status.stopped.is_empty()).then_some(&status.stopped),
+        "members": status.members.iter().map(member).collect::<Vec<_>>(),
+    })
+}
+
+fn member(member: &pb::Member) -> Json {
+    json!({
+        "id": id(member.node_id),
+        "incarnation": id(member.incarnation),
+        "addresses": member.addresses,
+        "client_address": member.client_address,
+        "role": member.role,
+        "connected": member.connected,
+        "match": member.match_index,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle::level::Error;
+
+    use super::*;
+
+    fn views() -> [NodeView; 2] {
+        let status = pb::StatusResponse {
+            node_id: 7,
+            role: pb::Role::Leader.into(),
+            term: 3,
+            leader_id: Some(7),
+            commit_index: 12,
+            applied_index: 11,
+            engine: "sled".to_owned(),
+            durability: "power-loss".to_owned(),
+            ..Default::default()
+        };
+        [
+            NodeView { endpoint: "127.0.0.1:9590".to_owned(), status: Ok(status) },
+            NodeView { endpoint: "127.0.0.1:9591".to_owned(), status: Err(Error::Unavailable("refused".to_owned())) },
+        ]
+    }
+
+    #[test]
+    fn the_table_shows_who_leads_and_who_is_unreachable() {
+        let table = table(&views());
+        let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0], HEAD);
+        let id = "0000000000000007";
+        assert_eq!(lines[1], ["127.0.0.1:9590", id, "leader", "3", id, "12", "11", "sled", "power-loss"]);
+        assert_eq!(lines[2][..3], ["127.0.0.1:9591", "-", "unreachable"]);
+        assert!(table.ends_with("127.0.0.1:9591: unavailable: refused"), "{table}");
+    }
+
+    #[test]
+    fn json_has_an_object_for_each_endpoint() {
+        let [up, down] = views().map(|view| as_json(&view));
+        assert_eq!((&up["up"], &up["role"], &up["commit"]), (&json!(true), &json!("leader"), &json!(12)));
+        assert_eq!((&down["up"], &down["endpoint"]), (&json!(false), &json!("127.0.0.1:9591")));
+    }
+}

@@ -1,0 +1,199 @@
+//! The checkers: what all nodes together have said and done, held against the invariants.
+
+use std::collections::BTreeMap;
+
+use coracle_core::{AppendResult, Body, Entry, HardState, Index, Message, NodeId, Run, Term};
+
+use crate::{
+    Violation,
+    disk::LogState,
+    report::Invariant::{
+        AckDurability, CommitImmutable, CommitOnQuorum, ElectionSafety, LeaderCompleteness, LogMatching, Ordering,
+        StateMachineSafety,
+    },
+};
+
+type Checked = Result<(), Violation>;
+
+/// What an outside observer of all nodes and disks knows.
+#[derive(Debug, Default)]
+pub(crate) struct Ghost {
+    /// Who led in each term.
+    leaders: BTreeMap<Term, usize>,
+    /// Whose vote was seen on which disk.
+    votes: BTreeMap<(Term, usize), NodeId>,
+    /// Every entry that was ever appended, with the term of the one before it.
+    appended: BTreeMap<(Term, Index), (Option<Term>, Entry)>,
+    /// What is committed, from index 1 on.
+    committed: Vec<(Term, Entry)>,
+    /// The state's hash by applied index.
+    states: BTreeMap<Index, u64>,
+}
+
+impl Ghost {
+    /// How many terms had a leader.
+    pub(crate) fn terms_led(&self) -> usize {
+        self.leaders.len()
+    }
+
+    /// The last committed index.
+    pub(crate) fn committed(&self) -> Index {
+        Index(self.committed.len() as u64)
+    }
+
+    /// I1 and I3: `node` leads in `term`, with `log`.
+    pub(crate) fn leads(&mut self, node: usize, term: Term, log: &LogState) -> Checked {
+        let leader = *self.leaders.entry(term).or_insert(node);
+        if leader != node {
+            return fail(ElectionSafety, format!("n{leader} and n{node} both lead in term {term}"));
+        }
+        if log.last() < self.committed() {
+            let what = format!("n{node} leads in term {term} with a log up to {}", log.last());
+            return fail(LeaderCompleteness, format!("{what}, but {} is committed", self.committed()));
+        }
+        for index in log.base.index.0.max(1)..=self.committed().0 {
+            let (committed, _) = &self.committed[index as usize - 1];
+            if log.term_at(Index(index)) != Some(*committed) {
+                let found = log.term_at(Index(index));
+                let what = format!("n{node} leads in term {term} and has {found:?} at {index}");
+                return fail(LeaderCompleteness, format!("{what}, but {committed} is committed there"));
+            }
+        }
+        Ok(())
+    }
+
+    /// I1: what lies on a disk.
+    pub(crate) fn hard_state(&mut self, node: usize, hard_state: HardState) -> Checked {
+        let Some(vote) = hard_state.voted_for else { return Ok(()) };
+        let earlier = *self.votes.entry((hard_state.term, node)).or_insert(vote);
+        if earlier != vote {
+            let what = format!("n{node} voted for {vote} in term {}, and before that for {earlier}", hard_state.term);
+            return fail(ElectionSafety, what);
+        }
+        Ok(())
+    }
+
+    /// I2: a node appends `run` after an entry of term `before`.
+    pub(crate) fn appends(&mut self, node: usize, before: Option<Term>, run: &Run) -> Checked {
+        let mut before = before;
+        for (index, entry) in run.iter() {
+            match self.appended.get(&(run.term(), index)) {
+                None => drop(self.appended.insert((run.term(), index), (before, entry.clone()))),
+                Some((earlier, known)) if known != entry || differs(*earlier, before) => {
+                    let what = format!("n{node} appends another entry at ({index}, term {})", run.term());
+                    return fail(LogMatching, format!("{what} than is known there, or after another one"));
+                }
+                Some(_) => {}
+            }
+            before = Some(run.term());
+        }
+        Ok(())
+    }
+
+    /// I5: `node`, whose log is `log`, takes everything up to `to` for committed, having known it up to `from`. Returns whether this is news.
+    pub(crate) fn commits(&mut self, node: usize, from: Index, to: Index, log: &LogState) -> Result<bool, Violation> {
+        let known = self.committed();
+        for index in from.0.max(log.base.index.0) + 1..=to.0 {
+            let index = Index(index);
+            let Some((term, entry)) = log.entry(index) else {
+                let what = format!("n{node} takes {index} for committed, its log ends at {}", log.last());
+                return Err(Violation::new(Ordering, what));
+            };
+            match self.committed.get(index.0 as usize - 1) {
+                Some((t, e)) if t != term || e != entry => {
+                    let what = format!("n{node} commits an entry of term {term} at {index}; one of term {t} was");
+                    return Err(Violation::new(CommitImmutable, what));
+                }
+                Some(_) => {}
+                None if index == self.committed().next() => self.committed.push((*term, entry.clone())),
+                None => break,
+            }
+        }
+        if to > self.committed() {
+            let what = format!("n{node} has a base at {}, only {} is committed", log.base.index, self.committed());
+            return Err(Violation::new(CommitOnQuorum, what));
+        }
+        Ok(self.committed() > known)
+    }
+
+    /// I6: what was just committed lies on the disks of a majority.
+    pub(crate) fn on_quorum<'a>(&self, logs: impl Iterator<Item = bool> + 'a, nodes: usize) -> Checked {
+        let holders = logs.filter(|holds| *holds).count();
+        if holders > nodes / 2 {
+            return Ok(());
+        }
+        let what = format!("{} is committed and durable on {holders} of {nodes} nodes", self.committed());
+        fail(CommitOnQuorum, what)
+    }
+
+    /// The term of the last committed entry.
+    pub(crate) fn committed_term(&self) -> Term {
+        self.committed.last().map_or(Term(0), |(term, _)| *term)
+    }
+
+    /// I4 and C7: `node` applies `run`, having applied everything up to `applied`; its disk holds `durable`.
+    pub(crate) fn applies(&self, node: usize, applied: Index, run: &Run, durable: &LogState) -> Checked {
+        if run.first() != applied.next() {
+            return fail(Ordering, format!("n{node} applies {run:?} after {applied}"));
+        }
+        if durable.last() < run.last() {
+            let what = format!("n{node} applies {run:?}, its disk holds {}", durable.last());
+            return fail(Ordering, what);
+        }
+        for (index, entry) in run.iter() {
+            match self.committed.get(index.0 as usize - 1) {
+                None => return fail(StateMachineSafety, format!("n{node} applies {index}, which is not committed")),
+                Some((term, committed)) if *term != run.term() || committed != entry => {
+                    let what = format!("n{node} applies an entry of term {} at {index}", run.term());
+                    return fail(StateMachineSafety, format!("{what}, another one of term {term} is committed"));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// I4: `node` has applied everything up to `applied`, and its state has the hash `hash`.
+    pub(crate) fn state(&mut self, node: usize, applied: Index, hash: u64) -> Checked {
+        let earlier = *self.states.entry(applied).or_insert(hash);
+        if earlier != hash {
+            let what = format!("n{node} has the state {hash:016x} at {applied}, another node had {earlier:016x}");
+            return fail(StateMachineSafety, what);
+        }
+        Ok(())
+    }
+}
+
+/// I8: what `message` asserts is on the disk of its sender.
+pub(crate) fn asserts(node: usize, message: &Message, durable: &LogState) -> Checked {
+    let hard_state = durable.hard_state;
+    // Neither asking whether one would be elected nor saying yes binds anybody, and nobody takes up a term from it.
+    let binds = !matches!(message.body, Body::PreVote { .. } | Body::PreVoteResponse { granted: true, .. });
+    if binds && message.term > hard_state.term {
+        let what = format!("n{node} speaks in term {}, its disk is in {}: {message:?}", message.term, hard_state.term);
+        return fail(AckDurability, what);
+    }
+    let holds = match &message.body {
+        Body::AppendEntriesResponse { result: AppendResult::Matched { index }, .. } => *index <= durable.last(),
+        Body::RequestVoteResponse { granted: true } => {
+            hard_state.term == message.term && hard_state.voted_for == Some(message.to)
+        }
+        Body::RequestVote { last_log_index, last_log_term } => {
+            hard_state.voted_for == Some(message.from) && durable.holds(*last_log_index, *last_log_term)
+        }
+        _ => true,
+    };
+    if holds {
+        return Ok(());
+    }
+    let disk = format!("its disk holds {} and {hard_state:?}", durable.last());
+    fail(AckDurability, format!("n{node} says {message:?}, {disk}"))
+}
+
+fn differs(a: Option<Term>, b: Option<Term>) -> bool {
+    matches!((a, b), (Some(a), Some(b)) if a != b)
+}
+
+fn fail(invariant: crate::Invariant, what: String) -> Checked {
+    Err(Violation::new(invariant, what))
+}

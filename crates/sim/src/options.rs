@@ -1,0 +1,129 @@
+//! What a run is made of, apart from its seed.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+/// What a run is made of, apart from its seed.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many nodes a group has.
+    pub nodes: Nodes,
+    /// How long faults go on, in virtual time, before everything heals and has to converge. Default 60 s.
+    pub duration: Duration,
+    /// A fault built into the simulator's own layer, which the checkers have to notice.
+    pub bug: Option<Bug>,
+    /// The most events of one run: a run beyond it is a failure of liveness. Default 20 million.
+    pub events_max: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { nodes: Nodes::Mixed, duration: Duration::from_secs(60), bug: None, events_max: 20_000_000 }
+    }
+}
+
+/// How many nodes a group has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nodes {
+    /// Always as many.
+    Exactly(usize),
+    /// 1, 3 or 5, drawn per seed.
+    Mixed,
+}
+
+/// The most nodes that a simulated group may have.
+pub const NODES_MAX: usize = 9;
+
+impl FromStr for Nodes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Nodes, String> {
+        if text == "mixed" {
+            return Ok(Nodes::Mixed);
+        }
+        match text.parse() {
+            Ok(count) if (1..=NODES_MAX).contains(&count) => Ok(Nodes::Exactly(count)),
+            _ => Err(format!("expected \"mixed\" or a number from 1 to {NODES_MAX}, got \"{text}\"")),
+        }
+    }
+}
+
+impl fmt::Display for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Nodes::Exactly(count) => count.fmt(f),
+            Nodes::Mixed => f.write_str("mixed"),
+        }
+    }
+}
+
+/// A fault built into the simulator's own layer: it shows that the checkers see something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Bug {
+    /// A write is reported as durable when it has only begun.
+    AcknowledgeBeforeDurable,
+    /// The state machine forgets that a command may have been applied before.
+    SkipSessionCheck,
+    /// A start forgets who got the vote.
+    ForgetVote,
+    /// A start cuts off the last entries of the log.
+    TruncateLog,
+    /// Linearizable reads are served from whatever the asked node has applied.
+    StaleRead,
+    /// The state machine of one node now and then leaves out a command.
+    SkipEntry,
+    /// No bug, but an invariant that does not hold: it has to fail.
+    Canary,
+}
+
+impl Bug {
+    /// All of them, with the names by which they are asked for.
+    pub const ALL: [(&'static str, Bug); 7] = [
+        ("acknowledge-before-durable", Bug::AcknowledgeBeforeDurable),
+        ("skip-session-check", Bug::SkipSessionCheck),
+        ("forget-vote", Bug::ForgetVote),
+        ("truncate-log", Bug::TruncateLog),
+        ("stale-read", Bug::StaleRead),
+        ("skip-entry", Bug::SkipEntry),
+        ("canary", Bug::Canary),
+    ];
+}
+
+impl FromStr for Bug {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Bug, String> {
+        let names = || Bug::ALL.map(|(name, _)| name).join(", ");
+        let found = Bug::ALL.iter().find(|(name, _)| *name == text);
+        found.map(|(_, bug)| *bug).ok_or_else(|| format!("expected one of {}; got \"{text}\"", names()))
+    }
+}
+
+impl fmt::Display for Bug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Bug::ALL.iter().find(|(_, bug)| bug == self).map_or("?", |(name, _)| name);
+        f.write_str(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_bugs_read_back() {
+        for (name, bug) in Bug::ALL {
+            assert_eq!(name.parse::<Bug>(), Ok(bug));
+            assert_eq!(bug.to_string(), name);
+        }
+        assert!("no-such-bug".parse::<Bug>().is_err());
+    }
+
+    #[test]
+    fn numbers_of_nodes_are_checked() {
+        assert_eq!("3".parse::<Nodes>(), Ok(Nodes::Exactly(3)));
+        assert_eq!("mixed".parse::<Nodes>(), Ok(Nodes::Mixed));
+        assert!("0".parse::<Nodes>().is_err());
+        assert!("100".parse::<Nodes>().is_err());
+    }
+}

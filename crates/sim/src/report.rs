@@ -1,0 +1,250 @@
+//! What came of a run.
+
+use std::{fmt, time::Duration};
+
+use crate::{Nodes, Options};
+
+/// What a run has seen, when no checker objected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// How many seeds this covers.
+    pub seeds: u64,
+    /// A hash over all events and the final state: equal for equal seeds and options.
+    pub hash: u64,
+    /// How long it took in virtual time.
+    pub virtual_time: Duration,
+    /// How many events happened.
+    pub events: u64,
+    /// Crashes of nodes.
+    pub crashes: u64,
+    /// Failed writes of the log that were injected.
+    pub disk_errors: u64,
+    /// Partitions.
+    pub partitions: u64,
+    /// Pauses of nodes.
+    pub pauses: u64,
+    /// Messages sent.
+    pub messages: u64,
+    /// Messages dropped.
+    pub dropped: u64,
+    /// Messages delivered twice.
+    pub duplicated: u64,
+    /// Elections won.
+    pub elections: u64,
+    /// Leaders of a term that was not the first to have one.
+    pub leader_changes: u64,
+    /// Snapshots taken.
+    pub snapshots_taken: u64,
+    /// Snapshots installed on a node that was too far behind.
+    pub snapshots_installed: u64,
+    /// Times at which a node cut off uncommitted entries.
+    pub truncations: u64,
+    /// Times at which a log was compacted.
+    pub compactions: u64,
+    /// Entries committed.
+    pub committed: u64,
+    /// Commands of clients that were acknowledged.
+    pub acknowledged: u64,
+    /// Queries that were answered.
+    pub answered: u64,
+    /// Attempts of clients whose outcome was unknown.
+    pub unknown: u64,
+    /// Retries that were answered from the session table.
+    pub answered_from_session: u64,
+}
+
+impl Report {
+    /// Adds another run.
+    pub fn add(&mut self, other: &Report) {
+        self.seeds += other.seeds;
+        self.hash = self.hash.wrapping_add(other.hash);
+        self.virtual_time += other.virtual_time;
+        for (sum, part) in [
+            (&mut self.events, other.events),
+            (&mut self.crashes, other.crashes),
+            (&mut self.disk_errors, other.disk_errors),
+            (&mut self.partitions, other.partitions),
+            (&mut self.pauses, other.pauses),
+            (&mut self.messages, other.messages),
+            (&mut self.dropped, other.dropped),
+            (&mut self.duplicated, other.duplicated),
+            (&mut self.elections, other.elections),
+            (&mut self.leader_changes, other.leader_changes),
+            (&mut self.snapshots_taken, other.snapshots_taken),
+            (&mut self.snapshots_installed, other.snapshots_installed),
+            (&mut self.truncations, other.truncations),
+            (&mut self.compactions, other.compactions),
+            (&mut self.committed, other.committed),
+            (&mut self.acknowledged, other.acknowledged),
+            (&mut self.answered, other.answered),
+            (&mut self.unknown, other.unknown),
+            (&mut self.answered_from_session, other.answered_from_session),
+        ] {
+            *sum += part;
+        }
+    }
+
+    /// What has to happen now and then, and never did: a test that does not reach these tests little.
+    pub fn never_happened(&self) -> Vec<&'static str> {
+        [
+            (self.snapshots_installed, "a snapshot was installed"),
+            (self.truncations, "uncommitted entries were truncated"),
+            (self.leader_changes, "the leader changed"),
+            (self.answered_from_session, "a retry was answered from the session table"),
+        ]
+        .into_iter()
+        .filter_map(|(count, what)| (count == 0).then_some(what))
+        .collect()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "seeds {}, virtual time {:.0} s, events {}",
+            self.seeds,
+            self.virtual_time.as_secs_f64(),
+            self.events
+        )?;
+        writeln!(
+            f,
+            "faults: {} crashes, {} disk errors, {} partitions, {} pauses, {} of {} messages dropped, {} duplicated",
+            self.crashes, self.disk_errors, self.partitions, self.pauses, self.dropped, self.messages, self.duplicated
+        )?;
+        writeln!(
+            f,
+            "group: {} elections won, {} leader changes, {} snapshots taken, {} installed, {} truncations, {} compactions, {} entries committed",
+            self.elections,
+            self.leader_changes,
+            self.snapshots_taken,
+            self.snapshots_installed,
+            self.truncations,
+            self.compactions,
+            self.committed
+        )?;
+        write!(
+            f,
+            "clients: {} commands acknowledged, {} queries answered, {} outcomes unknown, {} retries answered from the session table",
+            self.acknowledged, self.answered, self.unknown, self.answered_from_session
+        )
+    }
+}
+
+/// What a checker looks after, by the names of `hazards.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Invariant {
+    /// I1: at most one leader per term, also by the votes on the disks.
+    ElectionSafety,
+    /// I2: logs that hold the same index and term are equal up to there.
+    LogMatching,
+    /// I3: what was committed is in every later leader's log.
+    LeaderCompleteness,
+    /// I4: the same entry is applied everywhere, and equal applied indexes mean equal states.
+    StateMachineSafety,
+    /// I5: what was committed never changes.
+    CommitImmutable,
+    /// I6: what is committed is durable on a majority.
+    CommitOnQuorum,
+    /// I7: term, commit and applied index do not fall.
+    Monotonic,
+    /// I8: what a message asserts is on its sender's disk.
+    AckDurability,
+    /// I10: a read sees what was acknowledged before it.
+    ReadFreshness,
+    /// I12: a command takes effect once, and its answer stays.
+    ExactlyOnce,
+    /// I13: once faults have stopped the group converges and every request has ended.
+    Liveness,
+    /// I15: no panic, and no stop without a reason.
+    NoPanic,
+    /// I16: indexes are in order.
+    Ordering,
+    /// The same seed gives the same run.
+    Determinism,
+    /// The canary, which does not hold.
+    Canary,
+}
+
+impl fmt::Display for Invariant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = match self {
+            Invariant::ElectionSafety => "I1 ",
+            Invariant::LogMatching => "I2 ",
+            Invariant::LeaderCompleteness => "I3 ",
+            Invariant::StateMachineSafety => "I4 ",
+            Invariant::CommitImmutable => "I5 ",
+            Invariant::CommitOnQuorum => "I6 ",
+            Invariant::Monotonic => "I7 ",
+            Invariant::AckDurability => "I8 ",
+            Invariant::ReadFreshness => "I10 ",
+            Invariant::ExactlyOnce => "I12 ",
+            Invariant::Liveness => "I13 ",
+            Invariant::NoPanic => "I15 ",
+            Invariant::Ordering => "I16 ",
+            Invariant::Determinism | Invariant::Canary => "",
+        };
+        write!(f, "{number}{self:?}")
+    }
+}
+
+/// An invariant that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{invariant}: {what}")]
+pub struct Violation {
+    /// Which.
+    pub invariant: Invariant,
+    /// What was seen, and what was expected.
+    pub what: String,
+}
+
+impl Violation {
+    /// Something seen that goes against `invariant`.
+    pub fn new(invariant: Invariant, what: impl Into<String>) -> Violation {
+        Violation { invariant, what: what.into() }
+    }
+}
+
+/// A run that a checker objected to.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub struct Failure {
+    /// The run's seed.
+    pub seed: u64,
+    /// What is wrong.
+    pub violation: Violation,
+    /// When, since the start of the run.
+    pub virtual_time: Duration,
+    /// The last transitions before it, one per line.
+    pub lines: Vec<String>,
+    /// The command that shows it again.
+    pub command: String,
+}
+
+impl Failure {
+    pub(crate) fn command(seed: u64, options: &Options) -> String {
+        let mut command = format!("cargo xtask sim --seed {seed} --nodes {}", options.nodes);
+        if options.nodes == Nodes::Mixed {
+            command.truncate(command.len() - " --nodes mixed".len());
+        }
+        if options.duration != Options::default().duration {
+            command.push_str(&format!(" --seconds {}", options.duration.as_secs()));
+        }
+        if let Some(bug) = options.bug {
+            command.push_str(&format!(" --bug {bug}"));
+        }
+        command
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.lines {
+            writeln!(f, "{line}")?;
+        }
+        writeln!(f, "seed {} failed at {:.6} s: {}", self.seed, self.virtual_time.as_secs_f64(), self.violation)?;
+        write!(f, "replay: {}", self.command)
+    }
+}

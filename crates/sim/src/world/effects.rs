@@ -1,0 +1,353 @@
+//! What a replica asks for, done on virtual time.
+
+use std::{mem, time::Duration};
+
+use coracle_core::{AppendResult, Body, Event as RaftEvent, InstallSnapshot, Message, NodeId, Persist, Role, Term};
+use coracle_replica::{Completion, Effect, Input, StateEffect, Work};
+
+use super::{Done, Event, Step, World};
+use crate::{Bug, Invariant, Phase, Violation, check, faults::exponential};
+
+/// What the snapshots' worker is to do.
+#[derive(Debug)]
+pub(super) enum SnapshotWork {
+    Read { peer: NodeId, content: u64, offset: u64, len: usize },
+    Store { from: NodeId, term: Term, piece: InstallSnapshot },
+}
+
+impl World {
+    /// Does what a replica asks for, or begins it.
+    pub(super) fn act(&mut self, node: usize, effect: Effect) -> Step {
+        match effect {
+            Effect::Send(message) => self.send(node, message),
+            Effect::Write(persist) => self.write(node, persist),
+            Effect::ReadLog { request, from, to, bytes_max } => {
+                let latency = self.disk_latency();
+                self.later(node, latency, Done::ReadLog { request, from, to, bytes_max });
+                Ok(())
+            }
+            Effect::State(effect) => {
+                self.observe(node)?;
+                self.state_effect(node, effect)
+            }
+            Effect::ReadSnapshot { peer, content, offset, len } => {
+                self.snapshot_work(node, SnapshotWork::Read { peer, content, offset, len });
+                Ok(())
+            }
+            Effect::StoreSnapshot { from, term, piece } => {
+                self.snapshot_work(node, SnapshotWork::Store { from, term, piece });
+                Ok(())
+            }
+            Effect::Reply { request, result } => self.reply(node, request, result),
+            Effect::Event(event) => self.event(node, event),
+            Effect::Fatal { reason, what } => self.fatal(node, &format!("{what} ({reason:?})")),
+            Effect::Wake { .. } => Ok(()),
+        }
+    }
+
+    /// A worker of this life of `node` is done after a while.
+    pub(super) fn later(&mut self, node: usize, after: Duration, what: Done) {
+        let life = self.nodes[node].life;
+        self.schedule(after, Event::Done { node, life, what });
+    }
+
+    fn send(&mut self, node: usize, message: Message) -> Step {
+        self.trace.line(self.now, || format!("n{node} > {:?}: {} {:?}", message.to, message.term, message.body));
+        self.report.messages += 1;
+        self.nodes[node].disk.log.durable(|durable| check::asserts(node, &message, durable))?;
+        let Some(to) = self.nodes.iter().position(|other| other.id == message.to) else {
+            return Err(Violation::new(Invariant::Ordering, format!("n{node} writes to nobody: {message:?}")));
+        };
+        self.matches_leader(node, to, &message)?;
+        let arrivals = self.network.send(self.now, node, to);
+        if let Some(at) = arrivals.again {
+            self.queue.push(at, Event::Deliver { from: node, to, message: Box::new(message.clone()) });
+        }
+        if let Some(at) = arrivals.first {
+            self.queue.push(at, Event::Deliver { from: node, to, message: Box::new(message) });
+        }
+        Ok(())
+    }
+
+    /// C4: what a follower acknowledges is its leader's, not only as long.
+    fn matches_leader(&self, node: usize, to: usize, message: &Message) -> Step {
+        let Body::AppendEntriesResponse { result: AppendResult::Matched { index }, .. } = message.body else {
+            return Ok(());
+        };
+        let leader = &self.nodes[to];
+        let leads = leader.running.as_ref().map(|running| running.replica.raft());
+        if leads.is_none_or(|raft| raft.term() != message.term || !raft.is_leader()) {
+            return Ok(());
+        }
+        let term = self.nodes[node].disk.log.durable(|log| log.term_at(index));
+        if term.is_none_or(|term| leader.issued.holds(index, term) || leader.issued.last() < index) {
+            return Ok(());
+        }
+        let what = format!("n{node} acknowledges {index}, where its log has {term:?} and n{to}'s another one");
+        Err(Violation::new(Invariant::AckDurability, what))
+    }
+
+    pub(super) fn deliver(&mut self, from: usize, to: usize, message: Message) -> Step {
+        if !self.network.arrive(from, to) {
+            return Ok(());
+        }
+        if self.nodes[to].running.is_some() {
+            self.input(to, Input::Message(message));
+        } else {
+            self.network.dropped += 1;
+            // A refused connection is noticed, though not each time.
+            if self.rng.chance(0.3) {
+                let peer = self.nodes[to].id;
+                self.input(from, Input::Unreachable { peer });
+            }
+        }
+        Ok(())
+    }
+
+    fn disk_latency(&mut self) -> Duration {
+        let faults = &self.faults.disk;
+        if faults.stall > 0.0 && self.rng.chance(faults.stall) {
+            return self.rng.duration(Duration::ZERO, faults.stall_max);
+        }
+        exponential(&mut self.rng, faults.latency)
+    }
+
+    /// A write of the log: what waits while one is under way goes together afterwards.
+    fn write(&mut self, node: usize, persist: Persist) -> Step {
+        self.trace.line(self.now, || format!("n{node} writes {persist:?}"));
+        let this = &mut self.nodes[node];
+        let batch = coracle_storage::LogBatch::new(crate::disk::GROUP, persist.clone());
+        let mut before = match batch.truncate_from {
+            Some(from) => this.issued.term_at(from.prev()),
+            None => this.issued.term_at(this.issued.last()),
+        };
+        for run in &batch.entries {
+            self.ghost.appends(node, before, run)?;
+            before = Some(run.term());
+        }
+        this.issued
+            .apply(&batch)
+            .map_err(|error| Violation::new(Invariant::Ordering, format!("n{node} writes {batch:?}: {error}")))?;
+        if let Some(from) = batch.truncate_from
+            && batch.base.is_none()
+            && from <= self.ghost.committed()
+        {
+            self.keeps_committed(node, from)?;
+        }
+        let Some(running) = &mut self.nodes[node].running else { return Ok(()) };
+        running.log_queue.push(persist);
+        self.begin_write(node)
+    }
+
+    /// I5: a truncation leaves what was committed alone, at the node that knew it was.
+    fn keeps_committed(&self, node: usize, from: coracle_core::Index) -> Step {
+        let commit = self.nodes[node].running.as_ref().map_or(coracle_core::Index::ZERO, |running| running.commit);
+        if from > commit {
+            return Ok(());
+        }
+        let what = format!("n{node} truncates from {from} and knows that {commit} is committed");
+        Err(Violation::new(Invariant::CommitImmutable, what))
+    }
+
+    fn begin_write(&mut self, node: usize) -> Step {
+        let has_error = self.phase == Phase::Faults && self.rng.chance(self.faults.disk.error);
+        let this = &mut self.nodes[node];
+        let Some(running) = &mut this.running else { return Ok(()) };
+        if running.is_log_busy || running.log_queue.is_empty() {
+            return Ok(());
+        }
+        if has_error {
+            this.disk.log.fail_next();
+            this.has_disk_error = true;
+            self.report.disk_errors += 1;
+        }
+        running.is_log_busy = true;
+        let completion = running.log.write(mem::take(&mut running.log_queue));
+        let latency = self.disk_latency();
+        if self.bug == Some(Bug::AcknowledgeBeforeDurable) {
+            self.later(node, latency, Done::LateSync);
+            self.input(node, Input::Done(completion));
+        } else {
+            self.later(node, latency, Done::Log(completion));
+        }
+        Ok(())
+    }
+
+    /// A worker is done, unless its node has crashed since.
+    pub(super) fn done(&mut self, node: usize, life: u32, what: Done) -> Step {
+        if self.nodes[node].life != life {
+            return Ok(());
+        }
+        match what {
+            Done::Log(completion) => self.written(node, Some(completion)),
+            Done::LateSync => self.written(node, None),
+            Done::State(completion) => self.state_done(node, completion),
+            Done::SnapshotPiece => self.snapshot_piece(node),
+            Done::ReadLog { request, from, to, bytes_max } => {
+                let Some(running) = &self.nodes[node].running else { return Ok(()) };
+                let completion = running.log.read(request, from, to, bytes_max);
+                self.input(node, Input::Done(completion));
+                Ok(())
+            }
+            Done::Snapshot(work) => self.snapshot_worked(node, work),
+        }
+    }
+
+    fn written(&mut self, node: usize, completion: Option<Completion>) -> Step {
+        let has_failed = matches!(completion, Some(Completion::Failed { .. }));
+        if !has_failed {
+            let synced = self.nodes[node].disk.log.sync();
+            synced.map_err(|error| Violation::new(Invariant::Ordering, format!("n{node}: {error}")))?;
+            self.observe_disk(node)?;
+        }
+        if let Some(running) = &mut self.nodes[node].running {
+            running.is_log_busy = false;
+        }
+        self.trace.line(self.now, || format!("n{node} has written: {completion:?}"));
+        if let Some(completion) = completion {
+            self.input(node, Input::Done(completion));
+        }
+        self.begin_write(node)
+    }
+
+    fn state_effect(&mut self, node: usize, effect: StateEffect) -> Step {
+        if let Some(running) = &mut self.nodes[node].running {
+            running.state_queue.push_back(effect);
+        }
+        self.begin_state(node)
+    }
+
+    fn begin_state(&mut self, node: usize) -> Step {
+        let this = &mut self.nodes[node];
+        let Some(running) = &mut this.running else { return Ok(()) };
+        if running.is_state_busy {
+            return Ok(());
+        }
+        let Some(effect) = running.state_queue.pop_front() else { return Ok(()) };
+        self.trace.line(self.now, || format!("n{node} state: {}", describe(&effect)));
+        if let StateEffect::Apply { entries } = &effect {
+            let mut applied = running.state.machine().applied().applied;
+            for run in entries {
+                this.disk.log.durable(|log| self.ghost.applies(node, applied, run, log))?;
+                applied = run.last();
+            }
+        }
+        if matches!(effect, StateEffect::InstallSnapshot { .. }) {
+            self.report.snapshots_installed += 1;
+        }
+        running.is_state_busy = true;
+        let completion = match running.state.run(effect) {
+            Work::Done(completion) => Some(completion),
+            Work::Snapshot(job) => {
+                running.snapshot_job = Some(job);
+                self.snapshot_piece_later(node);
+                None
+            }
+        };
+        let latency = exponential(&mut self.rng, self.shape.state_latency);
+        self.later(node, latency, Done::State(completion));
+        Ok(())
+    }
+
+    fn state_done(&mut self, node: usize, completion: Option<Completion>) -> Step {
+        if let Some(running) = &mut self.nodes[node].running {
+            running.is_state_busy = false;
+        }
+        // A hash walks the whole state: now and then is enough to notice states that have parted.
+        if self.rng.chance(0.01) {
+            self.observe_state(node)?;
+        }
+        if let Some(completion) = completion {
+            self.input(node, Input::Done(completion));
+        }
+        self.begin_state(node)
+    }
+
+    /// I4: states that have applied as much are equal.
+    pub(super) fn observe_state(&mut self, node: usize) -> Step {
+        let Some(running) = &mut self.nodes[node].running else { return Ok(()) };
+        let machine = running.state.machine();
+        let applied = machine.applied().applied;
+        match machine.state_hash() {
+            Some(hash) => self.ghost.state(node, applied, hash),
+            None => Ok(()),
+        }
+    }
+
+    fn snapshot_piece_later(&mut self, node: usize) {
+        let latency = self.disk_latency();
+        self.later(node, latency, Done::SnapshotPiece);
+    }
+
+    fn snapshot_piece(&mut self, node: usize) -> Step {
+        let Some(running) = &mut self.nodes[node].running else { return Ok(()) };
+        let Some(job) = &mut running.snapshot_job else { return Ok(()) };
+        let Some(completion) = job.step() else {
+            self.snapshot_piece_later(node);
+            return Ok(());
+        };
+        running.snapshot_job = None;
+        self.report.snapshots_taken += 1;
+        self.trace.line(self.now, || format!("n{node} took a snapshot: {completion:?}"));
+        self.input(node, Input::Done(completion));
+        Ok(())
+    }
+
+    /// The snapshots' worker does one thing after the other.
+    fn snapshot_work(&mut self, node: usize, work: SnapshotWork) {
+        let latency = self.disk_latency();
+        let Some(running) = &mut self.nodes[node].running else { return };
+        let at = running.snapshots_free_at.max(self.now).plus(latency);
+        running.snapshots_free_at = at;
+        self.later(node, at.since(self.now), Done::Snapshot(work));
+    }
+
+    fn snapshot_worked(&mut self, node: usize, work: SnapshotWork) -> Step {
+        let Some(running) = &mut self.nodes[node].running else { return Ok(()) };
+        let completion = match work {
+            SnapshotWork::Read { peer, content, offset, len } => running.snapshots.read(peer, content, offset, len),
+            SnapshotWork::Store { from, term, piece } => running.snapshots.store(from, term, piece),
+        };
+        self.input(node, Input::Done(completion));
+        Ok(())
+    }
+
+    fn event(&mut self, node: usize, event: RaftEvent) -> Step {
+        self.trace.line(self.now, || format!("n{node} event: {event:?}"));
+        match event {
+            RaftEvent::Role { role: Role::Leader, term, .. } => {
+                self.report.elections += 1;
+                self.ghost.leads(node, term, &self.nodes[node].issued)?;
+            }
+            RaftEvent::Truncated { .. } => self.report.truncations += 1,
+            RaftEvent::Compacted { .. } => self.report.compactions += 1,
+            // A rejection that was overtaken by a later acknowledgement looks like a lost log to the leader.
+            RaftEvent::PeerFault { .. } if self.network.may_reorder() => {}
+            RaftEvent::PeerFault { peer, fault } => {
+                let what = format!("n{node} says that {peer}, which is as correct as itself, sent: {fault}");
+                return Err(Violation::new(Invariant::NoPanic, what));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A stop for good: right after a failed write, and a failure of the run otherwise.
+    fn fatal(&mut self, node: usize, what: &str) -> Step {
+        self.trace.line(self.now, || format!("n{node} stops: {what}"));
+        if self.nodes[node].has_disk_error {
+            return self.crash(node);
+        }
+        Err(Violation::new(Invariant::NoPanic, format!("n{node} stops for good: {what}")))
+    }
+}
+
+fn describe(effect: &StateEffect) -> String {
+    match effect {
+        StateEffect::Apply { entries } => format!("apply {entries:?}"),
+        StateEffect::Query { request, .. } => format!("query {}", request.0),
+        StateEffect::Flush => "flush".into(),
+        StateEffect::TakeSnapshot { meta } => format!("take a snapshot at {}", meta.last_included_index),
+        StateEffect::InstallSnapshot { meta } => format!("install the snapshot at {}", meta.last_included_index),
+    }
+}

@@ -1,0 +1,113 @@
+//! The end of a run: faults stop, and the group has to converge (I13).
+
+use std::time::Duration;
+
+use coracle_core::{Index, Time};
+
+use super::{Event, Step, World};
+use crate::{
+    Invariant, Phase, Violation,
+    faults::{DiskFaults, NetworkFaults},
+};
+
+/// How often convergence is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Within how many of the longest election timeouts the group has to converge.
+const TIMEOUTS_MAX: u32 = 10;
+
+impl World {
+    /// Faults stop: everybody is up and reaches everybody.
+    pub(super) fn heal(&mut self) -> Step {
+        self.trace.line(self.now, || "all faults stop".into());
+        self.phase = Phase::Drain;
+        // A write that stalls goes on stalling.
+        let stall = if self.faults.disk.stall > 0.0 { self.faults.disk.stall_max } else { Duration::ZERO };
+        self.deadline = self.now.plus(self.shape.election_timeout_max * TIMEOUTS_MAX + stall);
+        self.faults.disk = DiskFaults::none();
+        self.faults.network = NetworkFaults::none();
+        self.network.heal();
+        for node in 0..self.nodes.len() {
+            self.nodes[node].paused_until = Time::ZERO;
+            self.nodes[node].is_doomed = false;
+            if self.nodes[node].running.is_none() {
+                self.start(node)?;
+            }
+            self.wake(node, self.now);
+        }
+        self.schedule(LOOK_EVERY, Event::Converged);
+        Ok(())
+    }
+
+    /// Whether the run is over and well.
+    pub(super) fn converged(&mut self) -> Result<bool, Violation> {
+        let Some(missing) = self.missing() else {
+            return match self.phase {
+                Phase::Faults | Phase::Drain => {
+                    self.trace.line(self.now, || "converged; a last write".into());
+                    self.phase = Phase::Verify;
+                    self.schedule(LOOK_EVERY, Event::Converged);
+                    Ok(false)
+                }
+                Phase::Verify => self.judge().map(|()| true),
+            };
+        };
+        if self.now > self.deadline {
+            return Err(Violation::new(Invariant::Liveness, missing));
+        }
+        self.schedule(LOOK_EVERY, Event::Converged);
+        Ok(false)
+    }
+
+    /// What is missing for the group to have converged.
+    fn missing(&self) -> Option<String> {
+        if !self.clients.is_idle(self.phase) {
+            return Some(format!("clients wait for {} answers, and not for ever", self.clients.waiting()));
+        }
+        let Some(leader) = self.leader() else { return Some("there is no leader".into()) };
+        let last = self.nodes[leader].issued.last();
+        (0..self.nodes.len()).find_map(|node| self.missing_at(node, leader, last))
+    }
+
+    fn missing_at(&self, node: usize, leader: usize, last: Index) -> Option<String> {
+        let this = &self.nodes[node];
+        let Some(running) = &this.running else { return Some(format!("n{node} is down")) };
+        let raft = running.replica.raft();
+        let status = running.replica.status();
+        if raft.leader() != Some(self.nodes[leader].id) {
+            return Some(format!("n{node} follows {:?}, not n{leader}", raft.leader()));
+        }
+        let durable = this.disk.log.durable(|log| log.last());
+        let indexes = [durable, this.issued.last(), raft.commit_index(), status.applied_index];
+        if indexes != [last; 4] {
+            let [durable, issued, commit, applied] = indexes;
+            let where_it_is = format!("durable {durable}, last {issued}, commit {commit}, applied {applied}");
+            return Some(format!("n{node} is not up to {last}: {where_it_is}"));
+        }
+        let waiting = running.waiting.len();
+        (waiting > 0).then(|| format!("n{node} has not answered {waiting} requests: {:?}", running.waiting))
+    }
+
+    /// Everything at rest: equal logs, equal states, and clients that were told the truth.
+    fn judge(&mut self) -> Step {
+        for node in 0..self.nodes.len() {
+            self.observe(node)?;
+            self.observe_state(node)?;
+            self.equal_logs(node)?;
+        }
+        self.clients.workload.finish()
+    }
+
+    /// I2: the logs of the first node and another one are equal as far as both go back.
+    fn equal_logs(&self, node: usize) -> Step {
+        let (log, other) = (&self.nodes[0].issued, &self.nodes[node].issued);
+        let first = log.base.index.max(other.base.index).next();
+        let differs = (first.0..=log.last().0).find(|index| log.entry(Index(*index)) != other.entry(Index(*index)));
+        match differs {
+            None => Ok(()),
+            Some(index) => {
+                let what = format!("n0 and n{node} have converged and differ at {index}");
+                Err(Violation::new(Invariant::LogMatching, what))
+            }
+        }
+    }
+}
