@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::{Raft, RoleState};
-use crate::{Body, Index, Message, NodeId, Term, quorum::Tally};
+use crate::{Body, Index, NodeId, Term, quorum::Tally};
 
 /// The answers to a campaign.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +49,7 @@ impl Raft {
         for to in peers {
             let body = Body::PreVote { next_term, last_log_index, last_log_term };
             // It asserts nothing that must be durable.
-            self.outputs.sends.push(Message { from: self.config.id, to, term: self.term, body });
+            self.send_at_once(to, body);
         }
         self.count_pre_votes();
     }
@@ -76,7 +76,7 @@ impl Raft {
             next_term > self.term && !self.is_sticky_against(from) && self.is_up_to_date(last_log_index, last_log_term);
         let body = Body::PreVoteResponse { next_term, granted };
         if granted {
-            self.outputs.sends.push(Message { from: self.config.id, to: from, term: self.term, body });
+            self.send_at_once(from, body);
         } else {
             // A refusal tells the sender this term, which it may adopt: that must be durable.
             self.send(from, body);

@@ -108,13 +108,13 @@ impl Raft {
         let mut is_membership_changed = false;
         let mut is_whole = true;
         for run in entries {
-            let Some(run) = run.slice(self.commit_index.next(), Index(u64::MAX)) else { continue };
+            let Some(run) = run.into_slice(self.commit_index.next(), Index(u64::MAX)) else { continue };
             let Some(from) = self.log.first_difference(&run) else { continue };
             let membership = self.log.membership().0;
             if from <= self.log.last_index() {
                 self.truncate(from);
             }
-            is_whole = run.slice(from, run.last()).is_none_or(|missing| self.log.append(missing).is_ok());
+            is_whole = run.into_slice(from, Index(u64::MAX)).is_none_or(|missing| self.log.append(missing).is_ok());
             is_membership_changed |= self.log.membership().0 != membership;
             if !is_whole {
                 break;

@@ -81,10 +81,8 @@ enum RoleState {
 /// Outputs by the order in which they leave (C10).
 #[derive(Clone, Debug, Default)]
 struct Outputs {
-    /// In their final order, to be polled.
+    /// In their final order, to be polled. Inputs add only messages that need no disk, which come first in any case.
     ready: VecDeque<Output>,
-    /// Messages that need no disk.
-    sends: Vec<Message>,
     /// Results and reads.
     results: Vec<Output>,
     events: Vec<Event>,
@@ -304,7 +302,7 @@ impl Raft {
         self.fail_follower_reads(RejectReason::Stopped);
         self.role = RoleState::Follower;
         self.fatal = Some(reason);
-        self.outputs.sends.clear();
+        self.outputs.ready.retain(|output| !matches!(output, Output::Send(_)));
         self.outputs.results.push(Output::Fatal(reason));
     }
 
@@ -316,10 +314,16 @@ impl Raft {
 
     /// Sends a message of the current term: it leaves once (term, vote) is durable (C5).
     fn send(&mut self, to: NodeId, body: Body) {
-        let message = Message { from: self.config.id, to, term: self.term, body };
-        if let Some(message) = self.persistence.withhold(message) {
-            self.outputs.sends.push(message);
+        if self.persistence.is_vote_durable() {
+            return self.send_at_once(to, body);
         }
+        self.persistence.withhold(Message { from: self.config.id, to, term: self.term, body });
+    }
+
+    /// Sends a message that asserts nothing that is not durable.
+    fn send_at_once(&mut self, to: NodeId, body: Body) {
+        let message = Message { from: self.config.id, to, term: self.term, body };
+        self.outputs.ready.push_back(Output::Send(message));
     }
 
     /// The effective membership has changed.

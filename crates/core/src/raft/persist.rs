@@ -77,13 +77,9 @@ impl Persistence {
         self.version += 1;
     }
 
-    /// Keeps the message until (term, vote) is durable; returns it when it already is.
-    pub(super) fn withhold(&mut self, message: Message) -> Option<Message> {
-        if self.is_vote_durable() {
-            return Some(message);
-        }
+    /// Keeps the message until (term, vote) is durable as it is.
+    pub(super) fn withhold(&mut self, message: Message) {
         self.withheld.push_back((self.version, message));
-        None
     }
 
     /// The entries from `from` on are no longer in the log.

@@ -24,26 +24,24 @@ impl Raft {
             self.settle_leader_reads();
             self.settle_follower_reads();
             self.replicate();
-            self.flush_sends();
             if let Some(persist) = self.next_write() {
                 self.outputs.ready.push_back(Output::Persist(persist));
             }
             self.release_withheld();
             self.acknowledge();
-            self.flush_sends();
         }
-        self.outputs.ready.extend(self.outputs.results.drain(..));
+        if !self.outputs.results.is_empty() {
+            self.outputs.ready.extend(self.outputs.results.drain(..));
+        }
         if self.fatal.is_none() {
             self.settle_apply();
             self.settle_install();
         }
         self.report_role();
-        self.outputs.ready.extend(self.outputs.events.drain(..).map(Output::Event));
+        if !self.outputs.events.is_empty() {
+            self.outputs.ready.extend(self.outputs.events.drain(..).map(Output::Event));
+        }
         self.check_invariants();
-    }
-
-    fn flush_sends(&mut self) {
-        self.outputs.ready.extend(self.outputs.sends.drain(..).map(Output::Send));
     }
 
     fn report_role(&mut self) {
