@@ -1,6 +1,6 @@
 //! What a driver hands in.
 
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 
 use bytes::Bytes;
 
@@ -82,7 +82,7 @@ pub enum Input {
     /// A snapshot is whole, its hash checked, and durable.
     SnapshotReceived {
         /// What it is.
-        meta: SnapshotMeta,
+        meta: Box<SnapshotMeta>,
     },
     /// The state machine has been replaced by the snapshot at `index`, durably. Answers [`Output::InstallSnapshot`](crate::Output::InstallSnapshot).
     SnapshotInstalled {

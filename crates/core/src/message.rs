@@ -1,6 +1,6 @@
 //! What peers say to each other.
 
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 
 use bytes::Bytes;
 
@@ -99,8 +99,8 @@ pub enum Body {
         /// The index; `None` when the asked node cannot tell: ask the leader again.
         index: Option<Index>,
     },
-    /// A piece of a snapshot (Raft §7).
-    InstallSnapshot(InstallSnapshot),
+    /// A piece of a snapshot (Raft §7). Boxed, for it is rare and larger than all the others.
+    InstallSnapshot(Box<InstallSnapshot>),
     /// Answers an `InstallSnapshot`: what the receiver wants next.
     InstallSnapshotResponse {
         /// Which snapshot, by its content.

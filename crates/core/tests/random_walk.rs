@@ -200,7 +200,7 @@ impl Walk {
             }
             let meta = self.cluster.snapshot_of(n, index);
             self.cluster.handle(n, Input::SnapshotSending { peer, index });
-            let body = Body::InstallSnapshot(InstallSnapshot { meta, offset: 0, data: Bytes::new() });
+            let body = Body::InstallSnapshot(Box::new(InstallSnapshot { meta, offset: 0, data: Bytes::new() }));
             let term = self.cluster.raft(n).term();
             self.cluster.network.push_back(Message { from: n, to: peer, term, body });
         }

@@ -381,7 +381,7 @@ mod tests {
             append(4, run(3, Entry::noop())),
             append(4, run(9, Entry::noop())),
             append(4, run(4, damaged)),
-            Body::InstallSnapshot(InstallSnapshot { meta, offset: 0, data: Bytes::new() }),
+            Body::InstallSnapshot(Box::new(InstallSnapshot { meta, offset: 0, data: Bytes::new() })),
         ] {
             let message = message(5, body);
             assert!(check_message(&message).is_err(), "{message:?}");

@@ -1,6 +1,6 @@
 //! What is durable, what waits for it, and what is written next (C4, C5, C6, C18).
 
-use alloc::{collections::VecDeque, vec::Vec};
+use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
 
 use super::{Raft, RoleState};
 use crate::{Base, Body, Event, HardState, Index, Message, Output, Persist, RejectReason, Ticket, Time};
@@ -146,7 +146,7 @@ impl Raft {
                 voted_for: self.voted_for,
                 commit_index: self.commit_index.min(last_index),
             }),
-            base: p.base.take(),
+            base: p.base.take().map(Box::new),
         })
     }
 

@@ -51,7 +51,7 @@ impl Disk {
             self.hard_state = hard_state;
         }
         if let Some(base) = &persist.base {
-            self.base = base.clone();
+            self.base = (**base).clone();
             self.runs = self.runs.iter().filter_map(|run| run.slice(base.index.next(), Index(u64::MAX))).collect();
         }
         for pair in self.runs.windows(2) {
@@ -286,7 +286,7 @@ impl Cluster {
                     let meta = piece.meta;
                     let (content, offset) = (meta.content, meta.size);
                     node.raft.handle(now, Input::SnapshotStored { from, term, content, offset, done: true });
-                    node.raft.handle(now, Input::SnapshotReceived { meta });
+                    node.raft.handle(now, Input::SnapshotReceived { meta: meta.into() });
                 }
             }
         }

@@ -29,7 +29,7 @@ fn send_snapshot(cluster: &mut Cluster, leader: NodeId, to: NodeId, index: Index
     cluster.handle(leader, Input::SnapshotSending { peer: to, index });
     let piece = InstallSnapshot { meta, offset: 0, data: Bytes::new() };
     let term = cluster.raft(leader).term().0;
-    let input = cluster.message(leader, to, term, Body::InstallSnapshot(piece));
+    let input = cluster.message(leader, to, term, Body::InstallSnapshot(piece.into()));
     cluster.handle(to, input);
 }
 
@@ -89,7 +89,7 @@ fn c08_a_snapshot_replaces_another_history() {
         checksum: 0,
     };
     let piece = InstallSnapshot { meta, offset: 0, data: Bytes::new() };
-    let input = cluster.message(id(2), id(1), 4, Body::InstallSnapshot(piece));
+    let input = cluster.message(id(2), id(1), 4, Body::InstallSnapshot(piece.into()));
     cluster.handle(id(1), input);
     let node = cluster.node(id(1));
     assert_eq!((node.disk.base.index, node.disk.base.term, node.disk.last_index()), (Index(4), Term(3), Index(4)));
