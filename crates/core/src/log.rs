@@ -253,9 +253,10 @@ impl Log {
         if from < self.tail_first() {
             return None;
         }
-        let mut runs = Vec::new();
+        let at = self.position(from);
+        let mut runs = Vec::with_capacity((self.tail.len() - at).min(RECENT));
         let mut bytes = 0;
-        for run in self.tail.range(self.position(from)..) {
+        for run in self.tail.range(at..) {
             let Some(part) = run.slice(from, to) else { break };
             let part_bytes = part.size();
             if bytes + part_bytes <= bytes_max {

@@ -61,6 +61,11 @@ impl Raft {
         }
     }
 
+    /// Whether progress of the state machine can make a difference to what is handed to it. It makes none to anything else.
+    pub(super) fn is_more_to_apply(&self) -> bool {
+        self.applying.sent < self.commit_index || self.installing.is_some()
+    }
+
     fn hand_out(&mut self, entries: Vec<Run>, bytes: usize) {
         let Some(last) = entries.last().map(Run::last) else { return };
         self.applying.sent = last;

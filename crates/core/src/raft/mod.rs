@@ -140,7 +140,7 @@ impl Raft {
     /// Takes note of what has happened; what follows from it comes out of [`poll`](Raft::poll).
     pub fn handle(&mut self, now: Time, input: Input) {
         self.now = self.now.max(now);
-        self.outputs.is_dirty = true;
+        self.outputs.is_dirty |= !matches!(input, Input::Applied { .. }) || self.is_more_to_apply();
         if self.fatal.is_some() {
             return self.handle_stopped(input);
         }
