@@ -17,12 +17,20 @@ fn counted(in_flight: usize) -> Counted {
     measure::count(&mut trio, in_flight, 20_000)
 }
 
+fn within(counted: Counted, bound: Counted) {
+    assert!(counted.allocations > 0.0, "something is counted");
+    let is_within =
+        counted.allocations <= bound.allocations && counted.bytes <= bound.bytes && counted.messages <= bound.messages;
+    assert!(is_within, "per entry {counted:?}, expected at most {bound:?}");
+}
+
 // One test: counting is the whole process's, and tests run at the same time.
 #[test]
 fn an_entry_costs_few_allocations_and_messages() {
     let one = counted(1);
     let many = counted(256);
-    println!("1 in flight: {one:?}\n256 in flight: {many:?}");
-    assert!(one.messages <= 6.01, "{one:?}");
-    assert!(one.allocations > 0.0, "something is counted");
+    // Of the ten, one is the proposal's own, one the shared entries; the others are lists of runs: two appends, three writes, three portions to apply.
+    within(one, Counted { allocations: 10.1, bytes: 520.0, messages: 6.0 });
+    // The same for a batch: nothing is allocated per entry.
+    within(many, Counted { allocations: 0.045, bytes: 80.0, messages: 6.0 / 256.0 });
 }
