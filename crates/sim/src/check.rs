@@ -26,6 +26,8 @@ pub(crate) struct Ghost {
     appended: BTreeMap<(Term, Index), (Option<Term>, Entry)>,
     /// What is committed, from index 1 on.
     committed: Vec<(Term, Entry)>,
+    /// In which term each was seen to be committed.
+    committed_in: Vec<Term>,
     /// The state's hash by applied index.
     states: BTreeMap<Index, u64>,
 }
@@ -47,11 +49,13 @@ impl Ghost {
         if leader != node {
             return fail(ElectionSafety, format!("n{leader} and n{node} both lead in term {term}"));
         }
-        if log.last() < self.committed() {
+        // Who was elected before an entry was committed, and learns of it late, need not have that entry.
+        let bound = self.committed_in.partition_point(|committed_in| *committed_in < term);
+        if log.last().0 < bound as u64 {
             let what = format!("n{node} leads in term {term} with a log up to {}", log.last());
-            return fail(LeaderCompleteness, format!("{what}, but {} is committed", self.committed()));
+            return fail(LeaderCompleteness, format!("{what}, but {bound} is committed"));
         }
-        for index in log.base.index.0.max(1)..=self.committed().0 {
+        for index in log.base.index.0.max(1)..=bound as u64 {
             let (committed, _) = &self.committed[index as usize - 1];
             if log.term_at(Index(index)) != Some(*committed) {
                 let found = log.term_at(Index(index));
@@ -91,8 +95,15 @@ impl Ghost {
     }
 
     /// I5: `node`, whose log is `log`, takes everything up to `to` for committed, having known it up to `from`. Returns whether this is news.
-    pub(crate) fn commits(&mut self, node: usize, from: Index, to: Index, log: &LogState) -> Result<bool, Violation> {
+    pub(crate) fn commits(
+        &mut self,
+        (node, term_now): (usize, Term),
+        from: Index,
+        to: Index,
+        log: &LogState,
+    ) -> Result<bool, Violation> {
         let known = self.committed();
+        let seen_in = self.committed_in.last().map_or(term_now, |last| term_now.max(*last));
         for index in from.0.max(log.base.index.0) + 1..=to.0 {
             let index = Index(index);
             let Some((term, entry)) = log.entry(index) else {
@@ -105,7 +116,10 @@ impl Ghost {
                     return Err(Violation::new(CommitImmutable, what));
                 }
                 Some(_) => {}
-                None if index == self.committed().next() => self.committed.push((*term, entry.clone())),
+                None if index == self.committed().next() => {
+                    self.committed.push((*term, entry.clone()));
+                    self.committed_in.push(seen_in);
+                }
                 None => break,
             }
         }

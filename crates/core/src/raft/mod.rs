@@ -127,7 +127,7 @@ impl Raft {
             role: RoleState::Follower,
             election_deadline,
             following: Following::new(commit_index),
-            persistence: Persistence::new(log.last_index()),
+            persistence: Persistence::new(log.base().index, log.last_index()),
             applying: Applying::new(recovered.applied),
             installing: None,
             reads: FollowerReads::default(),

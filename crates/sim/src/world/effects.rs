@@ -117,9 +117,10 @@ impl World {
         self.trace.line(self.now, || format!("n{node} writes {persist:?}"));
         let this = &mut self.nodes[node];
         let batch = coracle_storage::LogBatch::new(crate::disk::GROUP, persist.clone());
-        let mut before = match batch.truncate_from {
-            Some(from) => this.issued.term_at(from.prev()),
-            None => this.issued.term_at(this.issued.last()),
+        let first = batch.entries.first().map_or(this.issued.last().next(), coracle_core::Run::first);
+        let mut before = match &batch.base {
+            Some(base) if base.index.next() == first => Some(base.term),
+            _ => this.issued.term_at(first.prev()),
         };
         for run in &batch.entries {
             self.ghost.appends(node, before, run)?;

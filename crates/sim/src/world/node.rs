@@ -254,7 +254,7 @@ impl World {
         }
         running.term = term;
         let known = mem::replace(&mut running.commit, commit);
-        if commit == known || !self.ghost.commits(node, known, commit, &this.issued)? {
+        if commit == known || !self.ghost.commits((node, term), known, commit, &this.issued)? {
             return Ok(());
         }
         let (index, term) = (self.ghost.committed(), self.ghost.committed_term());
