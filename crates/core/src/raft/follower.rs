@@ -155,6 +155,9 @@ impl Raft {
         self.learn_commit(leader_commit);
         if round > 0 {
             self.send(from, Body::HeartbeatResponse { round });
+            if self.needs_snapshot() {
+                self.want_ack();
+            }
         }
     }
 

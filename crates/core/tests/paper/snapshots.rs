@@ -144,6 +144,21 @@ fn c07_a_state_behind_the_log_votes_and_does_not_campaign() {
     assert!(cluster.between(id(1), id(2)).iter().any(asks));
 }
 
+/// C7: such a node asks also when there is nothing to append, and its leader does not take its log for enough.
+#[test]
+fn c07_a_state_behind_the_log_asks_at_a_heartbeat() {
+    let (mut cluster, leader, behind) = compacted();
+    cluster.run(Duration::from_millis(500));
+    send_snapshot(&mut cluster, leader, behind, Index(18));
+    cluster.run(Duration::from_millis(500));
+    // Its state is lost, its log is not.
+    cluster.node(behind).disk.flushed = Index(0);
+    cluster.restart(behind);
+    cluster.node(leader).snapshots_wanted.clear();
+    cluster.run(Duration::from_millis(500));
+    assert_eq!(cluster.node(leader).snapshots_wanted, [behind], "asked for once, and still in transfer");
+}
+
 /// h41: a transfer that failed is tried again; one that ends exactly at the last index lets replication go on.
 #[test]
 fn h41_a_failed_transfer_is_tried_again_and_an_exact_one_goes_on() {
