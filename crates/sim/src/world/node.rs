@@ -86,9 +86,9 @@ impl World {
         if self.bug == Some(Bug::TruncateLog) && this.life > 0 {
             this.disk.log.lose_entries(2);
         }
-        let opened = self.clients.workload.open(this.disk.kv_store()).map_err(|error| broken(node, &error))?;
+        let opened = self.clients.workload.open(this.disk.kv_store(GROUP)).map_err(|error| broken(node, &error))?;
         let mut machine = bugs::wrap(opened, self.bug, node);
-        let snapshots = this.disk.snapshot_store();
+        let snapshots = this.disk.snapshot_store(GROUP);
         let tail_bytes_max = self.shape.tail_bytes_max;
         let log: &dyn LogStore = &*this.disk.log;
         let mut start = recover(log, &*snapshots, &mut *machine, GROUP, tail_bytes_max)
@@ -281,7 +281,7 @@ impl Running {
         clock_offset: Duration,
         (term, commit): (Term, Index),
     ) -> Running {
-        let snapshots = disk.snapshot_store();
+        let snapshots = disk.snapshot_store(GROUP);
         Running {
             replica,
             log: LogWorker::new(disk.log.clone(), GROUP),
