@@ -90,8 +90,10 @@ impl Storage {
     /// Lets everything that is queued be done, and the state be flushed; gives up on it after `deadline`.
     pub(crate) async fn close(self, deadline: Duration) {
         let Storage { log, state, snapshots, threads } = self;
-        if let StateSide::InLine(mut state) = state {
-            state.close();
+        match state {
+            StateSide::InLine(mut state) => state.close(),
+            // The thread flushes when its queue is gone.
+            StateSide::Thread(queue) => drop(queue),
         }
         drop((log, snapshots));
         if !threads.ended(deadline).await {
