@@ -17,6 +17,8 @@ async fn one() -> (Node, Arc<common::DiskStore>) {
     let store = stores(1).remove(0);
     let node = start(&MemoryNetwork::new(), &store, options(1, 1)).await.unwrap();
     node.wait_for_leader(DEADLINE).await.expect("it leads");
+    // A read is answered once the leader's first entry is durable: nothing of the start is under way any more.
+    node.query("", Consistency::Linearizable).await.unwrap();
     (node, store)
 }
 

@@ -194,6 +194,7 @@ impl Raft {
         }
         match &message.body {
             Body::PreVote { next_term, last_log_index, last_log_term } => {
+                self.note_resignation(message.from, message.term);
                 return self.on_pre_vote(message.from, *next_term, *last_log_index, *last_log_term);
             }
             // The sender of a grant may be in an earlier term than this node.
