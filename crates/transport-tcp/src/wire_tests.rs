@@ -66,7 +66,11 @@ fn golden() -> Vec<(Body, &'static str)> {
             "81b152656164496e646578526573706f6e736593cd012c04c0",
         ),
         (
-            Body::InstallSnapshot(Box::new(InstallSnapshot { meta: meta(), offset: 2, data: Bytes::from_static(b"z") })),
+            Body::InstallSnapshot(Box::new(InstallSnapshot {
+                meta: meta(),
+                offset: 2,
+                data: Bytes::from_static(b"z"),
+            })),
             "81af496e7374616c6c536e617073686f7493970905020193009196010090a0a5566f746572c40090030702c4017a",
         ),
         (

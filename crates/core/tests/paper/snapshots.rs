@@ -116,7 +116,7 @@ fn c08_a_snapshot_replaces_a_log_whose_compaction_is_not_written() {
     assert_eq!(cluster.node(follower).disk.base.index, Index::ZERO, "the compaction waits");
     let meta = coracle_core::SnapshotMeta { last_included_index: Index(40), ..cluster.snapshot_of(leader, Index(18)) };
     let piece = InstallSnapshot { meta, offset: 0, data: Bytes::new() };
-    let input = cluster.message(leader, follower, cluster.raft(leader).term().0, Body::InstallSnapshot(piece));
+    let input = cluster.message(leader, follower, cluster.raft(leader).term().0, Body::InstallSnapshot(piece.into()));
     cluster.handle(follower, input);
     cluster.sync_one(follower);
     cluster.pump(follower);
