@@ -54,6 +54,11 @@ pub enum Input {
         /// The last index to go.
         up_to: Index,
     },
+    /// Hand leadership over, to a voter of choice or to the one that is furthest (C14). Proposals are refused meanwhile.
+    Transfer {
+        /// To whom.
+        to: Option<NodeId>,
+    },
     /// The transfer of a snapshot to a peer has failed or was given up; the peer is probed again after a while.
     SnapshotSendFailed {
         /// To whom.

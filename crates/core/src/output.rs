@@ -199,6 +199,11 @@ pub enum Event {
         /// What it covers.
         index: Index,
     },
+    /// Leadership was not handed over in time: this node goes on leading.
+    TransferAborted {
+        /// To whom it was to go; `None` when no voter was there to take it.
+        to: Option<NodeId>,
+    },
     /// A write of the log takes longer than its limit.
     DiskSlow,
     /// It ended after all.

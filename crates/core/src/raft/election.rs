@@ -10,11 +10,18 @@ use crate::{Body, Index, NodeId, Term, quorum::Tally};
 pub(super) struct Campaign {
     /// One per voter.
     votes: Vec<(NodeId, bool)>,
+    /// Whether the leader asked for it (C14).
+    pub(super) is_transfer: bool,
     /// Whether the requests have left; a candidate's wait for the disk (C5).
     pub(super) is_requested: bool,
 }
 
 impl Campaign {
+    /// A campaign that the leader asked for.
+    pub(super) fn by_transfer() -> Campaign {
+        Campaign { is_transfer: true, ..Campaign::default() }
+    }
+
     /// Notes the first answer of a voter; later ones change nothing.
     pub(super) fn record(&mut self, voter: NodeId, granted: bool) {
         if self.vote_of(voter).is_none() {
@@ -94,18 +101,18 @@ impl Raft {
     fn count_pre_votes(&mut self) {
         let RoleState::PreCandidate(campaign) = &self.role else { return };
         match self.quorum.tally(|id| campaign.vote_of(id)) {
-            Tally::Won => self.become_candidate(),
+            Tally::Won => self.become_candidate(Campaign::default()),
             Tally::Lost => self.role = RoleState::Follower,
             Tally::Open => {}
         }
     }
 
-    fn become_candidate(&mut self) {
+    pub(super) fn become_candidate(&mut self, campaign: Campaign) {
         self.enter_term(self.term.next());
         self.voted_for = Some(self.config.id);
         self.persistence.on_voted();
         self.following.leader = None;
-        self.role = RoleState::Candidate(Campaign::default());
+        self.role = RoleState::Candidate(campaign);
         self.reset_election_timer();
     }
 

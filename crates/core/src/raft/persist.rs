@@ -214,10 +214,11 @@ impl Raft {
             return;
         }
         campaign.is_requested = true;
+        let is_transfer = campaign.is_transfer;
         campaign.record(self.config.id, true);
         let peers: Vec<_> = self.quorum.voters().filter(|id| *id != self.config.id).collect();
         for peer in peers {
-            self.send(peer, Body::RequestVote { last_log_index, last_log_term });
+            self.send(peer, Body::RequestVote { last_log_index, last_log_term, is_transfer });
         }
         self.count_votes();
     }

@@ -22,10 +22,14 @@ impl Raft {
         if count == 0 {
             return;
         }
+        let is_transferring = self.is_transferring();
         let RoleState::Leader(leader) = &mut self.role else {
             let leader = self.leader();
             return self.reject_proposals(first, count, RejectReason::NotLeader { leader });
         };
+        if is_transferring {
+            return self.reject_proposals(first, count, RejectReason::NotLeader { leader: None });
+        }
         let entries: Arc<[Entry]> = commands.into_iter().map(Entry::command).collect();
         let bytes: usize = entries.iter().map(Entry::size).sum();
         if leader.uncommitted_bytes > 0 && leader.uncommitted_bytes + bytes > self.config.uncommitted_bytes_max {

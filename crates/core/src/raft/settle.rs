@@ -1,6 +1,6 @@
 //! The order of outputs, and when to wake (C10).
 
-use super::{Raft, RoleState};
+use super::{Raft, RoleState, transfer::Transfer};
 use crate::{Event, Output, Time};
 
 impl Raft {
@@ -24,6 +24,7 @@ impl Raft {
             self.settle_leader_reads();
             self.settle_follower_reads();
             self.replicate();
+            self.settle_transfer();
             if let Some(persist) = self.next_write() {
                 self.outputs.ready.push_back(Output::Persist(persist));
             }
@@ -58,7 +59,10 @@ impl Raft {
             return None;
         }
         let role = match &self.role {
-            RoleState::Leader(leader) => leader.heartbeat_deadline.min(leader.quorum_deadline),
+            RoleState::Leader(leader) => {
+                let transfer = leader.transfer.as_ref().map_or(leader.quorum_deadline, Transfer::deadline);
+                leader.heartbeat_deadline.min(leader.quorum_deadline).min(transfer)
+            }
             _ => self.election_deadline,
         };
         [Some(role), self.disk_deadline(), self.read_deadline()].into_iter().flatten().min()

@@ -93,7 +93,7 @@ fn c04_a_new_leader_must_prove_the_log_anew() {
 #[test]
 fn c05_a_vote_waits_for_the_disk_and_dies_with_its_term() {
     let mut cluster = slow_follower();
-    let ask = Body::RequestVote { last_log_index: Index(1), last_log_term: Term(1) };
+    let ask = Body::RequestVote { last_log_index: Index(1), last_log_term: Term(1), is_transfer: false };
     hand(&mut cluster, 2, 5, ask.clone());
     assert!(cluster.network.is_empty());
     hand(&mut cluster, 3, 6, ask);

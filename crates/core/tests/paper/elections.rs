@@ -145,7 +145,7 @@ fn h25_duplicate_and_foreign_votes_do_not_count() {
 fn one_vote_per_term_also_after_a_restart() {
     let mut cluster = Cluster::new(3);
     let ask = |cluster: &Cluster, from: u64| {
-        let body = Body::RequestVote { last_log_index: Index(1), last_log_term: Term(1) };
+        let body = Body::RequestVote { last_log_index: Index(1), last_log_term: Term(1), is_transfer: false };
         cluster.message(id(from), id(1), 5, body)
     };
     let input = ask(&cluster, 2);
@@ -178,7 +178,11 @@ fn votes_go_only_to_logs_that_are_as_up_to_date() {
         [(3, 3, true), (3, 4, true), (4, 2, true), (3, 2, false), (2, 9, false), (1, 100, false)]
     {
         let mut cluster = Cluster::with_disks([(id(1), Disk::with_terms(&membership, &[2, 3]))]);
-        let body = Body::RequestVote { last_log_index: Index(last_log_index), last_log_term: Term(last_log_term) };
+        let body = Body::RequestVote {
+            last_log_index: Index(last_log_index),
+            last_log_term: Term(last_log_term),
+            is_transfer: false,
+        };
         let input = cluster.message(id(2), id(1), 5, body);
         cluster.handle(id(1), input);
         let answer = &cluster.network.pop_front().unwrap().body;
@@ -195,7 +199,7 @@ fn a_node_that_hears_a_leader_ignores_campaigns() {
     let [follower, other] = [1, 2, 3].map(id).into_iter().filter(|n| *n != leader).collect::<Vec<_>>()[..] else {
         panic!("three nodes")
     };
-    let body = Body::RequestVote { last_log_index: Index(99), last_log_term: Term(99) };
+    let body = Body::RequestVote { last_log_index: Index(99), last_log_term: Term(99), is_transfer: false };
     for to in [leader, follower] {
         let input = cluster.message(other, to, term.0 + 5, body.clone());
         cluster.handle(to, input);

@@ -202,7 +202,7 @@ fn h68_forged_frames_change_nothing() {
         (2, append((3, 2), 0, vec![gap])),
         (2, append((1, 1), 0, vec![Run::new(Index(2), Term(9), [command("x")])])),
         (2, Body::Heartbeat { round: 1, leader_commit: Index(u64::MAX) }),
-        (2, Body::RequestVote { last_log_index: Index(u64::MAX), last_log_term: Term(2) }),
+        (2, Body::RequestVote { last_log_index: Index(u64::MAX), last_log_term: Term(2), is_transfer: false }),
     ];
     for (term, body) in forged {
         let mut cluster = follower(&[2, 2]);

@@ -156,7 +156,7 @@ fn c07_a_state_behind_the_log_votes_and_does_not_campaign() {
     let mut cluster = Cluster::with_disks([(id(1), disk)]);
     cluster.time_out(id(1));
     assert_eq!(cluster.raft(id(1)).role(), Role::Follower);
-    let ask = Body::RequestVote { last_log_index: Index(9), last_log_term: Term(2) };
+    let ask = Body::RequestVote { last_log_index: Index(9), last_log_term: Term(2), is_transfer: false };
     let input = cluster.message(id(2), id(1), 3, ask);
     cluster.handle(id(1), input);
     assert_eq!(cluster.between(id(1), id(2)), [&Body::RequestVoteResponse { granted: true }]);

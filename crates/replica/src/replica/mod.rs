@@ -137,6 +137,7 @@ impl Replica {
             Input::Message(message) => self.on_message(message),
             Input::Propose { request, command } => self.on_propose(request, command),
             Input::Query { request, query, consistency } => self.on_query(request, query, consistency),
+            Input::Transfer { to } => self.tell_core(RaftInput::Transfer { to }),
             Input::Cancel { request } => self.clients.cancel(request),
             Input::Done(completion) => self.on_completion(completion),
             Input::Unreachable { peer } => {

@@ -105,6 +105,10 @@ impl Replica {
 
     /// Hands everything that waits to whom it belongs.
     pub(super) fn hand_on_commands(&mut self) {
+        // While leadership moves nobody takes commands; soon it is known who leads (C14).
+        if self.raft.is_transferring() {
+            return;
+        }
         if self.raft.is_leader() {
             self.propose_waiting();
         } else {
