@@ -90,8 +90,10 @@ impl Storage {
     /// Lets everything that is queued be done, and the state be flushed; gives up on it after `deadline`.
     pub(crate) async fn close(self, deadline: Duration) {
         let Storage { log, state, snapshots, threads } = self;
-        if let StateSide::InLine(mut state) = state {
-            state.close();
+        // A thread ends when its queue is gone: each has to go before the wait for them begins.
+        match state {
+            StateSide::InLine(mut state) => state.close(),
+            StateSide::Thread(queue) => drop(queue),
         }
         drop((log, snapshots));
         if !threads.ended(deadline).await {
