@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use coracle::{
     client::Client,
-    level::{Error, Kv, Level, Op, ReadAt, Txn},
+    level::{Error, Kv, Level, Op, Txn},
 };
 use coracle_tests::{cluster::Cluster, state, wait::eventually};
 
@@ -166,7 +166,4 @@ async fn every_acknowledged_write_outlives_the_death_of_all_nodes() {
     state::agree(&nodes, &expected).await;
     let present = known.present.lock().unwrap().len();
     println!("{crashes} crashes of all nodes, {present} keys acknowledged, none missing");
-    // The reads above were linearizable; so is this one, which only shows the revision.
-    let revision = reader.get_with(ReadAt::Linearizable, "key").await.unwrap().revision;
-    println!("the last revision is {}", revision.0);
 }

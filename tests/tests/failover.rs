@@ -14,7 +14,7 @@ use coracle_tests::{cluster::Cluster, state, wait::eventually};
 use tokio::task::JoinHandle;
 
 /// How long a node may take to leave.
-const LEAVE_MAX: Duration = Duration::from_secs(10);
+const LEAVE_MAX: Duration = Duration::from_secs(5);
 
 /// Increments a counter until it is told to stop; each answer has to be one more than the last.
 struct Load {
@@ -67,6 +67,8 @@ async fn a_node_leaves_on_sigterm_and_the_others_go_on() {
         assert!(status.success(), "node {node} ended with {status}");
         assert!(asked.elapsed() < LEAVE_MAX, "it took {:?}", asked.elapsed());
         cluster.nodes[node].logs("shut down");
+        let log = cluster.nodes[node].log_since_start();
+        assert!(!log.contains("left behind"), "its storage was closed in order: {log}");
         load.goes_on();
         cluster.nodes[node].start();
         cluster.nodes[node].ready();

@@ -17,13 +17,26 @@ use coracle::{
 use coracle_tests::{
     cluster::Cluster,
     peer::{answer_until_closed, closes_after, handshake, preamble},
-    wait::eventually,
+    wait::{PATIENCE, eventually},
 };
 use serde_json::Value;
 
 /// Far below what the connections together announce, far above what allocators keep.
 const GROWTH_MAX: u64 = 48 << 20;
 const ROUNDS: usize = 50;
+
+/// Writes something, waits until `node` has it and says so, and returns what must not change from then on.
+async fn settled(cluster: &Cluster, node: usize) -> [Value; 3] {
+    let op = Op::Put { key: Bytes::from("key"), value: Bytes::from("value") };
+    let revision = cluster.client(PATIENCE).commit(Txn { ops: vec![op] }, None).await.unwrap().revision.0;
+    eventually("the node shows the write", || {
+        let status = cluster.status(node);
+        // The status of a node is a picture of a moment ago.
+        let is_there = ["last", "commit", "applied"].iter().all(|field| status[field] == revision);
+        if is_there { Ok(()) } else { Err(format!("{revision}: {status:#}")) }
+    });
+    calm(cluster, node)
+}
 
 /// What must not change, as one node sees it.
 fn calm(cluster: &Cluster, node: usize) -> [Value; 3] {
@@ -67,15 +80,15 @@ fn attacks(victim: &Value, other: &Value) -> Vec<(Vec<u8>, &'static str)> {
     ]
 }
 
-#[test]
-fn strangers_at_the_peers_port_are_closed_for_a_logged_reason() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_at_the_peers_port_are_closed_for_a_logged_reason() {
     // JSON, so that the reasons are quoted in one way.
     let cluster = Cluster::start(&["--log-format", "json"]);
     let leader = cluster.leader();
     for node in [leader, cluster.others(leader)[0]] {
         let other = cluster.others(node)[1];
         let attacks = attacks(&cluster.status(node), &cluster.status(other));
-        let before = calm(&cluster, node);
+        let before = settled(&cluster, node).await;
         let port = cluster.nodes[node].peer_port;
         // Says nothing at all, and is closed too, some time later.
         let mut silent = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -119,12 +132,11 @@ fn http2(kind: u8, flags: u8, stream: u32, len: u32, body: &[u8]) -> Vec<u8> {
     [&len.to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes(), body].concat()
 }
 
-#[test]
-fn garbage_at_the_clients_port_does_no_harm() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_at_the_clients_port_does_no_harm() {
     let cluster = Cluster::start(&[]);
     let leader = cluster.leader();
-    cluster.cli(&["put", "key", "value"]).expect(0);
-    let before = calm(&cluster, leader);
+    let before = settled(&cluster, leader).await;
     let port = cluster.nodes[leader].api_port;
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let settings = http2(4, 0, 0, 0, b"");
@@ -168,11 +180,7 @@ async fn what_is_over_a_limit_is_refused_before_it_is_replicated() {
         let client = cluster.client_at(node);
         let put = Op::Put { key: vec![b'k'; 4096].into(), value: Bytes::from(vec![b'v'; 1 << 20]) };
         client.commit(Txn { ops: vec![put] }, None).await.unwrap();
-        eventually("the node has what was written", || {
-            let (ours, theirs) = (calm(&cluster, node), calm(&cluster, leader));
-            if ours == theirs { Ok(()) } else { Err(format!("{ours:?}, {theirs:?}")) }
-        });
-        let before = calm(&cluster, node);
+        let before = settled(&cluster, node).await;
         let limit = |name: &str, max, got| Error::LimitExceeded { limit: name.to_owned(), max, got };
         assert_eq!(refused(&client, 4097, 1).await, limit("key_bytes_max", 4096, 4097));
         assert_eq!(refused(&client, 1, (1 << 20) + 1).await, limit("value_bytes_max", 1 << 20, (1 << 20) + 1));
