@@ -85,8 +85,14 @@ impl Node {
     /// The arguments of its process.
     pub fn arguments(&self) -> Vec<String> {
         let storage = format!("sled:{}", self.data.display());
-        let mut arguments =
-            vec!["serve".to_owned(), self.address(), "--api".to_owned(), self.endpoint(), "--storage".to_owned(), storage];
+        let mut arguments = vec![
+            "serve".to_owned(),
+            self.address(),
+            "--api".to_owned(),
+            self.endpoint(),
+            "--storage".to_owned(),
+            storage,
+        ];
         arguments.extend(TIMES.map(str::to_owned));
         if !self.peers.is_empty() {
             arguments.extend(["--peers".to_owned(), self.peers.join(",")]);

@@ -16,7 +16,7 @@ use coracle::{
     client::Client,
     level::{Error, Kv, Level, Op, Txn},
 };
-use coracle_tests::{cluster::Cluster, state, wait::eventually};
+use coracle_tests::{cluster::Cluster, node::Node, state, wait::eventually};
 
 /// How often all nodes are killed; `CORACLE_CRASHES` says otherwise.
 const CRASHES: usize = 5;
@@ -134,11 +134,12 @@ async fn check_exactly(level: &Level, known: &Known) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_acknowledged_write_outlives_the_death_of_all_nodes() {
-    let crashes = env::var("CORACLE_CRASHES").map_or(CRASHES, |text| text.parse().expect("CORACLE_CRASHES is a number"));
+    let crashes =
+        env::var("CORACLE_CRASHES").map_or(CRASHES, |text| text.parse().expect("CORACLE_CRASHES is a number"));
     let mut cluster = Cluster::start(&[]);
     let known = Arc::new(Known::default());
-    let patient = (0..PATIENT)
-        .map(|n| tokio::spawn(write_patiently(cluster.level(), format!("patient-{n}"), known.clone())));
+    let patient =
+        (0..PATIENT).map(|n| tokio::spawn(write_patiently(cluster.level(), format!("patient-{n}"), known.clone())));
     let client = || cluster.client(Duration::from_secs(5));
     let hasty = (0..HASTY).map(|n| tokio::spawn(write_hastily(client(), format!("hasty-{n}"), known.clone())));
     let writers: Vec<_> = patient.chain(hasty).collect();
@@ -153,6 +154,12 @@ async fn every_acknowledged_write_outlives_the_death_of_all_nodes() {
             if count >= goal { Ok(()) } else { Err(format!("{count} were acknowledged")) }
         });
         cluster.kill_all();
+        if crash % 3 == 2 {
+            // And once more in the middle of recovering, electing and answering those who ask again.
+            cluster.nodes.iter_mut().for_each(Node::start);
+            cluster.nodes[crash % 2].ready();
+            cluster.kill_all();
+        }
         cluster.restart_all();
         check(&reader, &known).await;
     }
@@ -164,6 +171,9 @@ async fn every_acknowledged_write_outlives_the_death_of_all_nodes() {
     let expected: state::State = reader.prefix("").collect_all().await.unwrap().into_iter().collect();
     let nodes: Vec<Client> = (0..3).map(|node| cluster.client_at(node)).collect();
     state::agree(&nodes, &expected).await;
-    let present = known.present.lock().unwrap().len();
-    println!("{crashes} crashes of all nodes, {present} keys acknowledged, none missing");
+    let (present, absent) = (known.present.lock().unwrap().len(), known.absent.lock().unwrap().len());
+    let unknown: i64 = known.sums.lock().unwrap().values().map(|(least, most)| most - least).sum();
+    println!(
+        "{crashes} crashes of all nodes: {present} keys acknowledged and there, {absent} refused and absent, {unknown} outcomes unknown"
+    );
 }
