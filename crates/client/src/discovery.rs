@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time};
 
 use crate::{
-    client::Inner,
+    calls::Inner,
     endpoint::Endpoint,
     failure::Failure,
     pb::{Role, StatusRequest, StatusResponse},

@@ -16,7 +16,7 @@ use tokio::time;
 
 use crate::{
     Client,
-    client::{Called, Kind},
+    calls::{Called, Kind},
     endpoint::Endpoint,
     failure::Failure,
     pb, wire,

@@ -19,6 +19,7 @@
 //! ```
 
 mod backoff;
+mod calls;
 mod client;
 mod discovery;
 mod endpoint;

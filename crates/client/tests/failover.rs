@@ -162,6 +162,22 @@ async fn a_read_leaves_a_node_that_has_fallen_silent() {
 }
 
 #[tokio::test]
+async fn a_leader_that_hangs_is_left_as_soon_as_another_one_leads() {
+    let (old, new) = (Node::start(), Node::start());
+    old.says(leader(4, 1));
+    old.set(Mode::Hang);
+    let mut patient = options().with_deadline(Duration::from_secs(300));
+    patient.attempt = Duration::from_secs(300);
+    let client = Client::connect([old.address(), new.address()], patient).await.unwrap();
+    let commit = tokio::spawn(async move { client.commit(txn(), once()).await });
+    eventually("the commit has arrived", async || old.commits() == 1).await;
+    new.says(leader(5, 1));
+    let committed = tokio::time::timeout(Duration::from_secs(20), commit).await;
+    committed.expect("it went to the new leader").unwrap().unwrap();
+    assert_eq!(new.commits(), 1);
+}
+
+#[tokio::test]
 async fn a_snapshot_is_read_where_it_is_held_and_gone_with_its_node() {
     let (mut first, second) = (Node::start(), Node::start());
     first.says(leader(4, 1));

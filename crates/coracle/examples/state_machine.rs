@@ -1,4 +1,4 @@
-// A state machine of one's own, replicated on three nodes.
+//! A state machine of one's own, replicated on three nodes.
 
 use coracle::prelude::*;
 
@@ -28,7 +28,7 @@ impl Machine for Sum {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+pub(crate) async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let addresses = ["/memory/21", "/memory/22", "/memory/23"];
     let node = |address| {
         let machine = InMemory::new(Sum::default());

@@ -2,12 +2,13 @@
 
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
+use coracle_core::GroupId;
 use coracle_level::{LevelMachine, LevelOptions, Limits, SessionLimits};
 use coracle_node::{FoundingMode, NodeOptions};
 use coracle_storage::{StateMachine, Store};
 use coracle_transport::{Address, AddressError, Transport};
 
-use crate::{BuildError, LocalKv, Node, StorageUrl, open_store, open_transport};
+use crate::{BuildError, LocalKv, Node, StorageUrl, open::check_reach, open_store, open_transport};
 
 /// What a node is made of; [`Node::builder`] begins one.
 #[must_use = "a builder does nothing until it is built"]
@@ -40,7 +41,7 @@ impl Builder {
         }
     }
 
-    /// Where peers reach the node: `/ip4/10.0.0.1/tcp/9490`, `/memory/7`. May be called several times, for several addresses of one network.
+    /// Where peers reach the node: `/ip4/10.0.0.1/tcp/9490`, `/memory/7`. May be called several times, for several addresses.
     pub fn address(mut self, address: impl ToString) -> Builder {
         self.addresses.push(address.to_string());
         self
@@ -141,26 +142,37 @@ impl Builder {
         let transport = match self.transport {
             Some(transport) => transport,
             None => {
-                let everyone = [&options.addresses[..], &options.bind, peers.as_deref().unwrap_or_default()].concat();
-                open_transport(&everyone)?
+                let binds = if options.bind.is_empty() { &options.addresses } else { &options.bind };
+                check_reach(binds, peers.as_deref().unwrap_or_default())?;
+                open_transport(binds)?
             }
         };
         options.founding = peers.map_or(FoundingMode::Alone, FoundingMode::Peers);
         let limits = self.limits.clamped();
-        let opened = (self.store, self.machine, url, options.group, limits.clone());
-        let (store, machine) = tokio::task::spawn_blocking(move || open_data(opened)).await.map_err(broken)??;
+        let (store, machine, group) = (self.store, self.machine, options.group);
+        let data = Data { store, machine, url, group, limits: limits.clone() };
+        let (store, machine) = tokio::task::spawn_blocking(move || open_data(data)).await.map_err(broken)??;
         let node = coracle_node::Node::start(options, store, transport, machine).await?;
         let kv = Arc::new(LocalKv::new(node.clone(), limits, self.session_limits));
         Ok(Node::new(node, kv))
     }
 }
 
-type Data = (Option<Arc<dyn Store>>, Option<Box<dyn StateMachine>>, StorageUrl, coracle_core::GroupId, Limits);
+/// What is needed to open a node's data.
+struct Data {
+    store: Option<Arc<dyn Store>>,
+    machine: Option<Box<dyn StateMachine>>,
+    url: StorageUrl,
+    group: GroupId,
+    limits: Limits,
+}
+
+/// A store, and the state machine in it.
+type Opened = (Arc<dyn Store>, Box<dyn StateMachine>);
 
 /// Opens what may wait for a disk: the store, and the state machine in it unless there is another.
-fn open_data(
-    (store, machine, url, group, limits): Data,
-) -> Result<(Arc<dyn Store>, Box<dyn StateMachine>), BuildError> {
+fn open_data(data: Data) -> Result<Opened, BuildError> {
+    let Data { store, machine, url, group, limits } = data;
     let store = match store {
         Some(store) => store,
         None => open_store(&url)?,

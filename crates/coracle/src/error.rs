@@ -33,13 +33,13 @@ pub enum BuildError {
     /// No address was given.
     #[error("a node needs at least one address, for example /ip4/127.0.0.1/tcp/9490")]
     NoAddress,
-    /// Addresses of different networks.
-    #[error("{first} and {second} belong to different networks: one node uses one of them")]
-    MixedNetworks {
-        /// One of them.
-        first: String,
-        /// One that does not go with it.
-        second: String,
+    /// A peer in a network that the node is not in.
+    #[error("{peer} cannot be reached from {bind}: a node needs an address of its own in each network of its peers")]
+    OutOfReach {
+        /// The peer's address.
+        peer: String,
+        /// The node's.
+        bind: String,
     },
     /// The store cannot be opened.
     #[error(transparent)]

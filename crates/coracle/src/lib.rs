@@ -24,6 +24,7 @@ mod holds;
 mod local_kv;
 mod node;
 mod open;
+mod several;
 mod storage_url;
 
 pub mod prelude;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use coracle_storage::Store;
 use coracle_transport::{Address, Route, Transport};
 
-use crate::{BuildError, StorageUrl};
+use crate::{BuildError, StorageUrl, several::Several};
 
 /// Opens the store that a URL names. This may wait for a disk.
 ///
@@ -27,13 +27,13 @@ pub fn open_store(url: &StorageUrl) -> Result<Arc<dyn Store>, BuildError> {
 
 /// The networks that addresses belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Network {
+pub(crate) enum Network {
     Memory,
     Sockets,
     Grpc,
 }
 
-fn network(address: &Address) -> Option<Network> {
+pub(crate) fn network(address: &Address) -> Option<Network> {
     match address.route() {
         Route::Memory { .. } => Some(Network::Memory),
         Route::Tcp { .. } | Route::Unix { .. } => Some(Network::Sockets),
@@ -42,21 +42,36 @@ fn network(address: &Address) -> Option<Network> {
     }
 }
 
-/// Makes the transport that speaks to all of `addresses`. Memory addresses are those of one network per process.
+/// Makes the transport that listens on all of `binds`, and reaches every address of their networks. Memory addresses are those of one network per process.
 /// Must be called within a tokio runtime.
 ///
 /// # Errors
-/// When there is none that speaks to all of them, or its adapter is not compiled in.
-pub fn open_transport(addresses: &[Address]) -> Result<Arc<dyn Transport>, BuildError> {
-    let first = addresses.first().ok_or(BuildError::NoAddress)?;
-    let kind = network(first);
-    if let Some(second) = addresses.iter().find(|address| network(address) != kind) {
-        return Err(BuildError::MixedNetworks { first: first.to_string(), second: second.to_string() });
+/// When there is none for one of them, or its adapter is not compiled in.
+pub fn open_transport(binds: &[Address]) -> Result<Arc<dyn Transport>, BuildError> {
+    match binds {
+        [] => Err(BuildError::NoAddress),
+        [bind] => Ok(open_one(bind)?.1),
+        binds => {
+            let parts: Result<Vec<_>, BuildError> = binds.iter().map(open_one).collect();
+            Ok(Arc::new(Several::new(parts?)))
+        }
     }
-    match kind {
-        Some(Network::Memory) => memory(first),
-        Some(Network::Sockets) => sockets(first),
-        Some(Network::Grpc) | None => Err(BuildError::Unsupported { what: format!("the peer address {first}") }),
+}
+
+/// Whether a node that listens on `binds` reaches all of `peers`.
+pub(crate) fn check_reach(binds: &[Address], peers: &[Address]) -> Result<(), BuildError> {
+    let out_of_reach = peers.iter().find(|peer| binds.iter().all(|bind| network(bind) != network(peer)));
+    match (out_of_reach, binds.first()) {
+        (Some(peer), Some(bind)) => Err(BuildError::OutOfReach { peer: peer.to_string(), bind: bind.to_string() }),
+        _ => Ok(()),
+    }
+}
+
+fn open_one(bind: &Address) -> Result<(Network, Arc<dyn Transport>), BuildError> {
+    match network(bind) {
+        Some(Network::Memory) => Ok((Network::Memory, memory(bind)?)),
+        Some(Network::Sockets) => Ok((Network::Sockets, sockets(bind)?)),
+        Some(Network::Grpc) | None => Err(BuildError::Unsupported { what: format!("the peer address {bind}") }),
     }
 }
 
@@ -98,7 +113,8 @@ mod tests {
     #[test]
     fn addresses_without_a_transport_are_refused_by_name() {
         assert!(refused(&[]).contains("at least one address"));
-        assert!(refused(&["/memory/1", "/ip4/127.0.0.1/tcp/1"]).contains("/memory/1 and /ip4/127.0.0.1/tcp/1"));
+        let error = check_reach(&addresses(&["/memory/1"]), &addresses(&["/memory/2", "/ip4/127.0.0.1/tcp/1"]));
+        assert!(error.unwrap_err().to_string().contains("/ip4/127.0.0.1/tcp/1"));
         assert!(refused(&["/ip4/127.0.0.1/tcp/1/http"]).contains("/ip4/127.0.0.1/tcp/1/http"));
     }
 }

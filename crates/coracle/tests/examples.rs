@@ -1,20 +1,17 @@
 //! The examples do what they say.
 #![cfg(feature = "memory")]
 
-mod embedded {
-    include!("../examples/embedded.rs");
+#[path = "../examples/embedded.rs"]
+mod embedded;
+#[path = "../examples/state_machine.rs"]
+mod state_machine;
 
-    #[test]
-    fn the_embedded_example_runs() {
-        main().unwrap();
-    }
+#[test]
+fn the_embedded_example_runs() {
+    embedded::main().unwrap();
 }
 
-mod state_machine {
-    include!("../examples/state_machine.rs");
-
-    #[test]
-    fn the_state_machine_example_runs() {
-        main().unwrap();
-    }
+#[test]
+fn the_state_machine_example_runs() {
+    state_machine::main().unwrap();
 }

@@ -1,5 +1,6 @@
 //! Clusters in one process, on the network and the store in memory.
 #![cfg(feature = "memory")]
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 mod common;
 

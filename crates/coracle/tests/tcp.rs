@@ -1,5 +1,6 @@
 //! Clusters on real sockets, and on real disks.
 #![cfg(all(feature = "memory", feature = "tcp"))]
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 mod common;
 
@@ -61,6 +62,23 @@ async fn a_busy_port_is_named() {
     let address = format!("/ip4/127.0.0.1/tcp/{}", listener.local_addr().unwrap().port());
     let error = Node::builder().address(&address).storage("memory:").build().await.unwrap_err();
     assert!(error.to_string().contains(&address), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_two_addresses_is_reached_at_both() {
+    // The first is in both networks, the second only in memory, and a third only on TCP.
+    let addresses = reserve(2);
+    let memory = ["/memory/9001", "/memory/9002"];
+    let first = Node::builder().address(memory[0]).address(&addresses[0]);
+    let second = Node::builder().address(memory[1]);
+    let nodes = [first, second].map(|builder| builder.peers(memory).storage("memory:"));
+    let nodes = common::build_all(nodes.into()).await;
+    nodes[1].db().put("boat", "coracle").await.unwrap();
+    assert_eq!(get(&nodes[0].db(), "boat").await.as_deref(), Some("coracle"));
+    assert_eq!(nodes[0].addresses().iter().map(ToString::to_string).collect::<Vec<_>>(), [memory[0], &addresses[0]]);
+    let stranger = Node::builder().address(&addresses[1]).peers(&addresses).storage("memory:").build().await;
+    let refused = stranger.expect_err("the first answers on TCP that the cluster was founded without this node");
+    assert!(refused.to_string().contains("was founded without this node"), "{refused}");
 }
 
 #[cfg(feature = "sled")]

@@ -126,7 +126,10 @@ impl Directory {
         {
             return Err(Refusal::Cluster { ours, theirs });
         }
-        let Some(membership) = &state.membership else { return Ok(()) };
+        let Some(membership) = &state.membership else {
+            // An unfounded store knows nobody and hears nobody; a founded one does not let strangers in while it starts.
+            return if state.identity.cluster.is_none() { Ok(()) } else { Err(Refusal::NoGroup) };
+        };
         match membership.node(theirs.node) {
             Some(node) if node.incarnation == theirs.incarnation => Ok(()),
             Some(node) => Err(Refusal::Incarnation { node: node.id }),
@@ -165,6 +168,13 @@ mod tests {
         let mut hello = directory(2, Some(5)).hello();
         hello.groups[0].incarnation = Incarnation(9);
         assert_eq!(own.admit(&hello), Err(Refusal::Incarnation { node: NodeId(2) }));
+    }
+
+    #[test]
+    fn c01_a_founded_node_lets_nobody_in_before_it_knows_its_members() {
+        let own = directory(1, Some(5));
+        assert_eq!(own.admit(&directory(2, Some(5)).hello()), Err(Refusal::NoGroup));
+        assert_eq!(directory(1, None).admit(&directory(2, Some(5)).hello()), Ok(()));
     }
 
     #[test]

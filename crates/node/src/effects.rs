@@ -90,9 +90,9 @@ impl Storage {
     /// Lets everything that is queued be done, and the state be flushed; gives up on it after `deadline`.
     pub(crate) async fn close(self, deadline: Duration) {
         let Storage { log, state, snapshots, threads } = self;
-        // A thread ends when its queue is gone: each has to go before the wait for them begins.
         match state {
             StateSide::InLine(mut state) => state.close(),
+            // The thread flushes when its queue is gone.
             StateSide::Thread(queue) => drop(queue),
         }
         drop((log, snapshots));

@@ -1,6 +1,6 @@
 //! What those who listen are told.
 
-use coracle_core::{ClusterId, Event, NodeId};
+use coracle_core::{Event, NodeId};
 
 use crate::StopReason;
 
@@ -8,11 +8,6 @@ use crate::StopReason;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NodeEvent {
-    /// The node serves.
-    Started {
-        /// Its cluster.
-        cluster: ClusterId,
-    },
     /// The replica's.
     Replica(Event),
     /// The connection to a peer was lost, or could not be made.

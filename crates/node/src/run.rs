@@ -64,6 +64,8 @@ pub(crate) struct Loop {
     /// When the status was last published, and whether it may have changed since.
     pub(crate) last_published: Time,
     pub(crate) is_changed: bool,
+    /// What failed first: the replica's reason to stop does not say it.
+    pub(crate) failure: Option<String>,
     /// Why the replica stopped, once it has.
     pub(crate) fatal: Option<StopReason>,
 }
@@ -134,9 +136,19 @@ impl Loop {
                 Input::Cancel { request }
             }
             Item::Message(message) => Input::Message(message),
-            Item::Done(completion) => Input::Done(completion),
+            Item::Done(completion) => {
+                self.done(now, completion);
+                return;
+            }
         };
         self.replica.handle(now, input);
+    }
+
+    fn done(&mut self, now: Time, completion: Completion) {
+        if let Completion::Failed { what, .. } = &completion {
+            self.failure.get_or_insert_with(|| what.clone());
+        }
+        self.replica.handle(now, Input::Done(completion));
     }
 
     /// Does what the replica asks for until there is nothing more. What was done in line is handed in within the same turn.
@@ -149,7 +161,7 @@ impl Loop {
             }
             self.is_changed = true;
             if let Some(completion) = self.act(now, effect) {
-                self.replica.handle(now, Input::Done(completion));
+                self.done(now, completion);
             }
         }
     }
@@ -183,6 +195,10 @@ impl Loop {
                 None
             }
             Effect::Fatal { reason, what } => {
+                let what = match self.failure.take() {
+                    Some(failure) if failure != what => format!("{what}: {failure}"),
+                    _ => what,
+                };
                 self.fatal = Some(stop_reason(reason, what));
                 None
             }

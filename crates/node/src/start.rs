@@ -71,59 +71,69 @@ async fn start_with_identity(
     options.replica.raft.id = identity.node;
     options.replica.raft.seed = boot_nonce;
     tracing::info!(seed = boot_nonce, incarnation = %identity.incarnation, engine = store.engine(), "starts");
-    let clock = Clock::start();
-    let replica = Replica::new(options.replica.clone(), start, clock.now()).map_err(Configuration::from)?;
-    let snapshots = store.snapshots(options.group)?;
-    let storage = Storage::new(store.log(), snapshots, machine, options.group, inbox.clone())
-        .map_err(|source| StartError::Environment { what: "cannot start a thread", source })?;
-    let (published, status) = watch::channel(Arc::new(replica.status()));
-    let (events, _) = broadcast::channel(options.events_max.max(1));
-    let (stop, stopped) = watch::channel(None);
-    let shared = Shared {
-        inbox: inbox.clone(),
-        directory: directory.clone(),
-        transport: transport.clone(),
-        store: StoreFacts { engine: store.engine(), durability: store.durability() },
-        addresses,
-        status,
-        events: events.clone(),
-        stopped,
-        next_request: AtomicU64::new(0),
-    };
-    drop(store);
-    let run = Loop {
-        replica,
-        storage,
-        transport: transport.clone(),
-        directory,
-        inbox: inbox.clone(),
-        clock,
-        published,
-        events: events.clone(),
-        shutdown_grace: options.shutdown_grace,
-        waiters: HashMap::new(),
-        unreached: BTreeSet::new(),
-        last_published: Time::ZERO,
-        is_changed: true,
-        fatal: None,
-    };
-    run.meet_members();
-    inbox.advance(Life::Running);
-    if let Some(cluster) = identity.cluster {
-        let _ = events.send(NodeEvent::Started { cluster });
-    }
-    tokio::spawn(supervise(run, inbox, transport, events, stop).in_current_span());
-    Ok(Node::new(shared))
+    Assembly { options, store, transport, directory, inbox, addresses }.run(machine, start)
 }
 
-/// Runs the loop to its end, whatever that is, and then closes what is left.
-async fn supervise(
-    run: Loop,
+/// What a node is put together from once it is founded.
+struct Assembly {
+    options: NodeOptions,
+    store: Arc<dyn Store>,
+    transport: Arc<dyn Transport>,
+    directory: Arc<Directory>,
+    inbox: Arc<Inbox>,
+    addresses: Vec<Address>,
+}
+
+impl Assembly {
+    /// Sets the loop going. The store is the loop's alone from here on.
+    fn run(self, machine: Box<dyn StateMachine>, start: Start) -> Result<Node, StartError> {
+        let Assembly { options, store, transport, directory, inbox, addresses } = self;
+        let clock = Clock::start();
+        let replica = Replica::new(options.replica.clone(), start, clock.now()).map_err(Configuration::from)?;
+        let snapshots = store.snapshots(options.group)?;
+        let storage = Storage::new(store.log(), snapshots, machine, options.group, inbox.clone())
+            .map_err(|source| StartError::Environment { what: "cannot start a thread", source })?;
+        let (published, status) = watch::channel(Arc::new(replica.status()));
+        let (events, _) = broadcast::channel(options.events_max.max(1));
+        let (stop, stopped) = watch::channel(None);
+        let run = Loop {
+            replica,
+            storage,
+            transport: transport.clone(),
+            directory: directory.clone(),
+            inbox: inbox.clone(),
+            clock,
+            published,
+            events: events.clone(),
+            shutdown_grace: options.shutdown_grace,
+            waiters: HashMap::new(),
+            unreached: BTreeSet::new(),
+            last_published: Time::ZERO,
+            is_changed: true,
+            failure: None,
+            fatal: None,
+        };
+        run.meet_members();
+        inbox.advance(Life::Running);
+        let end = End { inbox: inbox.clone(), transport: transport.clone(), events: events.clone(), stop };
+        tokio::spawn(supervise(run, end).in_current_span());
+        let store = StoreFacts { engine: store.engine(), durability: store.durability() };
+        let next_request = AtomicU64::new(0);
+        Ok(Node::new(Shared { inbox, directory, transport, store, addresses, status, events, stopped, next_request }))
+    }
+}
+
+/// What is closed, and who is told, when a node has ended.
+struct End {
     inbox: Arc<Inbox>,
     transport: Arc<dyn Transport>,
     events: broadcast::Sender<NodeEvent>,
     stop: watch::Sender<Option<StopReason>>,
-) {
+}
+
+/// Runs the loop to its end, whatever that is, and then closes what is left.
+async fn supervise(run: Loop, end: End) {
+    let End { inbox, transport, events, stop } = end;
     let ended = tokio::spawn(run.run().in_current_span()).await;
     let reason = ended.unwrap_or_else(|error| StopReason::Internal(error.to_string()));
     match &reason {
@@ -210,11 +220,15 @@ async fn be_founded(
             return Ok((identity, None));
         }
         let first = identity::repair(&*kept, group, &mut identity, &found)?;
-        Ok::<_, StartError>((identity, Some(first)))
+        let latest = found.memberships.last().map(|(_, membership)| membership.clone());
+        Ok::<_, StartError>((identity, Some((first, latest.or(found.base.membership)))))
     })
     .await?;
     identity = repaired;
-    if let Some(first) = first {
+    if let Some((first, membership)) = first {
+        if let Some(membership) = membership {
+            directory.set_membership(membership);
+        }
         warn_of_changes(options, directory, first.as_ref());
         directory.founded(identity.clone(), first);
         return Ok(identity);
@@ -232,11 +246,12 @@ async fn be_founded(
     };
     let (first, membership) = founding::found(directory, transport, peers).await?;
     let (kept, data) = (store.clone(), first.clone());
-    identity = blocking(move || {
+    let (identity, membership) = blocking(move || {
         identity::keep_founding(&*kept, group, &mut identity, &data, &membership)?;
-        Ok::<_, StartError>(identity)
+        Ok::<_, StartError>((identity, membership))
     })
     .await?;
+    directory.set_membership(membership);
     directory.founded(identity.clone(), Some(first));
     Ok(identity)
 }

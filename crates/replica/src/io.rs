@@ -72,26 +72,26 @@ pub enum Completion {
         /// What was found.
         result: LogRead,
     },
-    /// Of [`Effect::Apply`].
+    /// Of [`StateEffect::Apply`].
     Applied {
         /// How far the state machine is.
         applied: Applied,
         /// One reply for each command, in order.
         replies: Vec<Bytes>,
     },
-    /// Of [`Effect::Query`].
+    /// Of [`StateEffect::Query`].
     Answered {
         /// The request.
         request: RequestId,
         /// The answer.
         answer: Bytes,
     },
-    /// Of [`Effect::Flush`].
+    /// Of [`StateEffect::Flush`].
     Flushed {
         /// How far the state machine is.
         applied: Applied,
     },
-    /// Of [`Effect::TakeSnapshot`].
+    /// Of [`StateEffect::TakeSnapshot`].
     SnapshotTaken {
         /// What it is.
         meta: SnapshotMeta,
@@ -120,7 +120,7 @@ pub enum Completion {
         /// Whether it is whole, its hash checked, and durable.
         whole: bool,
     },
-    /// Of [`Effect::InstallSnapshot`].
+    /// Of [`StateEffect::InstallSnapshot`].
     SnapshotInstalled {
         /// How far the state machine is.
         applied: Applied,

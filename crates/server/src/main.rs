@@ -22,7 +22,7 @@ use clap::Parser;
 
 use crate::{
     cli::{Cli, Command, Demo},
-    exit::{Code, Failure, Outcome},
+    exit::{Failure, Outcome},
 };
 
 fn main() -> ExitCode {

@@ -8,8 +8,8 @@ use crate::{
     Violation,
     disk::LogState,
     report::Invariant::{
-        AckDurability, CommitImmutable, CommitOnQuorum, ElectionSafety, LeaderCompleteness, LogMatching, Ordering,
-        StateMachineSafety,
+        AckDurability, CommitImmutable, CommitOnQuorum, ElectionSafety, LeaderCompleteness, LogMatching, Monotonic,
+        Ordering, StateMachineSafety,
     },
 };
 
@@ -22,10 +22,14 @@ pub(crate) struct Ghost {
     leaders: BTreeMap<Term, usize>,
     /// Whose vote was seen on which disk.
     votes: BTreeMap<(Term, usize), NodeId>,
+    /// The newest term on each disk.
+    terms: BTreeMap<usize, Term>,
     /// Every entry that was ever appended, with the term of the one before it.
     appended: BTreeMap<(Term, Index), (Option<Term>, Entry)>,
     /// What is committed, from index 1 on.
     committed: Vec<(Term, Entry)>,
+    /// In which term each was seen to be committed.
+    committed_in: Vec<Term>,
     /// The state's hash by applied index.
     states: BTreeMap<Index, u64>,
 }
@@ -47,11 +51,13 @@ impl Ghost {
         if leader != node {
             return fail(ElectionSafety, format!("n{leader} and n{node} both lead in term {term}"));
         }
-        if log.last() < self.committed() {
+        // Who was elected before an entry was committed, and learns of it late, need not have that entry.
+        let bound = self.committed_in.partition_point(|committed_in| *committed_in < term);
+        if log.last().0 < bound as u64 {
             let what = format!("n{node} leads in term {term} with a log up to {}", log.last());
-            return fail(LeaderCompleteness, format!("{what}, but {} is committed", self.committed()));
+            return fail(LeaderCompleteness, format!("{what}, but {bound} is committed"));
         }
-        for index in log.base.index.0.max(1)..=self.committed().0 {
+        for index in log.base.index.0.max(1)..=bound as u64 {
             let (committed, _) = &self.committed[index as usize - 1];
             if log.term_at(Index(index)) != Some(*committed) {
                 let found = log.term_at(Index(index));
@@ -62,14 +68,22 @@ impl Ghost {
         Ok(())
     }
 
-    /// I1: what lies on a disk.
+    /// I1 and I7: what lies on a disk.
     pub(crate) fn hard_state(&mut self, node: usize, hard_state: HardState) -> Checked {
-        let Some(vote) = hard_state.voted_for else { return Ok(()) };
-        let earlier = *self.votes.entry((hard_state.term, node)).or_insert(vote);
-        if earlier != vote {
-            let what = format!("n{node} voted for {vote} in term {}, and before that for {earlier}", hard_state.term);
+        let HardState { term, voted_for, .. } = hard_state;
+        let earlier = self.votes.get(&(term, node)).copied();
+        if earlier.is_some() && earlier != voted_for {
+            let what = format!("n{node} has voted for {voted_for:?} in term {term}, and before that for {earlier:?}");
             return fail(ElectionSafety, what);
         }
+        if let Some(vote) = voted_for {
+            self.votes.insert((term, node), vote);
+        }
+        let newest = self.terms.entry(node).or_insert(term);
+        if term < *newest {
+            return fail(Monotonic, format!("the term on the disk of n{node} falls from {newest} to {term}"));
+        }
+        *newest = term;
         Ok(())
     }
 
@@ -91,8 +105,15 @@ impl Ghost {
     }
 
     /// I5: `node`, whose log is `log`, takes everything up to `to` for committed, having known it up to `from`. Returns whether this is news.
-    pub(crate) fn commits(&mut self, node: usize, from: Index, to: Index, log: &LogState) -> Result<bool, Violation> {
+    pub(crate) fn commits(
+        &mut self,
+        (node, term_now): (usize, Term),
+        from: Index,
+        to: Index,
+        log: &LogState,
+    ) -> Result<bool, Violation> {
         let known = self.committed();
+        let seen_in = self.committed_in.last().map_or(term_now, |last| term_now.max(*last));
         for index in from.0.max(log.base.index.0) + 1..=to.0 {
             let index = Index(index);
             let Some((term, entry)) = log.entry(index) else {
@@ -105,7 +126,10 @@ impl Ghost {
                     return Err(Violation::new(CommitImmutable, what));
                 }
                 Some(_) => {}
-                None if index == self.committed().next() => self.committed.push((*term, entry.clone())),
+                None if index == self.committed().next() => {
+                    self.committed.push((*term, entry.clone()));
+                    self.committed_in.push(seen_in);
+                }
                 None => break,
             }
         }

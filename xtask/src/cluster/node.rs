@@ -16,7 +16,8 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use crate::process::tail;
 
 const READY_WAIT: Duration = Duration::from_secs(30);
-const END_WAIT: Duration = Duration::from_secs(5);
+/// More than a node takes that shuts down in order.
+const END_WAIT: Duration = Duration::from_secs(15);
 const LOG_LINES_SHOWN: usize = 15;
 
 /// Where a node listens, on loopback.

@@ -10,6 +10,8 @@ use crate::{AppendResult, Body, Event, Fatal, Index, NodeId, Run, Term, Time};
 pub(super) struct Following {
     /// The leader of the current term, if known. Not this node.
     pub(super) leader: Option<NodeId>,
+    /// Who led the current term and does not any more.
+    resigned: Option<NodeId>,
     /// When the leader was last heard.
     pub(super) contact: Time,
     /// The highest index proven equal to this term's leader's log (C4). At least the commit index.
@@ -24,6 +26,7 @@ impl Following {
     pub(super) fn new(commit_index: Index) -> Following {
         Following {
             leader: None,
+            resigned: None,
             contact: Time::ZERO,
             verified: commit_index,
             is_ack_wanted: false,
@@ -37,9 +40,19 @@ impl Following {
 }
 
 impl Raft {
+    /// A leader that asks for pre-votes in its own term has lost it, by a restart or for want of a majority, and cannot lead it again.
+    /// What it sent before may still be on its way, and is not to keep others from campaigning.
+    pub(super) fn note_resignation(&mut self, from: NodeId, term: Term) {
+        if term == self.term && self.following.leader == Some(from) {
+            self.following.leader = None;
+            self.following.resigned = Some(from);
+        }
+    }
+
     /// Takes the sender of a leader's message of this term for the leader; false when somebody else is.
     pub(super) fn follow(&mut self, from: NodeId) -> bool {
         match (&self.role, self.following.leader) {
+            _ if self.following.resigned == Some(from) => return false,
             (RoleState::Leader(_), _) => {
                 self.fault(from, "a second leader in one term");
                 return false;
@@ -155,6 +168,9 @@ impl Raft {
         self.learn_commit(leader_commit);
         if round > 0 {
             self.send(from, Body::HeartbeatResponse { round });
+            if self.needs_snapshot() {
+                self.want_ack();
+            }
         }
     }
 

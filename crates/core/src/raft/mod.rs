@@ -127,7 +127,7 @@ impl Raft {
             role: RoleState::Follower,
             election_deadline,
             following: Following::new(commit_index),
-            persistence: Persistence::new(log.last_index()),
+            persistence: Persistence::new(log.base().index, log.last_index()),
             applying: Applying::new(recovered.applied),
             installing: None,
             reads: FollowerReads::default(),
@@ -196,6 +196,7 @@ impl Raft {
         }
         match &message.body {
             Body::PreVote { next_term, last_log_index, last_log_term } => {
+                self.note_resignation(message.from, message.term);
                 return self.on_pre_vote(message.from, *next_term, *last_log_index, *last_log_term);
             }
             // The sender of a grant may be in an earlier term than this node.

@@ -19,6 +19,8 @@ pub(super) struct Persistence {
     truncate_from: Option<Index>,
     /// Write this base with the next write.
     base: Option<Base>,
+    /// Where the log begins that the writes so far leave behind: below the log's own base until that is written.
+    issued_base: Index,
     /// Counts the changes of (term, vote).
     version: u64,
     issued_version: u64,
@@ -39,7 +41,7 @@ struct Write {
 }
 
 impl Persistence {
-    pub(super) fn new(last_index: Index) -> Persistence {
+    pub(super) fn new(base_index: Index, last_index: Index) -> Persistence {
         Persistence {
             last_ticket: Ticket(0),
             writes: VecDeque::new(),
@@ -47,6 +49,7 @@ impl Persistence {
             issued: last_index,
             truncate_from: None,
             base: None,
+            issued_base: base_index,
             version: 0,
             issued_version: 0,
             durable_version: 0,
@@ -101,8 +104,10 @@ impl Persistence {
         self.base = Some(base);
     }
 
-    /// The log is empty and begins after `base`. It held entries from `old_first` on, of which those up to `known` are committed.
-    pub(super) fn on_reset(&mut self, base: Base, old_first: Index, known: Index) {
+    /// The log is empty and begins after `base`. Of what it held, everything up to `known` is committed.
+    pub(super) fn on_reset(&mut self, base: Base, known: Index) {
+        // A compaction that has not been written leaves more on the disk than in memory: all of it goes.
+        let old_first = self.issued_base.next();
         let is_anything_issued = self.issued >= old_first || self.truncate_from.is_some();
         // Until the next write is durable the disk holds the old log, and of that only the committed part still counts.
         self.on_truncated(known.next());
@@ -133,6 +138,7 @@ impl Raft {
         };
         p.last_ticket.0 += 1;
         p.issued = last_index;
+        p.issued_base = p.base.as_ref().map_or(p.issued_base, |base| base.index);
         p.issued_version = p.version;
         p.writes.push_back(Write { ticket: p.last_ticket, version: p.version, last_index, issued_at: self.now });
         Some(Persist {

@@ -265,7 +265,7 @@ impl Raft {
     pub(super) fn on_append_entries_response(&mut self, from: NodeId, result: AppendResult, needs_snapshot: bool) {
         self.on_peer_contact(from);
         match result {
-            AppendResult::Matched { index } => self.on_matched(from, index),
+            AppendResult::Matched { index } => self.on_matched(from, index, needs_snapshot),
             AppendResult::Rejected { prev_log_index, hint_index, hint_term } => {
                 self.on_rejected(from, prev_log_index, hint_index, hint_term);
             }
@@ -281,7 +281,7 @@ impl Raft {
         }
     }
 
-    fn on_matched(&mut self, from: NodeId, index: Index) {
+    fn on_matched(&mut self, from: NodeId, index: Index, needs_snapshot: bool) {
         let last_index = self.log.last_index();
         let base_index = self.log.base().index;
         let RoleState::Leader(leader) = &mut self.role else { return };
@@ -298,7 +298,7 @@ impl Raft {
             PeerState::Replicate => {}
             PeerState::Install { index } => {
                 // It holds what the log still continues, or more than what is being sent.
-                if peer.match_index >= index.unwrap_or(base_index).max(base_index) {
+                if !needs_snapshot && peer.match_index >= index.unwrap_or(base_index).max(base_index) {
                     peer.state = PeerState::Replicate;
                     peer.next_index = peer.match_index.next();
                     self.outputs.results.push(Output::StopSnapshot { peer: from });

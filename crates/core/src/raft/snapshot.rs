@@ -80,12 +80,11 @@ impl Raft {
             membership_index: meta.membership_index,
             membership: Some(meta.membership.clone()),
         };
-        let old_first = self.log.base().index.next();
         let last = self.log.last_index();
         if last > self.commit_index {
             self.outputs.events.push(Event::Truncated { from: self.commit_index.next(), last });
         }
-        self.persistence.on_reset(base.clone(), old_first, self.commit_index);
+        self.persistence.on_reset(base.clone(), self.commit_index);
         self.log.reset(base);
         self.commit_index = meta.last_included_index;
         self.following.verified = meta.last_included_index;

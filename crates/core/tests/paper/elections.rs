@@ -282,6 +282,22 @@ fn h13_every_cut_of_directed_links_between_three_nodes_converges() {
     }
 }
 
+/// A leader that restarts within its term and lacks what it had sent cannot be elected; its old messages do not hold the others back.
+#[test]
+fn late_messages_of_a_leader_that_resigned_start_no_new_wait() {
+    let mut cluster = Cluster::new(3);
+    heartbeat(&mut cluster, 2, 1, 7);
+    let body = Body::PreVote { next_term: Term(8), last_log_index: Index(0), last_log_term: Term(0) };
+    let input = cluster.message(id(2), id(1), 7, body);
+    cluster.handle(id(1), input);
+    assert_eq!(cluster.raft(id(1)).leader(), None);
+    for _ in 0..20 {
+        heartbeat(&mut cluster, 2, 1, 7);
+        cluster.run(Duration::from_millis(100));
+    }
+    assert!(cluster.raft(id(1)).term() > Term(7), "it campaigned");
+}
+
 /// §5.2: a candidate that neither wins nor loses tries again in a later term.
 #[test]
 fn a_split_vote_is_followed_by_another_election() {

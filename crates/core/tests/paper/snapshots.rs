@@ -97,6 +97,34 @@ fn c08_a_snapshot_replaces_another_history() {
     assert_eq!(node.raft.commit_index(), Index(4));
 }
 
+/// C8: what makes way is what lies on the disk, where a compaction may still wait for its turn.
+#[test]
+fn c08_a_snapshot_replaces_a_log_whose_compaction_is_not_written() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let follower = (1..=3).map(id).find(|n| *n != leader).unwrap();
+    for i in 0..20 {
+        cluster.propose(leader, &format!("{i}"));
+        cluster.deliver();
+    }
+    cluster.node(follower).is_disk_fast = false;
+    cluster.propose(leader, "under way");
+    cluster.deliver();
+    let applied = cluster.raft(follower).status().applied_index;
+    cluster.handle(follower, Input::Applied { applied, flushed: applied });
+    cluster.handle(follower, Input::Compact { up_to: Index(15) });
+    assert_eq!(cluster.node(follower).disk.base.index, Index::ZERO, "the compaction waits");
+    let meta = coracle_core::SnapshotMeta { last_included_index: Index(40), ..cluster.snapshot_of(leader, Index(18)) };
+    let piece = InstallSnapshot { meta, offset: 0, data: Bytes::new() };
+    let input = cluster.message(leader, follower, cluster.raft(leader).term().0, Body::InstallSnapshot(piece));
+    cluster.handle(follower, input);
+    cluster.sync_one(follower);
+    cluster.pump(follower);
+    let write = cluster.node(follower).writes.back().cloned().unwrap();
+    assert_eq!(write.base.map(|base| base.index), Some(Index(40)));
+    assert_eq!(write.truncate_from, Some(Index(1)), "nothing stays before a gap");
+}
+
 /// C8: the snapshot is acknowledged, and handed to the state machine, after the log's base is durable.
 #[test]
 fn c08_the_base_is_durable_before_the_state_is_replaced() {
@@ -142,6 +170,21 @@ fn c07_a_state_behind_the_log_votes_and_does_not_campaign() {
     cluster.handle(id(1), input);
     let asks = |body: &&Body| matches!(body, Body::AppendEntriesResponse { needs_snapshot: true, .. });
     assert!(cluster.between(id(1), id(2)).iter().any(asks));
+}
+
+/// C7: such a node asks also when there is nothing to append, and its leader does not take its log for enough.
+#[test]
+fn c07_a_state_behind_the_log_asks_at_a_heartbeat() {
+    let (mut cluster, leader, behind) = compacted();
+    cluster.run(Duration::from_millis(500));
+    send_snapshot(&mut cluster, leader, behind, Index(18));
+    cluster.run(Duration::from_millis(500));
+    // Its state is lost, its log is not.
+    cluster.node(behind).disk.flushed = Index(0);
+    cluster.restart(behind);
+    cluster.node(leader).snapshots_wanted.clear();
+    cluster.run(Duration::from_millis(500));
+    assert_eq!(cluster.node(leader).snapshots_wanted, [behind], "asked for once, and still in transfer");
 }
 
 /// h41: a transfer that failed is tried again; one that ends exactly at the last index lets replication go on.

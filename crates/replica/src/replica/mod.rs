@@ -287,7 +287,7 @@ impl Replica {
             Output::ReadFailed { first, count, reason } => self.on_read_failed(first, count, reason),
             Output::Apply { entries } => self.on_apply(entries),
             Output::SendSnapshot { peer } => self.on_send_snapshot(peer),
-            Output::StopSnapshot { peer } => self.sending.end(peer),
+            Output::StopSnapshot { peer } => self.sending.stop(peer),
             Output::StoreSnapshot { from, term, piece } => self.on_store_snapshot(from, term, piece),
             Output::InstallSnapshot { meta } => self.on_install_snapshot(meta),
             Output::Event(event) => self.effects.late.push_back(Effect::Event(event)),

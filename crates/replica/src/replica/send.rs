@@ -14,8 +14,8 @@ pub(super) struct Sending {
     transfers: BTreeMap<NodeId, Transfer>,
     /// How many of them wait for a snapshot.
     waiting: usize,
-    /// What peers took no use of: their logs begin later, so that only a newer one helps.
-    useless: BTreeMap<NodeId, Index>,
+    /// What peers had no use for, and until when that is believed: should they need one all the same, their logs begin later and only a newer one helps.
+    useless: BTreeMap<NodeId, (Index, Time)>,
 }
 
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl Sending {
         self.transfers.is_empty()
     }
 
-    fn stop(&mut self, peer: NodeId) {
+    pub(super) fn stop(&mut self, peer: NodeId) {
         if matches!(self.transfers.remove(&peer), Some(Transfer::Waiting)) {
             self.waiting -= 1;
         }
@@ -59,22 +59,16 @@ impl Sending {
         self.waiting = 0;
     }
 
-    /// The core ends a transfer.
-    pub(super) fn end(&mut self, peer: NodeId) {
-        self.stop(peer);
-        self.useless.remove(&peer);
-    }
-
     /// Whether a snapshot at `index` may help the peer.
-    fn helps(&self, peer: NodeId, index: Index) -> bool {
-        self.useless.get(&peer).is_none_or(|useless| *useless < index)
+    fn helps(&self, peer: NodeId, index: Index, now: Time) -> bool {
+        self.useless.get(&peer).is_none_or(|(useless, until)| *useless < index || *until <= now)
     }
 
     /// Those that wait and that a snapshot at `index` may help.
-    fn waiting_for(&self, index: Index) -> Vec<NodeId> {
+    fn waiting_for(&self, index: Index, now: Time) -> Vec<NodeId> {
         let is_waiting = |transfer: &Transfer| matches!(transfer, Transfer::Waiting);
         let waiting = self.transfers.iter().filter(|(_, transfer)| is_waiting(transfer)).map(|(peer, _)| *peer);
-        waiting.filter(|peer| self.helps(*peer, index)).collect()
+        waiting.filter(|peer| self.helps(*peer, index, now)).collect()
     }
 
     /// When a transfer has something to do.
@@ -151,11 +145,11 @@ impl Replica {
             return;
         }
         if let Some(index) = self.compaction.usable_snapshot().map(|meta| meta.last_included_index) {
-            for peer in self.sending.waiting_for(index) {
+            for peer in self.sending.waiting_for(index, self.now) {
                 self.start_transfer(peer);
             }
         }
-        if !self.sending.waiting_for(self.handed_index()).is_empty() {
+        if !self.sending.waiting_for(self.handed_index(), self.now).is_empty() {
             self.take_snapshot();
         }
     }
@@ -199,10 +193,12 @@ impl Replica {
         }
         if done {
             active.is_received = true;
-            // A receiver that did not even want all of it does not take long to say what it has instead.
-            let is_wanted = active.next == active.meta.size && active.meta.size > 0;
-            let patience = if is_wanted { options.snapshot_timeout } else { retry_interval(options) };
-            active.give_up_at = now.plus(patience);
+            active.give_up_at = now.plus(options.snapshot_timeout);
+            // It did not want all of it: it has what the snapshot covers, or a log that begins later.
+            if active.next < active.meta.size {
+                let index = active.meta.last_included_index;
+                self.sending.useless.insert(peer, (index, now.plus(options.snapshot_timeout)));
+            }
             return;
         }
         active.answered(offset, now, options);
@@ -275,9 +271,6 @@ impl Replica {
         let retry_at = self.now.plus(retry_interval(&self.options));
         let Some(Transfer::Active(active)) = self.sending.transfers.get_mut(&peer) else { return };
         if active.give_up_at <= self.now {
-            if active.is_received {
-                self.sending.useless.insert(peer, active.meta.last_included_index);
-            }
             return self.fail_transfer(peer);
         }
         active.is_asking = true;

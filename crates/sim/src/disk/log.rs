@@ -41,15 +41,20 @@ impl LogState {
         index < self.base.index || self.term_at(index) == Some(term)
     }
 
-    /// Cuts off, appends, sets.
+    /// Cuts off, appends, sets. A base beyond the end begins the log anew, when everything was cut off.
     pub(crate) fn apply(&mut self, batch: &LogBatch) -> Result<()> {
         if let Some(from) = batch.truncate_from {
-            let keep = from.0.saturating_sub(self.base.index.0 + 1);
-            self.entries.truncate(keep as usize);
+            self.cut_off(from)?;
+        }
+        if let Some(base) = batch.base.as_ref().filter(|base| self.begins_anew(base, &batch.entries)) {
+            if !self.entries.is_empty() {
+                return Err(invalid(format!("a base at {} leaves a gap after {}", base.index, self.last())));
+            }
+            self.set_base(base);
         }
         for run in &batch.entries {
             if run.first() != self.last().next() {
-                return Err(StorageError::Invalid(format!("{run:?} does not follow {}", self.last())));
+                return Err(invalid(format!("{run:?} does not follow {}", self.last())));
             }
             self.entries.extend(run.entries().iter().map(|entry| (run.term(), entry.clone())));
         }
@@ -60,6 +65,18 @@ impl LogState {
             self.set_base(base);
         }
         Ok(())
+    }
+
+    fn cut_off(&mut self, from: Index) -> Result<()> {
+        if from <= self.base.index {
+            return Err(invalid(format!("cannot cut off from {from}: the log begins after {}", self.base.index)));
+        }
+        self.entries.truncate((from.0 - self.base.index.0 - 1) as usize);
+        Ok(())
+    }
+
+    fn begins_anew(&self, base: &Base, entries: &[Run]) -> bool {
+        base.index > self.last() && entries.first().is_none_or(|run| run.first() == base.index.next())
     }
 
     fn set_base(&mut self, base: &Base) {
@@ -73,7 +90,7 @@ impl LogState {
             return Ok(LogRead::Compacted);
         }
         if from > self.last() {
-            return Err(StorageError::Invalid(format!("asked for {from}, the log ends at {}", self.last())));
+            return Err(invalid(format!("asked for {from}, the log ends at {}", self.last())));
         }
         let mut bytes = 0;
         let mut last = from;
@@ -135,6 +152,10 @@ impl LogState {
     }
 }
 
+fn invalid(what: String) -> StorageError {
+    StorageError::Invalid(what)
+}
+
 /// The log as a store: what is written is seen at once, and durable once it is synced.
 #[derive(Debug)]
 pub(crate) struct SimLog(Mutex<State>);
@@ -182,13 +203,6 @@ impl SimLog {
     /// Lets the next write fail.
     pub(crate) fn fail_next(&self) {
         self.state().fails = true;
-    }
-
-    /// Changes what is durable, as no correct disk does.
-    pub(crate) fn tamper(&self, change: impl FnOnce(&mut HardState)) {
-        let state = &mut *self.state();
-        change(&mut state.durable.hard_state);
-        state.seen = state.durable.clone();
     }
 
     /// Forgets the last `count` entries, as no correct disk does.
