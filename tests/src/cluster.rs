@@ -191,9 +191,8 @@ impl Cluster {
 
     /// A handle with a session of its own, which tries again as long as anything is waited for.
     pub fn level(&self) -> Level {
-        let mut options = HandleOptions::default();
-        options.deadline = PATIENCE;
-        options.backoff_max = Duration::from_millis(200);
+        let backoff_max = Duration::from_millis(200);
+        let options = HandleOptions { deadline: PATIENCE, backoff_max, ..HandleOptions::default() };
         Level::with_options(Arc::new(self.client(PATIENCE)), options)
     }
 }

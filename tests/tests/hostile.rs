@@ -1,5 +1,6 @@
 //! Hostile bytes on any port: the connection is closed for a logged reason, memory does not grow, and the cluster does not notice.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::print_stdout, reason = "what was measured is shown with --nocapture")]
 
 use std::{
     io::{Read, Write},
