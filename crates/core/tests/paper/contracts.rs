@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use coracle_core::{
     AppendResult, Body, Config, Entry, Event, Fatal, Index, Input, InstallSnapshot, LogRead, Membership, NodeId,
-    Outcome, Raft, Role, Run, SnapshotMeta, Term, Time,
+    Outcome, Output, ProposalId, Raft, Recovered, Role, Run, SnapshotMeta, Term, Time,
 };
 
 use crate::common::{Cluster, Disk, id};
@@ -394,4 +394,47 @@ fn h68_a_snapshot_that_cannot_be_is_a_fault() {
         assert_eq!(faults(&mut cluster), expected);
     }
     assert_eq!(cluster.raft(id(1)).status().base_index, Index(9));
+}
+
+/// I14: what waits for a disk that hangs is bounded, and the newest of it is what counts.
+#[test]
+fn c05_what_is_withheld_is_bounded() {
+    let mut cluster = slow_follower();
+    for round in 1..=10_000 {
+        hand(&mut cluster, 2, 5, Body::Heartbeat { round, leader_commit: Index(0) });
+    }
+    assert!(cluster.network.is_empty());
+    cluster.sync(id(1));
+    let sent = cluster.between(id(1), id(2));
+    assert!(sent.len() <= 1024, "{} messages waited", sent.len());
+    assert!(sent.contains(&&Body::HeartbeatResponse { round: 10_000 }));
+}
+
+/// I14, C7: entries that wait to be applied do not stay in memory beyond the tail's limit: they are read again.
+#[test]
+fn i14_what_a_slow_state_machine_has_not_applied_is_read_from_the_log() {
+    let config = Config { tail_bytes_max: 1000, apply_bytes_max: 1000, ..Config::new(id(1), 1) };
+    let mut raft = Raft::new(config, Recovered::founded(Membership::of_voters([id(1)])), Time::ZERO).unwrap();
+    let now = Time(1_000_000_000_000);
+    let outputs = |raft: &mut Raft| {
+        let mut outputs = Vec::new();
+        loop {
+            match raft.poll() {
+                Output::Wake { .. } => return outputs,
+                Output::Persist(write) => raft.handle(now, Input::Persisted { ticket: write.ticket }),
+                output => outputs.push(output),
+            }
+        }
+    };
+    raft.handle(now, Input::Time);
+    outputs(&mut raft);
+    assert!(raft.is_leader());
+    for first in 0..1000 {
+        raft.handle(now, Input::Propose { first: ProposalId(first), commands: vec![vec![0; 100].into()] });
+        outputs(&mut raft);
+    }
+    // Nothing was said to be applied so far: what was handed out is at its limit.
+    raft.handle(now, Input::Applied { applied: Index(5), flushed: Index(1) });
+    let next = outputs(&mut raft);
+    assert!(matches!(next[..], [Output::ReadEntries { .. }]), "{next:?}");
 }
