@@ -107,7 +107,12 @@ impl Raft {
             a.outstanding_bytes -= bytes;
             a.outstanding.pop_front();
         }
-        self.log.evict(self.applying.applied.min(self.persistence.durable_index()));
+        self.evict();
+    }
+
+    /// Keeps in memory no more than its share of what is committed and on disk. What is not applied yet is read again: a state machine that is slow for long may be behind by any amount.
+    pub(super) fn evict(&mut self) {
+        self.log.evict(self.commit_index.min(self.persistence.durable_index()));
     }
 
     /// Moves the log's base up to what is flushed, and leaves what a snapshot in transfer is continued by.

@@ -109,7 +109,8 @@ impl Raft {
         let contradicts = |index: Index, term: Term| {
             index >= base && index <= self.commit_index && self.log.term_at(index) != Some(term)
         };
-        let committed_part = |run: &Run| run.slice(base.next(), self.commit_index);
+        // From the base on: its term is known, and what follows it is of no earlier one.
+        let committed_part = |run: &Run| run.slice(base, self.commit_index);
         let contradicted = contradicts(prev, prev_term)
             || entries.iter().filter_map(committed_part).any(|run| self.log.first_difference(&run).is_some());
         contradicted.then_some("entries that contradict committed ones")

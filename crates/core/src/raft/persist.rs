@@ -5,6 +5,9 @@ use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
 use super::{Raft, RoleState};
 use crate::{Base, Body, Event, HardState, Index, Message, Output, Persist, RejectReason, Ticket, Time};
 
+/// The most messages that wait for the disk.
+const WITHHELD_MAX: usize = 1024;
+
 /// What is written, what of it is durable, and what waits for that.
 #[derive(Clone, Debug)]
 pub(super) struct Persistence {
@@ -79,6 +82,10 @@ impl Persistence {
 
     /// Keeps the message until (term, vote) is durable as it is.
     pub(super) fn withhold(&mut self, message: Message) {
+        // While the disk hangs the same is said again and again: the newest counts, and any message may get lost.
+        if self.withheld.len() >= WITHHELD_MAX {
+            self.withheld.pop_front();
+        }
         self.withheld.push_back((self.version, message));
     }
 
@@ -163,7 +170,7 @@ impl Raft {
             p.is_slow = false;
             self.outputs.events.push(Event::DiskRecovered);
         }
-        self.log.evict(self.applying.applied.min(self.persistence.durable));
+        self.evict();
     }
 
     /// Messages that may leave since (term, vote) has become durable.

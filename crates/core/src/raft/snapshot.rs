@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 
 use super::Raft;
-use crate::{Base, Body, Event, Index, InstallSnapshot, MemberRole, NodeId, Output, SnapshotMeta, Term};
+use crate::{Base, Body, Event, Index, InstallSnapshot, NodeId, Output, SnapshotMeta, Term};
 
 /// A whole snapshot on its way into the state machine.
 #[derive(Clone, Debug)]
@@ -35,9 +35,12 @@ impl Raft {
     }
 
     pub(super) fn on_install_snapshot(&mut self, from: NodeId, term: Term, piece: Box<InstallSnapshot>) {
-        let has_voters = piece.meta.membership.nodes.iter().any(|node| node.role == MemberRole::Voter);
-        if !has_voters || piece.meta.last_included_index == Index::ZERO {
-            return self.fault(from, "a snapshot without members");
+        let meta = &piece.meta;
+        if !meta.membership.is_valid() || meta.last_included_index == Index::ZERO {
+            return self.fault(from, "a snapshot without valid members");
+        }
+        if meta.last_included_term > term || meta.membership_index > meta.last_included_index {
+            return self.fault(from, "a snapshot of what cannot be committed");
         }
         if self.installing.is_none() && self.wants(&piece.meta) {
             return self.outputs.results.push(Output::StoreSnapshot { from, term, piece });

@@ -116,7 +116,7 @@ impl Replica {
             clients: Clients::new(&options),
             proposals: Proposals::default(),
             forwarding: Forwarding::new(options.boot_nonce),
-            seen: Seen::default(),
+            seen: Seen::new(term),
             answers: Answers::default(),
             reads: Reads::default(),
             applying,
