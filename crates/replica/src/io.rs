@@ -248,6 +248,14 @@ pub enum RequestError {
     /// Surely without effect.
     #[error("rejected: {0:?}")]
     Rejected(RejectReason),
+    /// Surely without effect: the command is longer than `command_bytes_max`.
+    #[error("the command has {got} bytes, more than command_bytes_max, which is {max}")]
+    TooLarge {
+        /// The limit.
+        max: usize,
+        /// The command's bytes.
+        got: usize,
+    },
     /// It may or may not take effect.
     #[error("the outcome is unknown")]
     Unknown,

@@ -76,7 +76,12 @@ impl Default for Proposals {
 
 impl Replica {
     pub(super) fn on_propose(&mut self, request: RequestId, command: Bytes) {
-        if self.admit(request, command.len()) {
+        let (max, got) = (self.options.command_bytes_max, command.len());
+        if got > max {
+            let result = Err(RequestError::TooLarge { max, got });
+            return self.effects.late.push_back(crate::Effect::Reply { request, result });
+        }
+        if self.admit(request, got) {
             let deadline = self.now.plus(self.options.leader_wait);
             self.proposals.waiting.push_back(Waiting { request, command, deadline });
         }
@@ -97,9 +102,12 @@ impl Replica {
                     self.answers.push(foreign, outcome);
                 }
             } else if self.seen.insert(&foreign) {
-                match self.clients.admit_foreign(command.len()) {
-                    Ok(()) => self.proposals.foreign.push_back((foreign, command)),
-                    Err(_) => self.answers.push(foreign, Forwarded::Busy),
+                // A peer whose limit is another one must not get around this one's.
+                if command.len() <= self.options.command_bytes_max && self.clients.admit_foreign(command.len()).is_ok()
+                {
+                    self.proposals.foreign.push_back((foreign, command));
+                } else {
+                    self.answers.push(foreign, Forwarded::Busy);
                 }
             }
         }
