@@ -83,8 +83,14 @@ impl Loop {
             }
             if life >= Life::Ending {
                 let now = self.clock.now();
-                let give_up_at = *give_up_at.get_or_insert(now.plus(self.shutdown_grace));
-                if self.waiters.is_empty() || now >= give_up_at {
+                if give_up_at.is_none() {
+                    give_up_at = Some(now.plus(self.shutdown_grace));
+                    // A leader hands over first, so that writes go on elsewhere at once (C14).
+                    self.replica.handle(now, Input::Transfer { to: None });
+                    continue;
+                }
+                let is_done = self.waiters.is_empty() && !self.replica.raft().is_transferring();
+                if is_done || give_up_at.is_some_and(|at| now >= at) {
                     return self.end(StopReason::Shutdown).await;
                 }
             }

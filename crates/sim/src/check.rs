@@ -8,8 +8,8 @@ use crate::{
     Violation,
     disk::LogState,
     report::Invariant::{
-        AckDurability, CommitImmutable, CommitOnQuorum, ElectionSafety, LeaderCompleteness, LogMatching, Ordering,
-        StateMachineSafety,
+        AckDurability, CommitImmutable, CommitOnQuorum, ElectionSafety, LeaderCompleteness, LogMatching, Monotonic,
+        Ordering, StateMachineSafety,
     },
 };
 
@@ -22,6 +22,8 @@ pub(crate) struct Ghost {
     leaders: BTreeMap<Term, usize>,
     /// Whose vote was seen on which disk.
     votes: BTreeMap<(Term, usize), NodeId>,
+    /// The newest term on each disk.
+    terms: BTreeMap<usize, Term>,
     /// Every entry that was ever appended, with the term of the one before it.
     appended: BTreeMap<(Term, Index), (Option<Term>, Entry)>,
     /// What is committed, from index 1 on.
@@ -66,14 +68,22 @@ impl Ghost {
         Ok(())
     }
 
-    /// I1: what lies on a disk.
+    /// I1 and I7: what lies on a disk.
     pub(crate) fn hard_state(&mut self, node: usize, hard_state: HardState) -> Checked {
-        let Some(vote) = hard_state.voted_for else { return Ok(()) };
-        let earlier = *self.votes.entry((hard_state.term, node)).or_insert(vote);
-        if earlier != vote {
-            let what = format!("n{node} voted for {vote} in term {}, and before that for {earlier}", hard_state.term);
+        let HardState { term, voted_for, .. } = hard_state;
+        let earlier = self.votes.get(&(term, node)).copied();
+        if earlier.is_some() && earlier != voted_for {
+            let what = format!("n{node} has voted for {voted_for:?} in term {term}, and before that for {earlier:?}");
             return fail(ElectionSafety, what);
         }
+        if let Some(vote) = voted_for {
+            self.votes.insert((term, node), vote);
+        }
+        let newest = self.terms.entry(node).or_insert(term);
+        if term < *newest {
+            return fail(Monotonic, format!("the term on the disk of n{node} falls from {newest} to {term}"));
+        }
+        *newest = term;
         Ok(())
     }
 
@@ -192,7 +202,7 @@ pub(crate) fn asserts(node: usize, message: &Message, durable: &LogState) -> Che
         Body::RequestVoteResponse { granted: true } => {
             hard_state.term == message.term && hard_state.voted_for == Some(message.to)
         }
-        Body::RequestVote { last_log_index, last_log_term } => {
+        Body::RequestVote { last_log_index, last_log_term, .. } => {
             hard_state.voted_for == Some(message.from) && durable.holds(*last_log_index, *last_log_term)
         }
         _ => true,

@@ -4,7 +4,10 @@ mod kv;
 mod log;
 mod snapshots;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use coracle_core::{ClusterId, GroupId, Incarnation, NodeId, Rng};
 use coracle_storage::{Durability, Identity, KvStore, LogStore, Result, SnapshotStore, Store};
@@ -16,11 +19,17 @@ use self::{kv::SimKv, snapshots::SimSnapshots};
 /// The one group that is simulated.
 pub(crate) const GROUP: GroupId = GroupId(1);
 
+/// What a group keeps apart from its log.
+#[derive(Default)]
+struct Group {
+    kv: Arc<SimKv>,
+    snapshots: Arc<SimSnapshots>,
+}
+
 /// A node's disk, which outlives the node's crashes.
 pub(crate) struct Disk {
     pub(crate) log: Arc<SimLog>,
-    kv: Arc<SimKv>,
-    snapshots: Arc<SimSnapshots>,
+    groups: Mutex<BTreeMap<GroupId, Group>>,
     identity: Mutex<Option<Identity>>,
 }
 
@@ -34,27 +43,24 @@ impl Disk {
             cluster_name: "sim".into(),
             cluster: Some(ClusterId(0)),
         };
-        Disk {
-            log: Arc::new(SimLog::founded(founded)),
-            kv: Arc::new(SimKv::default()),
-            snapshots: Arc::new(SimSnapshots::default()),
-            identity: Mutex::new(Some(identity)),
-        }
+        Disk { log: Arc::new(SimLog::founded(founded)), groups: Mutex::default(), identity: Mutex::new(Some(identity)) }
     }
 
     /// Loses a legal part of what is not durable: writes of the log and of the map from some one on, and what there is of snapshots that are not whole.
     pub(crate) fn crash(&self, rng: &mut Rng) {
         self.log.crash(rng);
-        self.kv.crash(rng);
-        self.snapshots.crash(rng);
+        for group in lock(&self.groups).values() {
+            group.kv.crash(rng);
+            group.snapshots.crash(rng);
+        }
     }
 
-    pub(crate) fn kv_store(&self) -> Arc<dyn KvStore> {
-        self.kv.clone()
+    pub(crate) fn kv_store(&self, group: GroupId) -> Arc<dyn KvStore> {
+        lock(&self.groups).entry(group).or_default().kv.clone()
     }
 
-    pub(crate) fn snapshot_store(&self) -> Arc<dyn SnapshotStore> {
-        self.snapshots.clone()
+    pub(crate) fn snapshot_store(&self, group: GroupId) -> Arc<dyn SnapshotStore> {
+        lock(&self.groups).entry(group).or_default().snapshots.clone()
     }
 }
 
@@ -80,16 +86,53 @@ impl Store for Disk {
         self.log.clone()
     }
 
-    fn snapshots(&self, _group: GroupId) -> Result<Arc<dyn SnapshotStore>> {
-        Ok(self.snapshot_store())
+    fn snapshots(&self, group: GroupId) -> Result<Arc<dyn SnapshotStore>> {
+        Ok(self.snapshot_store(group))
     }
 
-    fn kv(&self, _group: GroupId) -> Result<Arc<dyn KvStore>> {
-        Ok(self.kv_store())
+    fn kv(&self, group: GroupId) -> Result<Arc<dyn KvStore>> {
+        Ok(self.kv_store(group))
     }
 }
 
 /// Everything runs on one thread, and a panic ends the run: a poisoned lock is as good as any.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_core::{Membership, Recovered};
+    use coracle_storage::conformance::{self, Subject};
+
+    use super::*;
+
+    struct Power(Arc<Disk>);
+
+    impl Subject for Power {
+        fn store(&self) -> Arc<dyn Store> {
+            self.0.clone()
+        }
+
+        /// What is reopened has lost its power.
+        fn reopen(self) -> Power {
+            self.0.crash(&mut Rng::new(7));
+            self
+        }
+    }
+
+    fn disk() -> Power {
+        let id = NodeId(1);
+        Power(Arc::new(Disk::founded(id, &Recovered::founded(Membership::of_voters([id])))))
+    }
+
+    #[test]
+    fn the_map_conforms() {
+        conformance::kv_store(disk);
+    }
+
+    #[test]
+    fn snapshots_conform() {
+        conformance::snapshot_store(disk);
+    }
 }

@@ -149,7 +149,7 @@ fn show(arguments: &Arguments, sum: &Sum, took: Duration) -> ExitCode {
         println!("{failure}");
         return ExitCode::FAILURE;
     }
-    let missing = sum.report.never_happened();
+    let missing = sum.report.never_happened(arguments.nodes);
     if arguments.seeds >= SEEDS_FOR_COVERAGE && arguments.bug.is_none() && !missing.is_empty() {
         println!("failed: over {} seeds it never happened that {}", arguments.seeds, missing.join(", or that "));
         return ExitCode::FAILURE;

@@ -31,6 +31,8 @@ pub(crate) struct World {
     /// What nodes and disks do; the network and the clients have numbers of their own, so that a change to one leaves the others' as they are.
     rng: Rng,
     phase: Phase,
+    /// When faults stopped.
+    healed: Option<Time>,
     /// Until when the group has to have converged, once faults have stopped.
     deadline: Time,
     shape: Shape,
@@ -63,7 +65,7 @@ enum Event {
     /// A node looks at its inputs.
     Run { node: usize },
     /// A message arrives.
-    Deliver { from: usize, to: usize, message: Box<Message> },
+    Deliver { from: usize, to: usize, sent: Time, message: Box<Message> },
     /// A worker of a node is done; void in another life.
     Done { node: usize, life: u32, what: Done },
     /// A client may begin something.
@@ -126,6 +128,7 @@ impl World {
             faults,
             rng: fork(&mut rng),
             phase: Phase::Faults,
+            healed: None,
             deadline: Time(u64::MAX),
             shape,
             bug: options.bug,
@@ -174,7 +177,7 @@ impl World {
     fn happen(&mut self, event: Event) -> Step {
         match event {
             Event::Run { node } => self.run_node(node),
-            Event::Deliver { from, to, message } => self.deliver(from, to, *message),
+            Event::Deliver { from, to, sent, message } => self.deliver((from, to), sent, *message),
             Event::Done { node, life, what } => self.done(node, life, what),
             Event::Tick { client } => self.tick(client),
             Event::Arrive { request, what } => self.arrive(request, what),
@@ -213,7 +216,7 @@ impl Event {
     fn digest(&self) -> u64 {
         let (kind, detail) = match self {
             Event::Run { node } => (1, *node as u64),
-            Event::Deliver { from, to, message } => (2, (*from * 16 + *to) as u64 ^ message.term.0 << 16),
+            Event::Deliver { from, to, message, .. } => (2, (*from * 16 + *to) as u64 ^ message.term.0 << 16),
             Event::Done { node, life, .. } => (3, *node as u64 ^ u64::from(*life) << 16),
             Event::Tick { client } => (4, *client as u64),
             Event::Arrive { request, .. } => (5, *request),

@@ -29,7 +29,7 @@ fn send_snapshot(cluster: &mut Cluster, leader: NodeId, to: NodeId, index: Index
     cluster.handle(leader, Input::SnapshotSending { peer: to, index });
     let piece = InstallSnapshot { meta, offset: 0, data: Bytes::new() };
     let term = cluster.raft(leader).term().0;
-    let input = cluster.message(leader, to, term, Body::InstallSnapshot(piece));
+    let input = cluster.message(leader, to, term, Body::InstallSnapshot(piece.into()));
     cluster.handle(to, input);
 }
 
@@ -89,12 +89,40 @@ fn c08_a_snapshot_replaces_another_history() {
         checksum: 0,
     };
     let piece = InstallSnapshot { meta, offset: 0, data: Bytes::new() };
-    let input = cluster.message(id(2), id(1), 4, Body::InstallSnapshot(piece));
+    let input = cluster.message(id(2), id(1), 4, Body::InstallSnapshot(piece.into()));
     cluster.handle(id(1), input);
     let node = cluster.node(id(1));
     assert_eq!((node.disk.base.index, node.disk.base.term, node.disk.last_index()), (Index(4), Term(3), Index(4)));
     assert_eq!(node.raft.status().applied_index, Index(4));
     assert_eq!(node.raft.commit_index(), Index(4));
+}
+
+/// C8: what makes way is what lies on the disk, where a compaction may still wait for its turn.
+#[test]
+fn c08_a_snapshot_replaces_a_log_whose_compaction_is_not_written() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let follower = (1..=3).map(id).find(|n| *n != leader).unwrap();
+    for i in 0..20 {
+        cluster.propose(leader, &format!("{i}"));
+        cluster.deliver();
+    }
+    cluster.node(follower).is_disk_fast = false;
+    cluster.propose(leader, "under way");
+    cluster.deliver();
+    let applied = cluster.raft(follower).status().applied_index;
+    cluster.handle(follower, Input::Applied { applied, flushed: applied });
+    cluster.handle(follower, Input::Compact { up_to: Index(15) });
+    assert_eq!(cluster.node(follower).disk.base.index, Index::ZERO, "the compaction waits");
+    let meta = coracle_core::SnapshotMeta { last_included_index: Index(40), ..cluster.snapshot_of(leader, Index(18)) };
+    let piece = InstallSnapshot { meta, offset: 0, data: Bytes::new() };
+    let input = cluster.message(leader, follower, cluster.raft(leader).term().0, Body::InstallSnapshot(piece.into()));
+    cluster.handle(follower, input);
+    cluster.sync_one(follower);
+    cluster.pump(follower);
+    let write = cluster.node(follower).writes.back().cloned().unwrap();
+    assert_eq!(write.base.map(|base| base.index), Some(Index(40)));
+    assert_eq!(write.truncate_from, Some(Index(1)), "nothing stays before a gap");
 }
 
 /// C8: the snapshot is acknowledged, and handed to the state machine, after the log's base is durable.
@@ -128,7 +156,7 @@ fn c07_a_state_behind_the_log_votes_and_does_not_campaign() {
     let mut cluster = Cluster::with_disks([(id(1), disk)]);
     cluster.time_out(id(1));
     assert_eq!(cluster.raft(id(1)).role(), Role::Follower);
-    let ask = Body::RequestVote { last_log_index: Index(9), last_log_term: Term(2) };
+    let ask = Body::RequestVote { last_log_index: Index(9), last_log_term: Term(2), is_transfer: false };
     let input = cluster.message(id(2), id(1), 3, ask);
     cluster.handle(id(1), input);
     assert_eq!(cluster.between(id(1), id(2)), [&Body::RequestVoteResponse { granted: true }]);

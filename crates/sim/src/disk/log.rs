@@ -205,13 +205,6 @@ impl SimLog {
         self.state().fails = true;
     }
 
-    /// Changes what is durable, as no correct disk does.
-    pub(crate) fn tamper(&self, change: impl FnOnce(&mut HardState)) {
-        let state = &mut *self.state();
-        change(&mut state.durable.hard_state);
-        state.seen = state.durable.clone();
-    }
-
     /// Forgets the last `count` entries, as no correct disk does.
     pub(crate) fn lose_entries(&self, count: usize) {
         let state = &mut *self.state();

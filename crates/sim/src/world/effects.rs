@@ -2,7 +2,9 @@
 
 use std::{mem, time::Duration};
 
-use coracle_core::{AppendResult, Body, Event as RaftEvent, InstallSnapshot, Message, NodeId, Persist, Role, Term};
+use coracle_core::{
+    AppendResult, Body, Event as RaftEvent, InstallSnapshot, Message, NodeId, Persist, Role, Term, Time,
+};
 use coracle_replica::{Completion, Effect, Input, StateEffect, Work};
 
 use super::{Done, Event, Step, World};
@@ -59,12 +61,13 @@ impl World {
             return Err(Violation::new(Invariant::Ordering, format!("n{node} writes to nobody: {message:?}")));
         };
         self.matches_leader(node, to, &message)?;
-        let arrivals = self.network.send(self.now, node, to);
+        let sent = self.now;
+        let arrivals = self.network.send(sent, node, to);
         if let Some(at) = arrivals.again {
-            self.queue.push(at, Event::Deliver { from: node, to, message: Box::new(message.clone()) });
+            self.queue.push(at, Event::Deliver { from: node, to, sent, message: Box::new(message.clone()) });
         }
         if let Some(at) = arrivals.first {
-            self.queue.push(at, Event::Deliver { from: node, to, message: Box::new(message) });
+            self.queue.push(at, Event::Deliver { from: node, to, sent, message: Box::new(message) });
         }
         Ok(())
     }
@@ -87,8 +90,8 @@ impl World {
         Err(Violation::new(Invariant::AckDurability, what))
     }
 
-    pub(super) fn deliver(&mut self, from: usize, to: usize, message: Message) -> Step {
-        if !self.network.arrive(from, to) {
+    pub(super) fn deliver(&mut self, (from, to): (usize, usize), sent: Time, message: Message) -> Step {
+        if !self.network.arrive(from, to) || self.is_fault_of_the_past(sent) {
             return Ok(());
         }
         if self.nodes[to].running.is_some() {
@@ -102,6 +105,11 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Whether a message was sent long before faults stopped: copies of a dead leader's heartbeats that go on arriving for a minute are a fault too.
+    fn is_fault_of_the_past(&self, sent: Time) -> bool {
+        self.healed.is_some_and(|healed| sent < healed && self.now.since(healed) > self.shape.heartbeat_interval)
     }
 
     fn disk_latency(&mut self) -> Duration {

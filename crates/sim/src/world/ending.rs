@@ -20,6 +20,7 @@ impl World {
     pub(super) fn heal(&mut self) -> Step {
         self.trace.line(self.now, || "all faults stop".into());
         self.phase = Phase::Drain;
+        self.healed = Some(self.now);
         // A write that stalls goes on stalling.
         let stall = if self.faults.disk.stall > 0.0 { self.faults.disk.stall_max } else { Duration::ZERO };
         self.deadline = self.now.plus(self.shape.election_timeout_max * TIMEOUTS_MAX + stall);

@@ -83,19 +83,20 @@ impl World {
     /// Starts a node from what its disk holds.
     pub(super) fn start(&mut self, node: usize) -> Step {
         let this = &mut self.nodes[node];
-        match self.bug {
-            Some(Bug::ForgetVote) => this.disk.log.tamper(|hard_state| hard_state.voted_for = None),
-            Some(Bug::TruncateLog) if this.life > 0 => this.disk.log.lose_entries(2),
-            _ => {}
+        if self.bug == Some(Bug::TruncateLog) && this.life > 0 {
+            this.disk.log.lose_entries(2);
         }
-        let opened = self.clients.workload.open(this.disk.kv_store()).map_err(|error| broken(node, &error))?;
+        let opened = self.clients.workload.open(this.disk.kv_store(GROUP)).map_err(|error| broken(node, &error))?;
         let mut machine = bugs::wrap(opened, self.bug, node);
-        let snapshots = this.disk.snapshot_store();
+        let snapshots = this.disk.snapshot_store(GROUP);
         let tail_bytes_max = self.shape.tail_bytes_max;
         let log: &dyn LogStore = &*this.disk.log;
-        let start = recover(log, &*snapshots, &mut *machine, GROUP, tail_bytes_max)
+        let mut start = recover(log, &*snapshots, &mut *machine, GROUP, tail_bytes_max)
             .map_err(|error| broken(node, &error))?
             .ok_or_else(|| Violation::new(Invariant::NoPanic, format!("n{node} has lost its log")))?;
+        if self.bug == Some(Bug::ForgetVote) {
+            start.recovered.hard_state.voted_for = None;
+        }
         this.issued = this.disk.log.durable(LogState::clone);
         let offset = self.rng.duration(Duration::ZERO, Duration::from_secs(1000));
         let nonce = self.rng.next_u64();
@@ -280,7 +281,7 @@ impl Running {
         clock_offset: Duration,
         (term, commit): (Term, Index),
     ) -> Running {
-        let snapshots = disk.snapshot_store();
+        let snapshots = disk.snapshot_store(GROUP);
         Running {
             replica,
             log: LogWorker::new(disk.log.clone(), GROUP),
