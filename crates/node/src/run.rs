@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coracle_core::{Event, Fatal, NodeId, NodeRecord, RejectReason, Role, Status, Time};
+use coracle_core::{Event, Fatal, NodeId, NodeRecord, Role, Status, Time};
 use coracle_replica::{Completion, Effect, Input, Replica, Reply, RequestError, RequestId};
 use coracle_transport::{Frame, Peer, Sent, Transport};
 use tokio::sync::{broadcast, watch};
@@ -266,17 +266,9 @@ impl Loop {
 
     /// Ends all requests, and lets storage finish.
     async fn end(mut self, reason: StopReason) -> StopReason {
-        self.inbox.advance(Life::Closed);
+        self.inbox.close();
         let now = self.clock.now();
         self.publish(now);
-        let mut left = Vec::new();
-        self.inbox.take(&mut left);
-        for item in left {
-            // What the replica never saw is surely without effect.
-            if let Item::Request(_, _, waiter) = item {
-                let _ = waiter.send(Err(RequestError::Rejected(RejectReason::Stopped)));
-            }
-        }
         for (_, waiter) in self.waiters.drain() {
             let _ = waiter.send(Err(RequestError::Unknown));
         }

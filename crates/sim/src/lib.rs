@@ -20,6 +20,7 @@ mod check;
 mod disk;
 mod faults;
 mod level;
+pub mod linearizability;
 mod network;
 mod options;
 mod queue;

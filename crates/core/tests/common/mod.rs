@@ -123,6 +123,9 @@ pub struct Node {
     pub events: Vec<Event>,
     pub fatal: Option<Fatal>,
     pub snapshots_wanted: Vec<NodeId>,
+    /// While false, questions to the log wait in `questions`.
+    pub is_reading: bool,
+    pub questions: Vec<(u64, Index, Index)>,
     /// While false, nothing is applied.
     pub is_applying: bool,
 }
@@ -191,6 +194,8 @@ impl Cluster {
             events: Vec::new(),
             fatal: None,
             snapshots_wanted: Vec::new(),
+            is_reading: true,
+            questions: Vec::new(),
             is_applying: true,
         };
         self.nodes.insert(id, node);
@@ -266,6 +271,9 @@ impl Cluster {
                     let applied = entries.last().unwrap().last();
                     let flushed = node.disk.flushed;
                     node.raft.handle(now, Input::Applied { applied, flushed });
+                }
+                Output::ReadEntries { request, from, to, .. } if !node.is_reading => {
+                    node.questions.push((request, from, to));
                 }
                 Output::ReadEntries { request, from, to, .. } => {
                     let result = node.disk.read(from, to);

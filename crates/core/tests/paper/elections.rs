@@ -192,7 +192,7 @@ fn votes_go_only_to_logs_that_are_as_up_to_date() {
 
 /// Thesis §4.2.3: who hears a leader neither votes nor adopts the term of one who asks.
 #[test]
-fn a_node_that_hears_a_leader_ignores_campaigns() {
+fn c15_a_node_that_hears_a_leader_ignores_campaigns_except_its_own() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     let term = cluster.raft(leader).term();
@@ -321,4 +321,18 @@ fn a_split_vote_is_followed_by_another_election() {
     assert_eq!(cluster.raft(id(2)).role(), Role::Candidate);
     let leader = cluster.elect();
     assert!(cluster.raft(leader).term() >= Term(2));
+}
+
+/// C24: equal seeds do not make two nodes campaign at the same time for ever: the id is mixed in.
+#[test]
+fn c24_equal_seeds_give_different_timeouts_to_different_nodes() {
+    let membership = Membership::of_voters([id(1), id(2), id(3)]);
+    let mut cluster = Cluster::with_disks([]);
+    let mut wakes = std::collections::BTreeSet::new();
+    for n in 1..=3 {
+        cluster.start_with(coracle_core::Config::new(id(n), 7), Disk::founded(&membership));
+        let coracle_core::Output::Wake { at } = cluster.node(id(n)).raft.poll() else { panic!("at rest") };
+        wakes.insert(at);
+    }
+    assert_eq!(wakes.len(), 3);
 }
