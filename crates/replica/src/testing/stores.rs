@@ -126,6 +126,9 @@ impl LogStore for MemoryLog {
         if from <= state.base.index {
             return Ok(LogRead::Compacted);
         }
+        if state.runs(from).is_empty() {
+            return Err(StorageError::Invalid(format!("the log ends before {from}")));
+        }
         Ok(LogRead::Entries(state.runs(from).into_iter().filter(|run| run.first() <= to).collect()))
     }
 }
