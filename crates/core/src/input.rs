@@ -117,7 +117,7 @@ pub enum Input {
 pub enum LogRead {
     /// Entries from the first that was asked for, at least one, as many as the limit in bytes allows.
     Entries(Vec<Run>),
-    /// The range begins below the start of the log.
+    /// The range does not begin in the log: it was compacted away, or cut off since it was asked for.
     Compacted,
     /// An entry does not match its checksum.
     Damaged {

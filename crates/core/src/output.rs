@@ -83,7 +83,7 @@ pub enum Output {
     },
     /// Something that an operator or a test may want to know.
     Event(Event),
-    /// The group stops for good. No further output but `Wake` follows.
+    /// The group stops for good. Only events, `Wake`, and the refusal of what is handed in later follow.
     Fatal(Fatal),
     /// Nothing more to do until there is input, or until `at`.
     Wake {
