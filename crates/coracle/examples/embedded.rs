@@ -3,7 +3,7 @@
 use coracle::prelude::*;
 
 #[tokio::main]
-pub(crate) async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let addresses = ["/memory/11", "/memory/12", "/memory/13"];
     let node = |address| Node::builder().address(address).peers(addresses).storage("memory:").build();
     let (first, second, third) = tokio::try_join!(node(addresses[0]), node(addresses[1]), node(addresses[2]))?;

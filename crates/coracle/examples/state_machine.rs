@@ -28,7 +28,7 @@ impl Machine for Sum {
 }
 
 #[tokio::main]
-pub(crate) async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let addresses = ["/memory/21", "/memory/22", "/memory/23"];
     let node = |address| {
         let machine = InMemory::new(Sum::default());

@@ -15,7 +15,10 @@ use std::{
 use common::{DEADLINE, build_all, get, leader, wait_until};
 use coracle::{
     BuildError, Builder, FoundingRefusal, MemoryNetwork, Node, NodeEvent, RequestError, StartError, StopReason,
-    core::RejectReason, level::Error, prelude::*, storage::Store,
+    core::{Event, RejectReason, Role},
+    level::Error,
+    prelude::*,
+    storage::Store,
 };
 use coracle_storage_memory::MemoryStore;
 
@@ -93,6 +96,27 @@ async fn the_cluster_goes_on_without_its_leader() {
         assert_eq!(get(&node.db(), "before").await.as_deref(), Some("1"));
         assert_eq!(get(&node.db(), "after").await.as_deref(), Some("2"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c14_a_leader_that_shuts_down_hands_over() {
+    let nodes = cluster(&MemoryNetwork::new(), &stores(3)).await;
+    let first = leader(&nodes).await;
+    let others: Vec<Node> = nodes.iter().enumerate().filter(|(at, _)| *at != first).map(|(_, n)| n.clone()).collect();
+    others[0].db().put("before", "1").await.unwrap();
+    let mut events: Vec<_> = others.iter().map(|node| node.events()).collect();
+    let term = nodes[first].status().term;
+    nodes[first].shutdown().await;
+    wait_until("another leads", || others.iter().any(|node| node.status().role == "leader")).await;
+    let next = others.iter().position(|node| node.status().role == "leader").unwrap();
+    let mut roles = Vec::new();
+    while let Ok(event) = events[next].try_recv() {
+        if let NodeEvent::Replica(Event::Role { role, term: at, .. }) = event {
+            roles.push((role, at));
+        }
+    }
+    // It was told to campaign: no timeout, no pre-vote, the very next term.
+    assert_eq!(roles, [(Role::Candidate, term.next()), (Role::Leader, term.next())]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

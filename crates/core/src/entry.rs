@@ -100,13 +100,24 @@ impl Run {
 
     /// The part from `from` to `to`, both included; `None` when nothing of it is there.
     pub fn slice(&self, from: Index, to: Index) -> Option<Run> {
+        let (first, start, end) = self.part(from, to)?;
+        Some(Run { first, term: self.term, entries: self.entries.clone(), start, end })
+    }
+
+    /// Like [`slice`](Run::slice), without counting another reference to the entries.
+    pub(crate) fn into_slice(mut self, from: Index, to: Index) -> Option<Run> {
+        (self.first, self.start, self.end) = self.part(from, to)?;
+        Some(self)
+    }
+
+    /// Where the part from `from` to `to` begins, as an index and in `entries`, and where it ends there.
+    fn part(&self, from: Index, to: Index) -> Option<(Index, usize, usize)> {
         let (from, to) = (from.max(self.first), to.min(self.last()));
         if from > to {
             return None;
         }
         let start = self.start + (from.0 - self.first.0) as usize;
-        let end = start + (to.0 - from.0) as usize + 1;
-        Some(Run { first: from, term: self.term, entries: self.entries.clone(), start, end })
+        Some((from, start, start + (to.0 - from.0) as usize + 1))
     }
 
     /// The sum of its entries' sizes, in bytes.

@@ -1,6 +1,6 @@
 //! What a driver hands in.
 
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 
 use bytes::Bytes;
 
@@ -54,6 +54,11 @@ pub enum Input {
         /// The last index to go.
         up_to: Index,
     },
+    /// Hand leadership over, to a voter of choice or to the one that is furthest (C14). Proposals are refused meanwhile.
+    Transfer {
+        /// To whom.
+        to: Option<NodeId>,
+    },
     /// The transfer of a snapshot to a peer has failed or was given up; the peer is probed again after a while.
     SnapshotSendFailed {
         /// To whom.
@@ -82,7 +87,7 @@ pub enum Input {
     /// A snapshot is whole, its hash checked, and durable.
     SnapshotReceived {
         /// What it is.
-        meta: SnapshotMeta,
+        meta: Box<SnapshotMeta>,
     },
     /// The state machine has been replaced by the snapshot at `index`, durably. Answers [`Output::InstallSnapshot`](crate::Output::InstallSnapshot).
     SnapshotInstalled {

@@ -4,6 +4,9 @@ use alloc::{collections::VecDeque, vec::Vec};
 
 use crate::{Base, ConfigError, DecodeError, EntryKind, Index, Membership, Recovered, Run, Term};
 
+/// How many of the last runs are looked at one by one.
+const RECENT: usize = 8;
+
 /// Terms and memberships of the whole retained log, and its recent entries.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
@@ -234,15 +237,26 @@ impl Log {
         self.tail.front().map_or(self.last_index.next(), Run::first)
     }
 
+    /// Where the run that holds `from` lies in memory. What is asked for mostly lies at the end, and looking there touches less memory than halving does.
+    fn position(&self, from: Index) -> usize {
+        let later = self.tail.iter().rev().take(RECENT).take_while(|run| run.first() > from).count();
+        if later < RECENT {
+            let at = self.tail.len() - later;
+            // The run before those that begin later may end earlier: then nothing holds `from`.
+            return if at > 0 && self.tail[at - 1].last() >= from { at - 1 } else { at };
+        }
+        self.tail.partition_point(|run| run.last() < from)
+    }
+
     /// The entries from `from` to `to`, at most `bytes_max` of them but at least one; `None` when the first is not in memory.
     pub(crate) fn slice(&self, from: Index, to: Index, bytes_max: usize) -> Option<(Vec<Run>, usize)> {
         if from < self.tail_first() {
             return None;
         }
-        let mut runs = Vec::new();
+        let at = self.position(from);
+        let mut runs = Vec::with_capacity((self.tail.len() - at).min(RECENT));
         let mut bytes = 0;
-        let at = self.tail.partition_point(|run| run.last() < from);
-        for run in self.tail.iter().skip(at) {
+        for run in self.tail.range(at..) {
             let Some(part) = run.slice(from, to) else { break };
             let part_bytes = part.size();
             if bytes + part_bytes <= bytes_max {

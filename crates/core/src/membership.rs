@@ -130,14 +130,15 @@ impl Membership {
     /// When the bytes are anything else, or name nobody who votes.
     pub fn decode(mut bytes: Bytes) -> Result<Membership, DecodeError> {
         let membership = decode(&mut bytes).ok_or(DecodeError::Membership)?;
-        let sorted = |ids: &[NodeId]| ids.windows(2).all(|pair| pair[0] < pair[1]);
-        let ids: Vec<NodeId> = membership.nodes.iter().map(|node| node.id).collect();
-        let whole = bytes.is_empty()
-            && sorted(&ids)
-            && sorted(&membership.outgoing)
-            && membership.outgoing.iter().all(|id| membership.node(*id).is_some())
-            && membership.voters().next().is_some();
-        if whole { Ok(membership) } else { Err(DecodeError::Membership) }
+        if bytes.is_empty() && membership.is_valid() { Ok(membership) } else { Err(DecodeError::Membership) }
+    }
+
+    /// Whether its lists are in order, each old voter has a record, and somebody votes: a peer may say otherwise.
+    pub(crate) fn is_valid(&self) -> bool {
+        self.nodes.windows(2).all(|pair| pair[0].id < pair[1].id)
+            && self.outgoing.windows(2).all(|pair| pair[0] < pair[1])
+            && self.outgoing.iter().all(|id| self.node(*id).is_some())
+            && self.voters().next().is_some()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What peers say to each other.
 
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 
 use bytes::Bytes;
 
@@ -46,6 +46,8 @@ pub enum Body {
         last_log_index: Index,
         /// Its term.
         last_log_term: Term,
+        /// The leader itself has asked for this campaign: who hears it votes all the same (C14; thesis §4.2.3).
+        is_transfer: bool,
     },
     /// Answers a `RequestVote`.
     RequestVoteResponse {
@@ -99,8 +101,10 @@ pub enum Body {
         /// The index; `None` when the asked node cannot tell: ask the leader again.
         index: Option<Index>,
     },
-    /// A piece of a snapshot (Raft §7).
-    InstallSnapshot(InstallSnapshot),
+    /// The leader asks the receiver, which has the whole log, to campaign at once (thesis §3.10).
+    TimeoutNow,
+    /// A piece of a snapshot (Raft §7). Boxed, for it is rare and larger than all the others.
+    InstallSnapshot(Box<InstallSnapshot>),
     /// Answers an `InstallSnapshot`: what the receiver wants next.
     InstallSnapshotResponse {
         /// Which snapshot, by its content.

@@ -1,6 +1,6 @@
 //! What a driver takes out.
 
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 
 use crate::{
     Index, InstallSnapshot, Membership, Message, NodeId, ProposalId, ReadId, Role, Run, SnapshotMeta, Term, Ticket,
@@ -74,12 +74,12 @@ pub enum Output {
         /// The message's term.
         term: Term,
         /// The piece.
-        piece: InstallSnapshot,
+        piece: Box<InstallSnapshot>,
     },
     /// Replace the state machine by this snapshot, which is stored and whole; then hand in [`Input::SnapshotInstalled`](crate::Input::SnapshotInstalled).
     InstallSnapshot {
         /// What it is.
-        meta: SnapshotMeta,
+        meta: Box<SnapshotMeta>,
     },
     /// Something that an operator or a test may want to know.
     Event(Event),
@@ -104,7 +104,7 @@ pub struct Persist {
     /// Set this.
     pub hard_state: Option<HardState>,
     /// The log begins here: delete this index and all before it. When the log does not hold (index, term) of the base, `truncate_from` has cut off everything.
-    pub base: Option<Base>,
+    pub base: Option<Box<Base>>,
 }
 
 /// What must survive for safety, and a hint.
@@ -198,6 +198,11 @@ pub enum Event {
     SnapshotInstalled {
         /// What it covers.
         index: Index,
+    },
+    /// Leadership was not handed over in time: this node goes on leading.
+    TransferAborted {
+        /// To whom it was to go; `None` when no voter was there to take it.
+        to: Option<NodeId>,
     },
     /// A write of the log takes longer than its limit.
     DiskSlow,

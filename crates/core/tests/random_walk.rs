@@ -142,7 +142,10 @@ impl Walk {
                     self.cluster.cut.push((n, other));
                 }
             }
-            98 => self.cluster.heal(),
+            98 => {
+                self.cluster.heal();
+                self.cluster.handle(n, Input::Transfer { to: None });
+            }
             _ => {
                 let peer = self.some_node();
                 self.cluster.handle(n, Input::Unreachable { peer });
@@ -200,7 +203,7 @@ impl Walk {
             }
             let meta = self.cluster.snapshot_of(n, index);
             self.cluster.handle(n, Input::SnapshotSending { peer, index });
-            let body = Body::InstallSnapshot(InstallSnapshot { meta, offset: 0, data: Bytes::new() });
+            let body = Body::InstallSnapshot(Box::new(InstallSnapshot { meta, offset: 0, data: Bytes::new() }));
             let term = self.cluster.raft(n).term();
             self.cluster.network.push_back(Message { from: n, to: peer, term, body });
         }
@@ -238,6 +241,7 @@ impl Walk {
             let lasts: Vec<Index> = self.cluster.nodes.values().map(|node| node.raft.status().last_index).collect();
             let applied = self.cluster.nodes.values().map(|node| node.raft.status().applied_index);
             if let Some(leader) = self.cluster.leader()
+                && !self.cluster.raft(leader).is_transferring()
                 && commits.iter().chain(&lasts).copied().chain(applied).all(|index| index == commits[0])
             {
                 let proposal = self.cluster.propose(leader, "last");

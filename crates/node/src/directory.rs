@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use coracle_core::{GroupId, Membership};
-use coracle_replica::{Answer, AnswerState, Founder, Founding, Question};
+use coracle_core::{GroupId, Membership, Time};
+use coracle_replica::{Answer, AnswerState, Founder, Founding, Question, Step};
 use coracle_storage::Identity;
 use coracle_transport::{GroupHello, Hello, PROTOCOL_VERSION, Refusal};
 
@@ -68,6 +68,17 @@ impl Directory {
     /// Does something with the founding that is under way; `None` when there is none.
     pub(crate) fn with_founding<T>(&self, act: impl FnOnce(&mut Founding) -> T) -> Option<T> {
         self.lock().founding.as_mut().map(act)
+    }
+
+    /// What the founding that is under way does next; `None` when there is none.
+    /// Once it is decided, it is over, in the same moment: a node that is about to keep an entry must not be taken for one that is free to found another (C2). Until the entry is durable, those who ask get no answer.
+    pub(crate) fn poll_founding(&self, now: Time) -> Option<Step> {
+        let mut state = self.lock();
+        let step = state.founding.as_mut()?.poll(now);
+        if matches!(step, Step::Found(_) | Step::Copy { .. } | Step::Refuse(_)) {
+            state.founding = None;
+        }
+        Some(step)
     }
 
     /// The node is founded, durably: `first` is told to those who ask.
@@ -175,6 +186,39 @@ mod tests {
         let own = directory(1, Some(5));
         assert_eq!(own.admit(&directory(2, Some(5)).hello()), Err(Refusal::NoGroup));
         assert_eq!(directory(1, None).admit(&directory(2, Some(5)).hello()), Ok(()));
+    }
+
+    #[test]
+    fn h54_a_node_that_has_decided_does_not_pass_for_an_unfounded_one() {
+        let founder = |node: u64| Founder {
+            id: NodeId(node),
+            incarnation: Incarnation(node),
+            boot_nonce: node,
+            cluster_name: "test".to_owned(),
+            addresses: vec![format!("/memory/{node}")],
+            client_address: String::new(),
+        };
+        let question = |node: u64| Question {
+            at: "/memory/2".to_owned(),
+            id: NodeId(node),
+            incarnation: Incarnation(node),
+            cluster_name: "test".to_owned(),
+            addresses: founder(node).addresses,
+        };
+        let own = directory(2, None);
+        own.set_founder(founder(2));
+        let peers = vec!["/memory/2".to_owned(), "/memory/3".to_owned()];
+        own.begin_founding(Founding::new(founder(2), peers.clone(), ClusterId(1), Time::ZERO));
+        assert!(own.answer(&question(3)).is_some());
+        let Some(Step::Ask { address, question: asked }) = own.poll_founding(Time::ZERO) else { panic!("it asks") };
+        let answer = founder(3).answer(&asked, AnswerState::Unfounded { peers });
+        own.with_founding(|founding| founding.answered(&address, answer, Time::ZERO));
+        let Some(Step::Found(membership)) = own.poll_founding(Time::ZERO) else { panic!("it founds") };
+        // Its entry is not durable yet; the other one was wiped meanwhile, and has the lowest id by now.
+        assert_eq!(own.answer(&question(1)), None);
+        own.founded(identity(2, Some(1)), Some(membership.encode()));
+        let answer = own.answer(&question(1)).expect("it tells what it has founded");
+        assert_eq!(answer.state, AnswerState::Founded { first: membership.encode() });
     }
 
     #[test]

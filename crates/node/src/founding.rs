@@ -37,7 +37,7 @@ pub(crate) async fn found(
             progress_at = now.plus(PROGRESS_INTERVAL);
             tell_progress(directory);
         }
-        match directory.with_founding(|founding| founding.poll(now)).ok_or_else(not_ready)? {
+        match directory.poll_founding(now).ok_or_else(not_ready)? {
             Step::Ask { address, question } => {
                 let to = names.get(&address).map(|address| (*address).clone());
                 let transport = transport.clone();

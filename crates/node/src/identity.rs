@@ -92,11 +92,12 @@ fn keep_cluster(store: &dyn Store, identity: &mut Identity, membership: &Members
 }
 
 /// The write that founds a log: the membership at index 1, term 1, committed.
+/// What is there makes way: a crash between the two logs' writes leaves an entry that was told to nobody.
 fn first_batch(group: GroupId, first: &Bytes) -> LogBatch {
     let entry = Entry { kind: EntryKind::Membership, data: first.clone() };
     LogBatch {
         group,
-        truncate_from: None,
+        truncate_from: Some(Index(1)),
         entries: vec![Run::new(Index(1), Term(1), [entry])],
         hard_state: Some(HardState { term: Term(1), voted_for: None, commit_index: Index(1) }),
         base: None,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use coracle_core::{Body, Message, NodeId};
+use coracle_core::{Body, Message, NodeId, RejectReason};
 use coracle_replica::{Completion, Consistency, Reply, RequestError, RequestId};
 use tokio::sync::{Notify, oneshot};
 
@@ -176,6 +176,20 @@ impl Inbox {
         self.lock().1.dropped
     }
 
+    /// Takes nothing any more, and ends the requests that nobody has taken: what the replica never saw is surely without effect.
+    pub(crate) fn close(&self) {
+        let mut guard = self.lock();
+        guard.0 = Life::Closed;
+        let left = mem::take(&mut guard.1.items);
+        drop(guard);
+        for item in left {
+            if let Item::Request(_, _, waiter) = item {
+                // Whoever asked may have gone.
+                let _ = waiter.send(Err(RequestError::Rejected(RejectReason::Stopped)));
+            }
+        }
+    }
+
     /// Goes on with the node's life; there is no way back.
     pub(crate) fn advance(&self, life: Life) {
         let mut guard = self.lock();
@@ -260,6 +274,20 @@ mod tests {
         inbox.advance(Life::Running);
         let mut items = Vec::new();
         inbox.take(&mut items);
+        assert!(items.is_empty());
+    }
+
+    #[test]
+    fn c21_a_request_that_nobody_took_is_rejected_when_the_inbox_closes() {
+        let inbox = inbox();
+        let (waiter, mut end) = oneshot::channel();
+        inbox.push_request(RequestId(1), Request::Propose(Bytes::new()), waiter).unwrap();
+        inbox.close();
+        assert_eq!(end.try_recv(), Ok(Err(RequestError::Rejected(RejectReason::Stopped))));
+        assert_eq!(propose(&inbox, 1), Err(NotTaken::Stopped));
+        inbox.push_cancel(RequestId(1));
+        let mut items = Vec::new();
+        assert_eq!(inbox.take(&mut items).0, Life::Closed);
         assert!(items.is_empty());
     }
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coracle_core::{Event, Fatal, NodeId, NodeRecord, RejectReason, Role, Status, Time};
+use coracle_core::{Event, Fatal, NodeId, NodeRecord, Role, Status, Time};
 use coracle_replica::{Completion, Effect, Input, Replica, Reply, RequestError, RequestId};
 use coracle_transport::{Frame, Peer, Sent, Transport};
 use tokio::sync::{broadcast, watch};
@@ -83,8 +83,14 @@ impl Loop {
             }
             if life >= Life::Ending {
                 let now = self.clock.now();
-                let give_up_at = *give_up_at.get_or_insert(now.plus(self.shutdown_grace));
-                if self.waiters.is_empty() || now >= give_up_at {
+                if give_up_at.is_none() {
+                    give_up_at = Some(now.plus(self.shutdown_grace));
+                    // A leader hands over first, so that writes go on elsewhere at once (C14).
+                    self.replica.handle(now, Input::Transfer { to: None });
+                    continue;
+                }
+                let is_done = self.waiters.is_empty() && !self.replica.raft().is_transferring();
+                if is_done || give_up_at.is_some_and(|at| now >= at) {
                     return self.end(StopReason::Shutdown).await;
                 }
             }
@@ -260,17 +266,9 @@ impl Loop {
 
     /// Ends all requests, and lets storage finish.
     async fn end(mut self, reason: StopReason) -> StopReason {
-        self.inbox.advance(Life::Closed);
+        self.inbox.close();
         let now = self.clock.now();
         self.publish(now);
-        let mut left = Vec::new();
-        self.inbox.take(&mut left);
-        for item in left {
-            // What the replica never saw is surely without effect.
-            if let Item::Request(_, _, waiter) = item {
-                let _ = waiter.send(Err(RequestError::Rejected(RejectReason::Stopped)));
-            }
-        }
         for (_, waiter) in self.waiters.drain() {
             let _ = waiter.send(Err(RequestError::Unknown));
         }

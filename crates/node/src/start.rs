@@ -140,7 +140,8 @@ async fn supervise(run: Loop, end: End) {
         StopReason::Shutdown => tracing::info!("shut down"),
         reason => tracing::error!(%reason, "stopped"),
     }
-    inbox.advance(Life::Closed);
+    // A loop that panicked left its requests there.
+    inbox.close();
     transport.shutdown().await;
     let _ = events.send(NodeEvent::Stopped(reason.clone()));
     stop.send_replace(Some(reason));

@@ -6,10 +6,12 @@ mod common;
 use std::sync::Arc;
 
 use common::{DEADLINE, options, start, stores, wait_until};
-use coracle_core::{ClusterId, Incarnation, Membership, NodeId};
+use coracle_core::{
+    ClusterId, Entry, EntryKind, GroupId, HardState, Incarnation, Index, Membership, NodeId, Run, Term,
+};
 use coracle_node::{Configuration, StartError, StopReason};
 use coracle_replica::{Answer, AnswerState, Question};
-use coracle_storage::{Identity, StorageError, Store};
+use coracle_storage::{Identity, LogBatch, StorageError, Store};
 use coracle_transport::{Address, Transport};
 use coracle_transport_memory::MemoryNetwork;
 
@@ -42,6 +44,35 @@ async fn c02_a_crash_between_entry_and_identity_is_repaired_from_the_log() {
     let node = start(&network, &store, options(1, 1)).await.unwrap();
     assert_eq!(store.identity().unwrap().unwrap(), before);
     node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c02_a_crash_before_the_log_has_its_entry_does_not_stand_in_the_way_of_founding() {
+    let (network, store) = (MemoryNetwork::new(), stores(1).remove(0));
+    // The record of the founding, which is written first, of a cluster that nobody has heard of.
+    let entry = Entry { kind: EntryKind::Membership, data: Membership::of_voters([NodeId(9)]).encode() };
+    let kept = LogBatch {
+        group: GroupId(1 | 1 << 63),
+        truncate_from: None,
+        entries: vec![Run::new(Index(1), Term(1), [entry])],
+        hard_state: Some(HardState { term: Term(1), voted_for: None, commit_index: Index(1) }),
+        base: None,
+    };
+    store.log().write(&[kept]).unwrap();
+    let node = start(&network, &store, options(1, 1)).await.unwrap();
+    let question = Question {
+        at: "/memory/1".to_owned(),
+        id: NodeId(1),
+        incarnation: Incarnation(2),
+        cluster_name: "test".to_owned(),
+        addresses: vec!["/memory/9".to_owned()],
+    };
+    let answer = network.transport().ask(&Address::memory(1), question.encode()).await.unwrap();
+    let AnswerState::Founded { first } = Answer::decode(&answer).unwrap().state else { panic!("it is founded") };
+    let told = Membership::decode(first).unwrap();
+    assert_eq!((Some(told.cluster), told.node(node.id()).is_some()), (node.status().cluster, true));
+    assert_eq!(node.shutdown().await, StopReason::Shutdown);
+    start(&network, &store, options(1, 1)).await.unwrap().shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,10 +27,12 @@ pub(crate) struct Foreign {
 }
 
 /// The forwarded commands that were seen in a term, so that none is appended twice (C21).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Seen {
-    /// Sequences of one term can be repeated only in that term.
+    /// The last term in which this replica took commands. Sequences of one term can be repeated only in that term.
     term: Term,
+    /// Up to this term nothing is known any more of what was taken: by an earlier life, or in a leadership before the last.
+    forgotten: Term,
     /// The most recently used last.
     origins: VecDeque<Origin>,
 }
@@ -44,9 +46,24 @@ struct Origin {
 }
 
 impl Seen {
+    /// Nothing yet, in a life that begins in `term`.
+    pub(crate) fn new(term: Term) -> Seen {
+        Seen { term: Term(0), forgotten: term, origins: VecDeque::new() }
+    }
+
+    /// What to say to a command of a term that this replica does not lead: it is refused only if it was surely never appended.
+    /// `None` when it was taken while this replica led, and has got or will get its outcome.
+    pub(crate) fn outcome_elsewhere(&mut self, foreign: &Foreign) -> Option<Forwarded> {
+        if foreign.term <= self.forgotten {
+            return Some(Forwarded::Unknown);
+        }
+        (foreign.term != self.term || self.insert(foreign)).then_some(Forwarded::NotLeader)
+    }
+
     /// Whether this command is new; it is not, the next time.
     pub(crate) fn insert(&mut self, foreign: &Foreign) -> bool {
         if foreign.term != self.term {
+            self.forgotten = self.forgotten.max(self.term);
             self.term = foreign.term;
             self.origins.clear();
         }
@@ -156,7 +173,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_sequence_is_new_once(sequences in prop::collection::vec(0..60u64, 0..200)) {
-            let mut seen = Seen::default();
+            let mut seen = Seen::new(Term(0));
             let mut model = std::collections::BTreeSet::new();
             for sequence in sequences {
                 prop_assert_eq!(seen.insert(&foreign(1, sequence)), model.insert(sequence));
@@ -166,7 +183,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let mut seen = Seen::default();
+        let mut seen = Seen::new(Term(0));
         for sequence in (0..10_000).step_by(2) {
             assert!(seen.insert(&foreign(1, sequence)));
         }
@@ -180,8 +197,22 @@ mod tests {
     }
 
     #[test]
+    fn only_what_was_surely_not_taken_is_refused() {
+        let at = |term| Foreign { term: Term(term), ..foreign(1, 5) };
+        let mut seen = Seen::new(Term(2));
+        assert_eq!(seen.outcome_elsewhere(&at(2)), Some(Forwarded::Unknown));
+        assert_eq!(seen.outcome_elsewhere(&at(3)), Some(Forwarded::NotLeader));
+        assert!(seen.insert(&at(4)));
+        assert_eq!(seen.outcome_elsewhere(&at(4)), None);
+        assert_eq!(seen.outcome_elsewhere(&foreign(9, 9)), Some(Forwarded::NotLeader));
+        assert!(seen.insert(&at(6)));
+        assert_eq!(seen.outcome_elsewhere(&at(4)), Some(Forwarded::Unknown));
+        assert_eq!(seen.outcome_elsewhere(&at(5)), Some(Forwarded::NotLeader));
+    }
+
+    #[test]
     fn another_term_forgets_what_was_seen() {
-        let mut seen = Seen::default();
+        let mut seen = Seen::new(Term(0));
         assert!(seen.insert(&foreign(1, 5)));
         assert!(!seen.insert(&foreign(1, 5)));
         assert!(seen.insert(&Foreign { term: Term(4), ..foreign(1, 5) }));

@@ -252,7 +252,11 @@ impl Founding {
         }
         for asked in &mut self.asked {
             let is_another = |answer: &Answer| (answer.id, answer.incarnation) != (question.id, question.incarnation);
-            if question.addresses.contains(&asked.address) && asked.answer.as_ref().is_some_and(is_another) {
+            // This node may know the place by a name that its owner does not advertise.
+            let is_there = |answer: &Answer| {
+                question.addresses.iter().any(|at| *at == asked.address || answer.addresses.contains(at))
+            };
+            if asked.answer.as_ref().is_some_and(|answer| is_another(answer) && is_there(answer)) {
                 asked.answer = None;
                 asked.failure = "it was replaced by another node".to_owned();
             }

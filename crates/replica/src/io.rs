@@ -46,6 +46,11 @@ pub enum Input {
         /// Which.
         request: RequestId,
     },
+    /// Hand leadership over, to a voter of choice or to the one that is furthest; commands wait meanwhile (C14).
+    Transfer {
+        /// To whom.
+        to: Option<NodeId>,
+    },
     /// An effect was carried out.
     Done(Completion),
     /// A peer cannot be reached.

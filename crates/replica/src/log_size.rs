@@ -159,7 +159,7 @@ mod tests {
         size.record(&Persist { truncate_from: Some(Index(151)), ..write(0, 0, 0) });
         assert!(size.bytes().abs_diff(150 * entry) <= 20);
         let base = Base { index: Index(100), ..Base::default() };
-        size.record(&Persist { base: Some(base), ..write(0, 0, 0) });
+        size.record(&Persist { base: Some(base.into()), ..write(0, 0, 0) });
         assert!(size.bytes().abs_diff(50 * entry) <= 20);
         assert_eq!(size.index_before_last(u64::MAX), Index::ZERO);
         let index = size.index_before_last(20 * entry);

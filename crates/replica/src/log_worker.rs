@@ -127,7 +127,7 @@ mod tests {
                 truncate_from: truncate_from.map(Index),
                 entries,
                 hard_state: Some(HardState { term, voted_for: None, commit_index: Index(0) }),
-                base: new_base.map(|_| Base { index: Index(base), term, ..Base::default() }),
+                base: new_base.map(|_| Box::new(Base { index: Index(base), term, ..Base::default() })),
             });
         }
         persists

@@ -94,6 +94,12 @@ pub(crate) struct ServeArgs {
     /// Between which times without a leader an election is called
     #[arg(long, value_name = "MIN..MAX", value_parser = parse::duration_range, default_value = "500ms..1s")]
     pub(crate) election_timeout: DurationRange,
+    /// How many applied entries the log may retain before it is compacted
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), default_value_t = 100_000)]
+    pub(crate) log_entries_max: u64,
+    /// How many applied entries a compaction leaves for slow peers, which need a snapshot beyond them; less than --log-entries-max, of which it is a tenth by default
+    #[arg(long, value_name = "N")]
+    pub(crate) log_entries_kept: Option<u64>,
     /// What to log on standard error: error, warn, info, debug, trace, or a filter like info,coracle_node=debug
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub(crate) log_level: String,

@@ -202,7 +202,7 @@ pub(crate) fn asserts(node: usize, message: &Message, durable: &LogState) -> Che
         Body::RequestVoteResponse { granted: true } => {
             hard_state.term == message.term && hard_state.voted_for == Some(message.to)
         }
-        Body::RequestVote { last_log_index, last_log_term } => {
+        Body::RequestVote { last_log_index, last_log_term, .. } => {
             hard_state.voted_for == Some(message.from) && durable.holds(*last_log_index, *last_log_term)
         }
         _ => true,

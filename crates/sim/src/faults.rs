@@ -28,6 +28,8 @@ pub(crate) struct Faults {
     pub(crate) partition: Duration,
     /// The mean time between two pauses of a node.
     pub(crate) pause_every: Option<Duration>,
+    /// The mean time between two orders to hand leadership over.
+    pub(crate) transfer_every: Option<Duration>,
     /// How long a pause lasts, at most.
     pub(crate) pause_max: Duration,
     /// The mean time between two transports' reports that a peer is unreachable, true or not.
@@ -77,6 +79,7 @@ impl Faults {
             pause_every: sometimes(rng, SECOND, 20 * SECOND),
             pause_max: rng.duration(100 * MS, 10 * SECOND),
             unreachable_every: sometimes(rng, SECOND, 10 * SECOND),
+            transfer_every: sometimes(rng, SECOND, 20 * SECOND),
         }
     }
 }

@@ -22,6 +22,8 @@ pub struct Report {
     pub disk_errors: u64,
     /// Partitions.
     pub partitions: u64,
+    /// Orders to hand leadership over.
+    pub transfers: u64,
     /// Pauses of nodes.
     pub pauses: u64,
     /// Messages sent.
@@ -68,6 +70,7 @@ impl Report {
             (&mut self.disk_errors, other.disk_errors),
             (&mut self.partitions, other.partitions),
             (&mut self.pauses, other.pauses),
+            (&mut self.transfers, other.transfers),
             (&mut self.messages, other.messages),
             (&mut self.dropped, other.dropped),
             (&mut self.duplicated, other.duplicated),
@@ -115,8 +118,15 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "faults: {} crashes, {} disk errors, {} partitions, {} pauses, {} of {} messages dropped, {} duplicated",
-            self.crashes, self.disk_errors, self.partitions, self.pauses, self.dropped, self.messages, self.duplicated
+            "faults: {} crashes, {} disk errors, {} partitions, {} pauses, {} handovers, {} of {} messages dropped, {} duplicated",
+            self.crashes,
+            self.disk_errors,
+            self.partitions,
+            self.pauses,
+            self.transfers,
+            self.dropped,
+            self.messages,
+            self.duplicated
         )?;
         writeln!(
             f,

@@ -1,8 +1,11 @@
 //! Key-value data: one tree for each group.
 
+mod pending;
 mod rows;
 
 use std::{
+    cmp::Ordering,
+    collections::BTreeMap,
     ops::Bound,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
@@ -12,7 +15,10 @@ use coracle_core::{GroupId, Index};
 use coracle_storage::{KvBatch, KvOp, KvStore, Page, Result, ScanRange, StorageError};
 use sled::{Batch, IVec};
 
-use self::rows::{Row, State};
+use self::{
+    pending::Pending,
+    rows::{Row, State},
+};
 use crate::{codec, engine::Engine};
 
 /// How many rows are deleted, or added to a replacement, at once.
@@ -28,10 +34,14 @@ pub(crate) struct SledKv {
     engine: Arc<Engine>,
 }
 
-/// What is known of the tree.
-#[derive(Clone, Copy, Debug)]
+/// What is known beside the tree.
+#[derive(Debug)]
 struct Head {
+    /// How far the data is, changes that are not in the tree yet included.
     state: State,
+    pending: Pending,
+    /// Whether `state` and `pending` are ahead of the tree.
+    is_ahead: bool,
     /// The id of the next value that is kept in rows of its own; 0 as long as there never was one.
     next_value: u64,
 }
@@ -46,14 +56,15 @@ impl SledKv {
         };
         let last_value = engine.run("read the data", || tree.get_lt(rows::VALUES_END))?;
         let next_value = last_value.and_then(|(key, _)| rows::value_id(&key)).map_or(0, |id| id + 1);
-        Ok(SledKv { engine, tree, place, head: RwLock::new(Head { state, next_value }) })
+        let head = Head { state, pending: Pending::default(), is_ahead: false, next_value };
+        Ok(SledKv { engine, tree, place, head: RwLock::new(head) })
     }
 
     fn head(&self) -> RwLockReadGuard<'_, Head> {
         self.head.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Held while the tree changes; replaced by the new head once it has.
+    /// Held while the tree changes.
     fn head_mut(&self, is_replacing: bool) -> Result<RwLockWriteGuard<'_, Head>> {
         self.engine.check()?;
         let head = self.head.write().unwrap_or_else(PoisonError::into_inner);
@@ -108,19 +119,57 @@ impl SledKv {
         Ok(value.into())
     }
 
-    fn put(&self, head: &mut Head, key: &[u8], value: &[u8], changes: &mut Batch) -> Result<()> {
-        rows::check_limits(key, value)?;
+    fn put(next_value: &mut u64, key: &[u8], value: &[u8], changes: &mut Batch) {
         if rows::fits_inline(key, value) {
             changes.insert(rows::key(key), rows::inline(key, value));
-            return Ok(());
+            return;
         }
-        let id = head.next_value;
-        head.next_value += 1;
+        let id = *next_value;
+        *next_value += 1;
         changes.insert(rows::key(key), rows::apart(key, value, id));
         for (number, part) in (0..).zip(value.chunks(rows::PART_BYTES)) {
             changes.insert(&rows::value_key(id, number), part);
         }
+    }
+
+    /// Brings what is pending into the tree, together with the applied index.
+    fn write_pending(&self, head: &mut Head) -> Result<()> {
+        if !head.is_ahead {
+            return Ok(());
+        }
+        let mut changes = Batch::default();
+        let mut next_value = head.next_value;
+        for (key, value) in head.pending.iter() {
+            self.release(head, key, &mut changes)?;
+            match value {
+                Some(value) => SledKv::put(&mut next_value, key, value, &mut changes),
+                None => changes.remove(rows::key(key)),
+            }
+        }
+        rows::put_state(&mut changes, &head.state)?;
+        self.apply(changes)?;
+        head.pending.clear();
+        (head.next_value, head.is_ahead) = (next_value, false);
         Ok(())
+    }
+
+    /// The rows of the tree in a range that is not empty, under the user's keys.
+    fn rows(&self, range: &ScanRange) -> impl Iterator<Item = Result<(Bytes, IVec)>> + '_ {
+        let from = match &range.from {
+            Bound::Unbounded => Bound::Included(rows::KEYS_START.to_vec()),
+            bound => bound.as_ref().map(|key| rows::key(key)),
+        };
+        let to = match &range.to {
+            Bound::Unbounded => Bound::Excluded(rows::KEYS_END.to_vec()),
+            bound => bound.as_ref().map(|key| rows::key(key)),
+        };
+        let mut found = self.tree.range::<Vec<u8>, _>((from, to));
+        let is_reverse = range.reverse;
+        std::iter::from_fn(move || {
+            let next = || if is_reverse { found.next_back() } else { found.next() }.transpose();
+            let row = self.engine.run("read the data", next).transpose()?;
+            Some(row.map(|(key, row)| (Bytes::copy_from_slice(key.get(1..).unwrap_or_default()), row)))
+        })
     }
 
     /// Sets the state and makes it durable.
@@ -154,28 +203,23 @@ impl KvStore for SledKv {
 
     fn write(&self, batch: KvBatch, applied: Index) -> Result<()> {
         let mut head = self.head_mut(false)?;
-        let mut next = Head { state: State { applied: Some(applied) }, ..*head };
-        let mut changes = Batch::default();
-        for op in last_of_each(&batch) {
-            match op {
-                KvOp::Put(key, value) => {
-                    self.release(&head, key, &mut changes)?;
-                    self.put(&mut next, key, value, &mut changes)?;
-                }
-                KvOp::Delete(key) => {
-                    self.release(&head, key, &mut changes)?;
-                    changes.remove(rows::key(key));
-                }
+        for op in &batch {
+            if let KvOp::Put(key, value) = op {
+                rows::check_limits(key, value)?;
             }
         }
-        rows::put_state(&mut changes, &next.state)?;
-        self.apply(changes)?;
-        *head = next;
-        Ok(())
+        batch.iter().for_each(|op| head.pending.take(op));
+        head.state = State { applied: Some(applied) };
+        head.is_ahead = true;
+        if head.pending.is_full() { self.write_pending(&mut head) } else { Ok(()) }
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        let _unchanged = self.head();
+        let head = self.head();
+        if let Some(changed) = head.pending.get(key) {
+            self.engine.check()?;
+            return Ok(changed.clone());
+        }
         self.row(&rows::key(key))?.map(|row| self.value(key, &row)).transpose()
     }
 
@@ -183,22 +227,27 @@ impl KvStore for SledKv {
         if range.is_empty() {
             return Ok(Page::new());
         }
-        let _unchanged = self.head();
-        let from = match &range.from {
-            Bound::Unbounded => Bound::Included(rows::KEYS_START.to_vec()),
-            bound => bound.as_ref().map(|key| rows::key(key)),
-        };
-        let to = match &range.to {
-            Bound::Unbounded => Bound::Excluded(rows::KEYS_END.to_vec()),
-            bound => bound.as_ref().map(|key| rows::key(key)),
-        };
-        let mut found = self.tree.range::<Vec<u8>, _>((from, to));
+        let head = self.head();
+        let mut stored = self.rows(range).peekable();
+        let mut changed = head.pending.range(range).peekable();
         let (mut page, mut bytes) = (Page::new(), 0);
         loop {
-            let next = || if range.reverse { found.next_back() } else { found.next() }.transpose();
-            let Some((key, row)) = self.engine.run("read the data", next)? else { return Ok(page) };
-            let key = Bytes::copy_from_slice(key.get(1..).unwrap_or_default());
-            let value = self.value(&key, &row)?;
+            // Which comes first; a change hides the row of the same key.
+            let order = match (stored.peek(), changed.peek()) {
+                (None, None) => return Ok(page),
+                (Some(Ok((stored, _))), Some((changed, _))) if range.reverse => stored.cmp(changed).reverse(),
+                (Some(Ok((stored, _))), Some((changed, _))) => stored.cmp(changed),
+                (Some(_), _) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+            };
+            let row = if order.is_le() { stored.next().transpose()? } else { None };
+            let change = if order.is_ge() { changed.next() } else { None };
+            let found = match (change, row) {
+                (Some((key, value)), _) => value.clone().map(|value| (key.clone(), value)),
+                (None, Some((key, row))) => Some((key.clone(), self.value(&key, &row)?)),
+                (None, None) => None,
+            };
+            let Some((key, value)) = found else { continue };
             bytes += key.len() + value.len();
             page.push((key, value));
             if page.len() >= count_max || bytes >= bytes_max {
@@ -208,7 +257,10 @@ impl KvStore for SledKv {
     }
 
     fn flush(&self) -> Result<Index> {
-        let applied = self.head().expect_replacing(false)?;
+        let mut head = self.head_mut(false)?;
+        let applied = head.expect_replacing(false)?;
+        self.write_pending(&mut head)?;
+        drop(head);
         self.engine.sync()?;
         Ok(applied)
     }
@@ -216,6 +268,8 @@ impl KvStore for SledKv {
     fn replace_begin(&self) -> Result<()> {
         self.engine.check()?;
         let mut head = self.head.write().unwrap_or_else(PoisonError::into_inner);
+        head.pending.clear();
+        head.is_ahead = false;
         self.set_state(&mut head, State { applied: None })?;
         self.delete_all()?;
         head.next_value = 0;
@@ -226,16 +280,15 @@ impl KvStore for SledKv {
         let mut head = self.head_mut(true)?;
         for rows in page.chunks(SLICE_ROWS) {
             let mut changes = Batch::default();
-            let mut next = *head;
-            let batch: KvBatch = rows.iter().map(|(key, value)| KvOp::Put(key.clone(), value.clone())).collect();
-            for op in last_of_each(&batch) {
-                if let KvOp::Put(key, value) = op {
-                    self.release(&head, key, &mut changes)?;
-                    self.put(&mut next, key, value, &mut changes)?;
-                }
+            let mut next_value = head.next_value;
+            let last_of_each: BTreeMap<&Bytes, &Bytes> = rows.iter().map(|(key, value)| (key, value)).collect();
+            for (key, value) in last_of_each {
+                rows::check_limits(key, value)?;
+                self.release(&head, key, &mut changes)?;
+                SledKv::put(&mut next_value, key, value, &mut changes);
             }
             self.apply(changes)?;
-            *head = next;
+            head.next_value = next_value;
         }
         Ok(())
     }
@@ -257,13 +310,17 @@ impl Head {
     }
 }
 
-/// The changes without those that a later one to the same key undoes.
-fn last_of_each(batch: &KvBatch) -> impl Iterator<Item = &KvOp> {
-    let key = |op: &KvOp| match op {
-        KvOp::Put(key, _) | KvOp::Delete(key) => key.clone(),
-    };
-    let mut seen = std::collections::HashSet::with_capacity(batch.len());
-    batch.iter().rev().filter(move |op| seen.insert(key(op)))
+impl Drop for SledKv {
+    fn drop(&mut self) {
+        if !self.head().is_ahead {
+            return;
+        }
+        // Nothing was promised, but the next start has less to apply.
+        let written = self.head_mut(false).and_then(|mut head| self.write_pending(&mut head));
+        if let Err(error) = written {
+            tracing::debug!(%error, "changes were left to the log");
+        }
+    }
 }
 
 #[cfg(test)]

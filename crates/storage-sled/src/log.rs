@@ -24,8 +24,8 @@ use crate::{
     mark::{Mark, Marks},
 };
 
-/// How many rows are deleted at once when the log is compacted.
-const PURGE_ROWS: usize = 1000;
+/// How many rows below the base a write deletes besides, at least. All at once would hold up the log for longer than a leader may be silent.
+const PURGE_ROWS: usize = 8;
 
 /// The logs of all groups.
 pub(crate) struct SledLog {
@@ -51,6 +51,8 @@ struct Head {
     shape: LogShape,
     /// How many batches were written.
     generation: u64,
+    /// Whether no rows below the base are left; they count for nothing, and each write deletes some.
+    is_purged: bool,
 }
 
 impl SledLog {
@@ -145,7 +147,7 @@ impl Head {
     /// The head after a batch that leaves the log in `shape`.
     fn after(&self, batch: &LogBatch, shape: LogShape) -> Head {
         let hard_state = batch.hard_state.unwrap_or(self.hard_state);
-        Head { hard_state, shape, generation: self.generation + 1 }
+        Head { hard_state, shape, generation: self.generation + 1, is_purged: self.is_purged && batch.base.is_none() }
     }
 
     fn state(&self) -> State {
@@ -165,22 +167,24 @@ impl GroupLog {
     /// Carries out a batch, without syncing.
     fn write(&self, engine: &Engine, batch: &LogBatch, shape: LogShape) -> Result<()> {
         let mut head = self.head_mut();
-        let next = head.after(batch, shape);
+        let mut next = head.after(batch, shape);
         let mut changes = Batch::default();
         if let Some(from) = batch.truncate_from.filter(|from| *from <= head.shape.last_index()) {
             self.cut(engine, from, &mut changes)?;
         }
-        rows::append(&mut changes, &batch.entries);
+        let added = rows::append(&mut changes, &batch.entries);
         if let Some(base) = &batch.base {
             record::put_base(&mut changes, base)?;
         }
         record::put_state(&mut changes, &next.state())?;
+        if !next.is_purged {
+            // More than what is added: the rest does not grow. What this batch itself brings below a new base is found by the next.
+            let is_all = self.purge(engine, &next.shape, PURGE_ROWS.max(2 * added), &mut changes)?;
+            next.is_purged = is_all && batch.base.is_none();
+        }
         engine.run("write to the log", || self.tree.apply_batch(changes))?;
         *head = next;
-        match batch.base {
-            Some(_) => self.purge(engine, &head.shape),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Deletes an index and all after it; a block that begins before it is written anew.
@@ -205,22 +209,16 @@ impl GroupLog {
         Ok(())
     }
 
-    /// Deletes the blocks that lie below the base as a whole. The base is written: whatever is left of them is ignored.
-    fn purge(&self, engine: &Engine, shape: &LogShape) -> Result<()> {
+    /// Deletes at most `rows_max` rows of blocks that lie below the base as a whole, and says whether there are no more.
+    fn purge(&self, engine: &Engine, shape: &LogShape, rows_max: usize, changes: &mut Batch) -> Result<bool> {
         let next = shape.base().next();
         let holds_next = if next <= shape.last_index() { rows::block_of(engine, &self.tree, next)? } else { None };
         let end = rows::from(holds_next.unwrap_or(next));
-        loop {
-            let below =
-                || self.tree.range(rows::start()..end).keys().take(PURGE_ROWS).collect::<sled::Result<Vec<_>>>();
-            let keys = engine.run("read the log", below)?;
-            if keys.is_empty() {
-                return Ok(());
-            }
-            let mut changes = Batch::default();
-            keys.into_iter().for_each(|key| changes.remove(key));
-            engine.run("compact the log", || self.tree.apply_batch(changes))?;
-        }
+        let below = || self.tree.range(rows::start()..end).keys().take(rows_max).collect::<sled::Result<Vec<_>>>();
+        let keys = engine.run("read the log", below)?;
+        let is_all = keys.len() < rows_max;
+        keys.into_iter().for_each(|key| changes.remove(key));
+        Ok(is_all)
     }
 
     fn read(&self, engine: &Engine, from: Index, to: Index, bytes_max: usize) -> Result<LogRead> {

@@ -23,7 +23,7 @@ impl LogBatch {
     /// What the core asks to be written.
     pub fn new(group: GroupId, persist: Persist) -> LogBatch {
         let Persist { ticket: _, truncate_from, entries, hard_state, base } = persist;
-        LogBatch { group, truncate_from, entries, hard_state, base }
+        LogBatch { group, truncate_from, entries, hard_state, base: base.map(|base| *base) }
     }
 }
 

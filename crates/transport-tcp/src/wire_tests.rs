@@ -32,7 +32,11 @@ fn golden() -> Vec<(Body, &'static str)> {
             "81a7507265566f746593040503",
         ),
         (Body::PreVoteResponse { next_term: Term(4), granted: true }, "81af507265566f7465526573706f6e73659204c3"),
-        (Body::RequestVote { last_log_index: index, last_log_term: Term(3) }, "81ab52657175657374566f7465920503"),
+        (
+            Body::RequestVote { last_log_index: index, last_log_term: Term(3), is_transfer: false },
+            "81ab52657175657374566f7465930503c2",
+        ),
+        (Body::TimeoutNow, "aa54696d656f75744e6f77"),
         (Body::RequestVoteResponse { granted: false }, "81b352657175657374566f7465526573706f6e736591c2"),
         (
             Body::AppendEntries {
@@ -66,7 +70,11 @@ fn golden() -> Vec<(Body, &'static str)> {
             "81b152656164496e646578526573706f6e736593cd012c04c0",
         ),
         (
-            Body::InstallSnapshot(InstallSnapshot { meta: meta(), offset: 2, data: Bytes::from_static(b"z") }),
+            Body::InstallSnapshot(Box::new(InstallSnapshot {
+                meta: meta(),
+                offset: 2,
+                data: Bytes::from_static(b"z"),
+            })),
             "81af496e7374616c6c536e617073686f7493970905020193009196010090a0a5566f746572c40090030702c4017a",
         ),
         (

@@ -185,7 +185,7 @@ pub fn check_message(message: &Message) -> Result<(), Impossible> {
             check_position(*last_log_index, *last_log_term)
         }
         Body::PreVoteResponse { next_term, .. } => check_term(*next_term),
-        Body::RequestVote { last_log_index, last_log_term } => check_position(*last_log_index, *last_log_term),
+        Body::RequestVote { last_log_index, last_log_term, .. } => check_position(*last_log_index, *last_log_term),
         Body::AppendEntries { prev_log_index, prev_log_term, leader_commit, entries } => {
             check_position(*prev_log_index, *prev_log_term)?;
             check_index(*leader_commit)?;
@@ -369,7 +369,7 @@ mod tests {
         for body in [
             Body::PreVote { next_term: term, last_log_index: Index(1), last_log_term: Term(1) },
             Body::PreVoteResponse { next_term: term, granted: true },
-            Body::RequestVote { last_log_index: index, last_log_term: Term(1) },
+            Body::RequestVote { last_log_index: index, last_log_term: Term(1), is_transfer: false },
             Body::Heartbeat { round: 0, leader_commit: index },
             Body::AppendEntriesResponse { result: AppendResult::Matched { index }, needs_snapshot: false },
             Body::ReadIndexResponse { nonce: 0, sequence: 0, index: Some(index) },
@@ -381,7 +381,7 @@ mod tests {
             append(4, run(3, Entry::noop())),
             append(4, run(9, Entry::noop())),
             append(4, run(4, damaged)),
-            Body::InstallSnapshot(InstallSnapshot { meta, offset: 0, data: Bytes::new() }),
+            Body::InstallSnapshot(Box::new(InstallSnapshot { meta, offset: 0, data: Bytes::new() })),
         ] {
             let message = message(5, body);
             assert!(check_message(&message).is_err(), "{message:?}");

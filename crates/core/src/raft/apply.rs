@@ -61,6 +61,11 @@ impl Raft {
         }
     }
 
+    /// Whether progress of the state machine can make a difference to what is handed to it. It makes none to anything else.
+    pub(super) fn is_more_to_apply(&self) -> bool {
+        self.applying.sent < self.commit_index || self.installing.is_some()
+    }
+
     fn hand_out(&mut self, entries: Vec<Run>, bytes: usize) {
         let Some(last) = entries.last().map(Run::last) else { return };
         self.applying.sent = last;
@@ -102,7 +107,12 @@ impl Raft {
             a.outstanding_bytes -= bytes;
             a.outstanding.pop_front();
         }
-        self.log.evict(self.applying.applied.min(self.persistence.durable_index()));
+        self.evict();
+    }
+
+    /// Keeps in memory no more than its share of what is committed and on disk. What is not applied yet is read again: a state machine that is slow for long may be behind by any amount.
+    pub(super) fn evict(&mut self) {
+        self.log.evict(self.commit_index.min(self.persistence.durable_index()));
     }
 
     /// Moves the log's base up to what is flushed, and leaves what a snapshot in transfer is continued by.

@@ -3,18 +3,25 @@
 use alloc::vec::Vec;
 
 use super::{Raft, RoleState};
-use crate::{Body, Index, Message, NodeId, Term, quorum::Tally};
+use crate::{Body, Index, NodeId, Term, quorum::Tally};
 
 /// The answers to a campaign.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Campaign {
     /// One per voter.
     votes: Vec<(NodeId, bool)>,
+    /// Whether the leader asked for it (C14).
+    pub(super) is_transfer: bool,
     /// Whether the requests have left; a candidate's wait for the disk (C5).
     pub(super) is_requested: bool,
 }
 
 impl Campaign {
+    /// A campaign that the leader asked for.
+    pub(super) fn by_transfer() -> Campaign {
+        Campaign { is_transfer: true, ..Campaign::default() }
+    }
+
     /// Notes the first answer of a voter; later ones change nothing.
     pub(super) fn record(&mut self, voter: NodeId, granted: bool) {
         if self.vote_of(voter).is_none() {
@@ -49,7 +56,7 @@ impl Raft {
         for to in peers {
             let body = Body::PreVote { next_term, last_log_index, last_log_term };
             // It asserts nothing that must be durable.
-            self.outputs.sends.push(Message { from: self.config.id, to, term: self.term, body });
+            self.send_at_once(to, body);
         }
         self.count_pre_votes();
     }
@@ -76,7 +83,7 @@ impl Raft {
             next_term > self.term && !self.is_sticky_against(from) && self.is_up_to_date(last_log_index, last_log_term);
         let body = Body::PreVoteResponse { next_term, granted };
         if granted {
-            self.outputs.sends.push(Message { from: self.config.id, to: from, term: self.term, body });
+            self.send_at_once(from, body);
         } else {
             // A refusal tells the sender this term, which it may adopt: that must be durable.
             self.send(from, body);
@@ -94,18 +101,18 @@ impl Raft {
     fn count_pre_votes(&mut self) {
         let RoleState::PreCandidate(campaign) = &self.role else { return };
         match self.quorum.tally(|id| campaign.vote_of(id)) {
-            Tally::Won => self.become_candidate(),
+            Tally::Won => self.become_candidate(Campaign::default()),
             Tally::Lost => self.role = RoleState::Follower,
             Tally::Open => {}
         }
     }
 
-    fn become_candidate(&mut self) {
+    pub(super) fn become_candidate(&mut self, campaign: Campaign) {
         self.enter_term(self.term.next());
         self.voted_for = Some(self.config.id);
         self.persistence.on_voted();
         self.following.leader = None;
-        self.role = RoleState::Candidate(Campaign::default());
+        self.role = RoleState::Candidate(campaign);
         self.reset_election_timer();
     }
 

@@ -109,7 +109,8 @@ impl Raft {
         let contradicts = |index: Index, term: Term| {
             index >= base && index <= self.commit_index && self.log.term_at(index) != Some(term)
         };
-        let committed_part = |run: &Run| run.slice(base.next(), self.commit_index);
+        // From the base on: its term is known, and what follows it is of no earlier one.
+        let committed_part = |run: &Run| run.slice(base, self.commit_index);
         let contradicted = contradicts(prev, prev_term)
             || entries.iter().filter_map(committed_part).any(|run| self.log.first_difference(&run).is_some());
         contradicted.then_some("entries that contradict committed ones")
@@ -121,13 +122,13 @@ impl Raft {
         let mut is_membership_changed = false;
         let mut is_whole = true;
         for run in entries {
-            let Some(run) = run.slice(self.commit_index.next(), Index(u64::MAX)) else { continue };
+            let Some(run) = run.into_slice(self.commit_index.next(), Index(u64::MAX)) else { continue };
             let Some(from) = self.log.first_difference(&run) else { continue };
             let membership = self.log.membership().0;
             if from <= self.log.last_index() {
                 self.truncate(from);
             }
-            is_whole = run.slice(from, run.last()).is_none_or(|missing| self.log.append(missing).is_ok());
+            is_whole = run.into_slice(from, Index(u64::MAX)).is_none_or(|missing| self.log.append(missing).is_ok());
             is_membership_changed |= self.log.membership().0 != membership;
             if !is_whole {
                 break;

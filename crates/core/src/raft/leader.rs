@@ -3,7 +3,7 @@
 use alloc::{collections::VecDeque, vec::Vec};
 use core::time::Duration;
 
-use super::{Progress, Raft, RoleState, proposals::Waiting, reads::LeaderReads, replication::Peer};
+use super::{Progress, Raft, RoleState, proposals::Waiting, reads::LeaderReads, replication::Peer, transfer::Transfer};
 use crate::{Body, Entry, Index, NodeId, Outcome, Output, RejectReason, Run, Time};
 
 /// What a leader keeps for its term.
@@ -21,6 +21,8 @@ pub(super) struct Leader {
     /// The number of the last round of heartbeats.
     pub(super) round: u64,
     pub(super) heartbeat_deadline: Time,
+    /// Whom leadership is being handed over to.
+    pub(super) transfer: Option<Transfer>,
     /// When the quorum is looked at next.
     pub(super) quorum_deadline: Time,
 }
@@ -58,6 +60,7 @@ impl Raft {
             reads: LeaderReads::default(),
             round: 0,
             heartbeat_deadline: self.now.plus(self.config.heartbeat_interval),
+            transfer: None,
             quorum_deadline: self.now.plus(self.config.election_timeout_max),
         });
         self.following.leader = None;
@@ -105,6 +108,7 @@ impl Raft {
 
     pub(super) fn on_leader_time(&mut self) {
         self.check_quorum();
+        self.check_transfer();
         let RoleState::Leader(leader) = &mut self.role else { return };
         if self.now < leader.heartbeat_deadline {
             return;

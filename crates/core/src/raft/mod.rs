@@ -7,6 +7,7 @@
 //! | `follower.rs` | what a follower does with a leader's messages |
 //! | `leader.rs` | taking over, stepping down, the quorum, committing |
 //! | `replication.rs` | what goes to each peer and what comes back |
+//! | `transfer.rs` | handing leadership over (thesis §3.10) |
 //! | `proposals.rs` | proposals and their outcomes |
 //! | `reads.rs` | rounds of linearizable reads |
 //! | `persist.rs` | tickets, what is durable, withheld messages |
@@ -25,6 +26,7 @@ mod replication;
 mod settle;
 mod snapshot;
 mod status;
+mod transfer;
 
 use alloc::{collections::VecDeque, vec::Vec};
 
@@ -81,10 +83,8 @@ enum RoleState {
 /// Outputs by the order in which they leave (C10).
 #[derive(Clone, Debug, Default)]
 struct Outputs {
-    /// In their final order, to be polled.
+    /// In their final order, to be polled. Inputs add only messages that need no disk, which come first in any case.
     ready: VecDeque<Output>,
-    /// Messages that need no disk.
-    sends: Vec<Message>,
     /// Results and reads.
     results: Vec<Output>,
     events: Vec<Event>,
@@ -142,7 +142,7 @@ impl Raft {
     /// Takes note of what has happened; what follows from it comes out of [`poll`](Raft::poll).
     pub fn handle(&mut self, now: Time, input: Input) {
         self.now = self.now.max(now);
-        self.outputs.is_dirty = true;
+        self.outputs.is_dirty |= !matches!(input, Input::Applied { .. }) || self.is_more_to_apply();
         if self.fatal.is_some() {
             return self.handle_stopped(input);
         }
@@ -155,6 +155,7 @@ impl Raft {
             Input::EntriesRead { request, result } => self.on_entries_read(request, result),
             Input::Applied { applied, flushed } => self.on_applied(applied, flushed),
             Input::Compact { up_to } => self.on_compact(up_to),
+            Input::Transfer { to } => self.on_transfer(to),
             Input::SnapshotSendFailed { peer } => self.on_snapshot_send_failed(peer),
             Input::SnapshotSending { peer, index } => self.on_snapshot_sending(peer, index),
             Input::SnapshotStored { from, term, content, offset, done } => {
@@ -204,7 +205,11 @@ impl Raft {
                 return self.on_pre_vote_response(message.from, *next_term, *granted);
             }
             // A vote is not asked of somebody who hears a leader; such a request changes nothing, not even the term (thesis §4.2.3).
-            Body::RequestVote { .. } if message.term > self.term && self.is_sticky_against(message.from) => return,
+            Body::RequestVote { is_transfer: false, .. }
+                if message.term > self.term && self.is_sticky_against(message.from) =>
+            {
+                return;
+            }
             _ => {}
         }
         if message.term > self.term {
@@ -221,7 +226,7 @@ impl Raft {
         match body {
             // These were handled before terms were compared.
             Body::PreVote { .. } | Body::PreVoteResponse { .. } => {}
-            Body::RequestVote { last_log_index, last_log_term } => {
+            Body::RequestVote { last_log_index, last_log_term, .. } => {
                 self.on_request_vote(from, last_log_index, last_log_term);
             }
             Body::RequestVoteResponse { granted } => self.on_request_vote_response(from, granted),
@@ -248,6 +253,7 @@ impl Raft {
                     self.on_install_snapshot(from, term, piece);
                 }
             }
+            Body::TimeoutNow => self.on_timeout_now(from),
             Body::InstallSnapshotResponse { done, .. } => self.on_install_snapshot_response(from, done),
             // The replica above forwards; the core sees only the terms.
             Body::Propose { .. } | Body::ProposeResponse { .. } => {}
@@ -281,7 +287,7 @@ impl Raft {
             Body::PreVote { next_term, last_log_index, last_log_term } => {
                 (*last_log_index, (*next_term).max(*last_log_term))
             }
-            Body::RequestVote { last_log_index, last_log_term } => (*last_log_index, *last_log_term),
+            Body::RequestVote { last_log_index, last_log_term, .. } => (*last_log_index, *last_log_term),
             Body::AppendEntries { prev_log_index, prev_log_term, leader_commit, .. } => {
                 ((*prev_log_index).max(*leader_commit), *prev_log_term)
             }
@@ -305,7 +311,7 @@ impl Raft {
         self.fail_follower_reads(RejectReason::Stopped);
         self.role = RoleState::Follower;
         self.fatal = Some(reason);
-        self.outputs.sends.clear();
+        self.outputs.ready.retain(|output| !matches!(output, Output::Send(_)));
         self.outputs.results.push(Output::Fatal(reason));
     }
 
@@ -317,10 +323,16 @@ impl Raft {
 
     /// Sends a message of the current term: it leaves once (term, vote) is durable (C5).
     fn send(&mut self, to: NodeId, body: Body) {
-        let message = Message { from: self.config.id, to, term: self.term, body };
-        if let Some(message) = self.persistence.withhold(message) {
-            self.outputs.sends.push(message);
+        if self.persistence.is_vote_durable() {
+            return self.send_at_once(to, body);
         }
+        self.persistence.withhold(Message { from: self.config.id, to, term: self.term, body });
+    }
+
+    /// Sends a message that asserts nothing that is not durable.
+    fn send_at_once(&mut self, to: NodeId, body: Body) {
+        let message = Message { from: self.config.id, to, term: self.term, body };
+        self.outputs.ready.push_back(Output::Send(message));
     }
 
     /// The effective membership has changed.

@@ -1,9 +1,12 @@
 //! What is durable, what waits for it, and what is written next (C4, C5, C6, C18).
 
-use alloc::{collections::VecDeque, vec::Vec};
+use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
 
 use super::{Raft, RoleState};
 use crate::{Base, Body, Event, HardState, Index, Message, Output, Persist, RejectReason, Ticket, Time};
+
+/// The most messages that wait for the disk.
+const WITHHELD_MAX: usize = 1024;
 
 /// What is written, what of it is durable, and what waits for that.
 #[derive(Clone, Debug)]
@@ -77,13 +80,13 @@ impl Persistence {
         self.version += 1;
     }
 
-    /// Keeps the message until (term, vote) is durable; returns it when it already is.
-    pub(super) fn withhold(&mut self, message: Message) -> Option<Message> {
-        if self.is_vote_durable() {
-            return Some(message);
+    /// Keeps the message until (term, vote) is durable as it is.
+    pub(super) fn withhold(&mut self, message: Message) {
+        // While the disk hangs the same is said again and again: the newest counts, and any message may get lost.
+        if self.withheld.len() >= WITHHELD_MAX {
+            self.withheld.pop_front();
         }
         self.withheld.push_back((self.version, message));
-        None
     }
 
     /// The entries from `from` on are no longer in the log.
@@ -150,7 +153,7 @@ impl Raft {
                 voted_for: self.voted_for,
                 commit_index: self.commit_index.min(last_index),
             }),
-            base: p.base.take(),
+            base: p.base.take().map(Box::new),
         })
     }
 
@@ -167,7 +170,7 @@ impl Raft {
             p.is_slow = false;
             self.outputs.events.push(Event::DiskRecovered);
         }
-        self.log.evict(self.applying.applied.min(self.persistence.durable));
+        self.evict();
     }
 
     /// Messages that may leave since (term, vote) has become durable.
@@ -218,10 +221,11 @@ impl Raft {
             return;
         }
         campaign.is_requested = true;
+        let is_transfer = campaign.is_transfer;
         campaign.record(self.config.id, true);
         let peers: Vec<_> = self.quorum.voters().filter(|id| *id != self.config.id).collect();
         for peer in peers {
-            self.send(peer, Body::RequestVote { last_log_index, last_log_term });
+            self.send(peer, Body::RequestVote { last_log_index, last_log_term, is_transfer });
         }
         self.count_votes();
     }

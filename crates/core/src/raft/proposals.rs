@@ -1,6 +1,6 @@
 //! Proposals and their outcomes (C21).
 
-use alloc::vec::Vec;
+use alloc::{sync::Arc, vec::Vec};
 
 use bytes::Bytes;
 
@@ -22,11 +22,15 @@ impl Raft {
         if count == 0 {
             return;
         }
+        let is_transferring = self.is_transferring();
         let RoleState::Leader(leader) = &mut self.role else {
             let leader = self.leader();
             return self.reject_proposals(first, count, RejectReason::NotLeader { leader });
         };
-        let entries: Vec<Entry> = commands.into_iter().map(Entry::command).collect();
+        if is_transferring {
+            return self.reject_proposals(first, count, RejectReason::NotLeader { leader: None });
+        }
+        let entries: Arc<[Entry]> = commands.into_iter().map(Entry::command).collect();
         let bytes: usize = entries.iter().map(Entry::size).sum();
         if leader.uncommitted_bytes > 0 && leader.uncommitted_bytes + bytes > self.config.uncommitted_bytes_max {
             return self.reject_proposals(first, count, RejectReason::Busy);

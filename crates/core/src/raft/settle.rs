@@ -1,6 +1,6 @@
 //! The order of outputs, and when to wake (C10).
 
-use super::{Raft, RoleState};
+use super::{Raft, RoleState, transfer::Transfer};
 use crate::{Event, Output, Time};
 
 impl Raft {
@@ -24,26 +24,25 @@ impl Raft {
             self.settle_leader_reads();
             self.settle_follower_reads();
             self.replicate();
-            self.flush_sends();
+            self.settle_transfer();
             if let Some(persist) = self.next_write() {
                 self.outputs.ready.push_back(Output::Persist(persist));
             }
             self.release_withheld();
             self.acknowledge();
-            self.flush_sends();
         }
-        self.outputs.ready.extend(self.outputs.results.drain(..));
+        if !self.outputs.results.is_empty() {
+            self.outputs.ready.extend(self.outputs.results.drain(..));
+        }
         if self.fatal.is_none() {
             self.settle_apply();
             self.settle_install();
         }
         self.report_role();
-        self.outputs.ready.extend(self.outputs.events.drain(..).map(Output::Event));
+        if !self.outputs.events.is_empty() {
+            self.outputs.ready.extend(self.outputs.events.drain(..).map(Output::Event));
+        }
         self.check_invariants();
-    }
-
-    fn flush_sends(&mut self) {
-        self.outputs.ready.extend(self.outputs.sends.drain(..).map(Output::Send));
     }
 
     fn report_role(&mut self) {
@@ -60,7 +59,10 @@ impl Raft {
             return None;
         }
         let role = match &self.role {
-            RoleState::Leader(leader) => leader.heartbeat_deadline.min(leader.quorum_deadline),
+            RoleState::Leader(leader) => {
+                let transfer = leader.transfer.as_ref().map_or(leader.quorum_deadline, Transfer::deadline);
+                leader.heartbeat_deadline.min(leader.quorum_deadline).min(transfer)
+            }
             _ => self.election_deadline,
         };
         [Some(role), self.disk_deadline(), self.read_deadline()].into_iter().flatten().min()

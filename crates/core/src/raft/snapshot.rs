@@ -1,12 +1,14 @@
 //! Snapshots that arrive (C8; Raft §7).
 
+use alloc::boxed::Box;
+
 use super::Raft;
-use crate::{Base, Body, Event, Index, InstallSnapshot, MemberRole, NodeId, Output, SnapshotMeta, Term};
+use crate::{Base, Body, Event, Index, InstallSnapshot, NodeId, Output, SnapshotMeta, Term};
 
 /// A whole snapshot on its way into the state machine.
 #[derive(Clone, Debug)]
 pub(super) struct Installing {
-    meta: SnapshotMeta,
+    meta: Box<SnapshotMeta>,
     /// Whether the state machine has been told; before that the log's base has to be durable.
     is_handed_out: bool,
 }
@@ -32,10 +34,13 @@ impl Raft {
         if is_state_behind { index >= self.log.base().index } else { !self.log_covers(meta) }
     }
 
-    pub(super) fn on_install_snapshot(&mut self, from: NodeId, term: Term, piece: InstallSnapshot) {
-        let has_voters = piece.meta.membership.nodes.iter().any(|node| node.role == MemberRole::Voter);
-        if !has_voters || piece.meta.last_included_index == Index::ZERO {
-            return self.fault(from, "a snapshot without members");
+    pub(super) fn on_install_snapshot(&mut self, from: NodeId, term: Term, piece: Box<InstallSnapshot>) {
+        let meta = &piece.meta;
+        if !meta.membership.is_valid() || meta.last_included_index == Index::ZERO {
+            return self.fault(from, "a snapshot without valid members");
+        }
+        if meta.last_included_term > term || meta.membership_index > meta.last_included_index {
+            return self.fault(from, "a snapshot of what cannot be committed");
         }
         if self.installing.is_none() && self.wants(&piece.meta) {
             return self.outputs.results.push(Output::StoreSnapshot { from, term, piece });
@@ -61,7 +66,7 @@ impl Raft {
         }
     }
 
-    pub(super) fn on_snapshot_received(&mut self, meta: SnapshotMeta) {
+    pub(super) fn on_snapshot_received(&mut self, meta: Box<SnapshotMeta>) {
         if self.is_leader() || self.installing.is_some() || !self.wants(&meta) {
             return self.want_ack();
         }

@@ -51,7 +51,7 @@ impl Disk {
             self.hard_state = hard_state;
         }
         if let Some(base) = &persist.base {
-            self.base = base.clone();
+            self.base = (**base).clone();
             self.runs = self.runs.iter().filter_map(|run| run.slice(base.index.next(), Index(u64::MAX))).collect();
         }
         for pair in self.runs.windows(2) {
@@ -123,6 +123,9 @@ pub struct Node {
     pub events: Vec<Event>,
     pub fatal: Option<Fatal>,
     pub snapshots_wanted: Vec<NodeId>,
+    /// While false, questions to the log wait in `questions`.
+    pub is_reading: bool,
+    pub questions: Vec<(u64, Index, Index)>,
     /// While false, nothing is applied.
     pub is_applying: bool,
 }
@@ -191,6 +194,8 @@ impl Cluster {
             events: Vec::new(),
             fatal: None,
             snapshots_wanted: Vec::new(),
+            is_reading: true,
+            questions: Vec::new(),
             is_applying: true,
         };
         self.nodes.insert(id, node);
@@ -267,6 +272,9 @@ impl Cluster {
                     let flushed = node.disk.flushed;
                     node.raft.handle(now, Input::Applied { applied, flushed });
                 }
+                Output::ReadEntries { request, from, to, .. } if !node.is_reading => {
+                    node.questions.push((request, from, to));
+                }
                 Output::ReadEntries { request, from, to, .. } => {
                     let result = node.disk.read(from, to);
                     node.raft.handle(now, Input::EntriesRead { request, result });
@@ -286,7 +294,7 @@ impl Cluster {
                     let meta = piece.meta;
                     let (content, offset) = (meta.content, meta.size);
                     node.raft.handle(now, Input::SnapshotStored { from, term, content, offset, done: true });
-                    node.raft.handle(now, Input::SnapshotReceived { meta });
+                    node.raft.handle(now, Input::SnapshotReceived { meta: meta.into() });
                 }
             }
         }

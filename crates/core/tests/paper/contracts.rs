@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use coracle_core::{
-    AppendResult, Body, Config, Entry, Event, Fatal, Index, Input, LogRead, Membership, NodeId, Outcome, Raft, Role,
-    Run, Term, Time,
+    AppendResult, Body, Config, Entry, Event, Fatal, Index, Input, InstallSnapshot, LogRead, Membership, NodeId,
+    Outcome, Output, ProposalId, Raft, Recovered, Role, Run, SnapshotMeta, Term, Time,
 };
 
 use crate::common::{Cluster, Disk, id};
@@ -93,7 +94,7 @@ fn c04_a_new_leader_must_prove_the_log_anew() {
 #[test]
 fn c05_a_vote_waits_for_the_disk_and_dies_with_its_term() {
     let mut cluster = slow_follower();
-    let ask = Body::RequestVote { last_log_index: Index(1), last_log_term: Term(1) };
+    let ask = Body::RequestVote { last_log_index: Index(1), last_log_term: Term(1), is_transfer: false };
     hand(&mut cluster, 2, 5, ask.clone());
     assert!(cluster.network.is_empty());
     hand(&mut cluster, 3, 6, ask);
@@ -338,4 +339,102 @@ fn contradicting_options_are_refused() {
     let config = Config { append_bytes_max: 0, ..Config::new(id(1), 1) };
     let error = Raft::new(config, recovered, Time::ZERO).unwrap_err();
     assert!(error.to_string().contains("append_bytes_max"), "{error}");
+}
+
+/// A follower whose log begins after index 4, which is of term 3 and committed.
+fn compacted_follower() -> Cluster {
+    let mut cluster = slow_follower();
+    cluster.node(id(1)).is_disk_fast = true;
+    let (prev_log_index, prev_log_term, leader_commit) = (Index(1), Term(1), Index(4));
+    let entries = vec![run(2, 3, 3)];
+    hand(&mut cluster, 2, 3, Body::AppendEntries { prev_log_index, prev_log_term, leader_commit, entries });
+    cluster.handle(id(1), Input::Applied { applied: Index(4), flushed: Index(4) });
+    cluster.handle(id(1), Input::Compact { up_to: Index(4) });
+    assert_eq!(cluster.raft(id(1)).status().base_index, Index(4));
+    cluster
+}
+
+fn faults(cluster: &mut Cluster) -> usize {
+    cluster.node(id(1)).events.iter().filter(|event| matches!(event, Event::PeerFault { .. })).count()
+}
+
+/// C20, h68: entries that run across the log's start in a term that it does not have there are refused.
+#[test]
+fn h68_entries_that_contradict_the_logs_start_are_a_fault() {
+    let mut cluster = compacted_follower();
+    hand(&mut cluster, 2, 5, append((2, 1), vec![run(3, 1, 4)]));
+    assert_eq!(faults(&mut cluster), 1);
+    assert_eq!(cluster.raft(id(1)).status().last_index, Index(4));
+    hand(&mut cluster, 2, 5, append((2, 3), vec![run(3, 3, 4)]));
+    assert_eq!(faults(&mut cluster), 1);
+    assert_eq!(cluster.raft(id(1)).status().last_index, Index(6));
+}
+
+/// C20, h68: no snapshot is of a later term than its sender, and none has a membership that a log entry could not have.
+#[test]
+fn h68_a_snapshot_that_cannot_be_is_a_fault() {
+    let mut cluster = compacted_follower();
+    let voters = |ids: [u64; 2]| {
+        let mut membership = Membership::of_voters(ids.map(NodeId));
+        membership.nodes.sort_by_key(|node| ids.iter().position(|n| *n == node.id.0));
+        membership
+    };
+    for (term, membership, expected) in [(6, voters([1, 2]), 1), (5, voters([2, 1]), 2), (5, voters([1, 2]), 2)] {
+        let meta = SnapshotMeta {
+            content: 1,
+            last_included_index: Index(9),
+            last_included_term: Term(term),
+            membership_index: Index(1),
+            membership,
+            size: 0,
+            checksum: 0,
+        };
+        let piece = InstallSnapshot { meta, offset: 0, data: Bytes::new() };
+        hand(&mut cluster, 2, 5, Body::InstallSnapshot(Box::new(piece)));
+        assert_eq!(faults(&mut cluster), expected);
+    }
+    assert_eq!(cluster.raft(id(1)).status().base_index, Index(9));
+}
+
+/// I14: what waits for a disk that hangs is bounded, and the newest of it is what counts.
+#[test]
+fn c05_what_is_withheld_is_bounded() {
+    let mut cluster = slow_follower();
+    for round in 1..=10_000 {
+        hand(&mut cluster, 2, 5, Body::Heartbeat { round, leader_commit: Index(0) });
+    }
+    assert!(cluster.network.is_empty());
+    cluster.sync(id(1));
+    let sent = cluster.between(id(1), id(2));
+    assert!(sent.len() <= 1024, "{} messages waited", sent.len());
+    assert!(sent.contains(&&Body::HeartbeatResponse { round: 10_000 }));
+}
+
+/// I14, C7: entries that wait to be applied do not stay in memory beyond the tail's limit: they are read again.
+#[test]
+fn i14_what_a_slow_state_machine_has_not_applied_is_read_from_the_log() {
+    let config = Config { tail_bytes_max: 1000, apply_bytes_max: 1000, ..Config::new(id(1), 1) };
+    let mut raft = Raft::new(config, Recovered::founded(Membership::of_voters([id(1)])), Time::ZERO).unwrap();
+    let now = Time(1_000_000_000_000);
+    let outputs = |raft: &mut Raft| {
+        let mut outputs = Vec::new();
+        loop {
+            match raft.poll() {
+                Output::Wake { .. } => return outputs,
+                Output::Persist(write) => raft.handle(now, Input::Persisted { ticket: write.ticket }),
+                output => outputs.push(output),
+            }
+        }
+    };
+    raft.handle(now, Input::Time);
+    outputs(&mut raft);
+    assert!(raft.is_leader());
+    for first in 0..1000 {
+        raft.handle(now, Input::Propose { first: ProposalId(first), commands: vec![vec![0; 100].into()] });
+        outputs(&mut raft);
+    }
+    // Nothing was said to be applied so far: what was handed out is at its limit.
+    raft.handle(now, Input::Applied { applied: Index(5), flushed: Index(1) });
+    let next = outputs(&mut raft);
+    assert!(matches!(next[..], [Output::ReadEntries { .. }]), "{next:?}");
 }

@@ -145,7 +145,7 @@ fn h25_duplicate_and_foreign_votes_do_not_count() {
 fn one_vote_per_term_also_after_a_restart() {
     let mut cluster = Cluster::new(3);
     let ask = |cluster: &Cluster, from: u64| {
-        let body = Body::RequestVote { last_log_index: Index(1), last_log_term: Term(1) };
+        let body = Body::RequestVote { last_log_index: Index(1), last_log_term: Term(1), is_transfer: false };
         cluster.message(id(from), id(1), 5, body)
     };
     let input = ask(&cluster, 2);
@@ -178,7 +178,11 @@ fn votes_go_only_to_logs_that_are_as_up_to_date() {
         [(3, 3, true), (3, 4, true), (4, 2, true), (3, 2, false), (2, 9, false), (1, 100, false)]
     {
         let mut cluster = Cluster::with_disks([(id(1), Disk::with_terms(&membership, &[2, 3]))]);
-        let body = Body::RequestVote { last_log_index: Index(last_log_index), last_log_term: Term(last_log_term) };
+        let body = Body::RequestVote {
+            last_log_index: Index(last_log_index),
+            last_log_term: Term(last_log_term),
+            is_transfer: false,
+        };
         let input = cluster.message(id(2), id(1), 5, body);
         cluster.handle(id(1), input);
         let answer = &cluster.network.pop_front().unwrap().body;
@@ -188,14 +192,14 @@ fn votes_go_only_to_logs_that_are_as_up_to_date() {
 
 /// Thesis §4.2.3: who hears a leader neither votes nor adopts the term of one who asks.
 #[test]
-fn a_node_that_hears_a_leader_ignores_campaigns() {
+fn c15_a_node_that_hears_a_leader_ignores_campaigns_except_its_own() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     let term = cluster.raft(leader).term();
     let [follower, other] = [1, 2, 3].map(id).into_iter().filter(|n| *n != leader).collect::<Vec<_>>()[..] else {
         panic!("three nodes")
     };
-    let body = Body::RequestVote { last_log_index: Index(99), last_log_term: Term(99) };
+    let body = Body::RequestVote { last_log_index: Index(99), last_log_term: Term(99), is_transfer: false };
     for to in [leader, follower] {
         let input = cluster.message(other, to, term.0 + 5, body.clone());
         cluster.handle(to, input);
@@ -317,4 +321,18 @@ fn a_split_vote_is_followed_by_another_election() {
     assert_eq!(cluster.raft(id(2)).role(), Role::Candidate);
     let leader = cluster.elect();
     assert!(cluster.raft(leader).term() >= Term(2));
+}
+
+/// C24: equal seeds do not make two nodes campaign at the same time for ever: the id is mixed in.
+#[test]
+fn c24_equal_seeds_give_different_timeouts_to_different_nodes() {
+    let membership = Membership::of_voters([id(1), id(2), id(3)]);
+    let mut cluster = Cluster::with_disks([]);
+    let mut wakes = std::collections::BTreeSet::new();
+    for n in 1..=3 {
+        cluster.start_with(coracle_core::Config::new(id(n), 7), Disk::founded(&membership));
+        let coracle_core::Output::Wake { at } = cluster.node(id(n)).raft.poll() else { panic!("at rest") };
+        wakes.insert(at);
+    }
+    assert_eq!(wakes.len(), 3);
 }

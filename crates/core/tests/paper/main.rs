@@ -11,3 +11,4 @@ mod reads;
 mod replication;
 mod safety;
 mod snapshots;
+mod transfer;

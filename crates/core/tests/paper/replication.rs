@@ -202,7 +202,7 @@ fn h68_forged_frames_change_nothing() {
         (2, append((3, 2), 0, vec![gap])),
         (2, append((1, 1), 0, vec![Run::new(Index(2), Term(9), [command("x")])])),
         (2, Body::Heartbeat { round: 1, leader_commit: Index(u64::MAX) }),
-        (2, Body::RequestVote { last_log_index: Index(u64::MAX), last_log_term: Term(2) }),
+        (2, Body::RequestVote { last_log_index: Index(u64::MAX), last_log_term: Term(2), is_transfer: false }),
     ];
     for (term, body) in forged {
         let mut cluster = follower(&[2, 2]);
@@ -331,4 +331,50 @@ fn a_peer_far_behind_is_served_from_the_disk() {
     cluster.run(Duration::from_secs(2));
     assert_eq!(cluster.raft(peer).commit_index(), cluster.raft(leader).status().last_index);
     assert_eq!(cluster.nodes[&peer].applied, cluster.nodes[&leader].applied);
+}
+
+/// C9, h61: the answer to a question of an earlier leadership is not sent, for the range may have been rewritten since.
+#[test]
+fn c09_entries_read_in_an_earlier_leadership_are_not_sent() {
+    let membership = Membership::of_voters([id(1), id(2), id(3)]);
+    let mut cluster = Cluster::with_disks([]);
+    for n in 1..=3 {
+        cluster.start_with(Config { tail_bytes_max: 1, ..Config::new(id(n), n) }, Disk::founded(&membership));
+    }
+    let leader = cluster.elect();
+    let [behind, other] = (1..=3).map(id).filter(|n| *n != leader).collect::<Vec<_>>()[..] else { panic!("three") };
+    cluster.down.push(behind);
+    for i in 0..10 {
+        cluster.propose(leader, &format!("{i}"));
+        cluster.deliver();
+    }
+    cluster.node(leader).is_reading = false;
+    cluster.down.clear();
+    cluster.run(Duration::from_millis(600));
+    let [(request, from, to)] = cluster.node(leader).questions[..] else { panic!("one question") };
+    let stale = Run::new(from, Term(1), vec![command("stale"); (to.0 - from.0 + 1) as usize]);
+    // Another term begins, in which the same node leads again.
+    cluster.handle(leader, Input::Transfer { to: Some(other) });
+    cluster.deliver();
+    cluster.handle(other, Input::Transfer { to: Some(leader) });
+    cluster.deliver();
+    assert!(cluster.raft(leader).is_leader());
+    cluster.network.clear();
+    for entries in [vec![stale.clone()], vec![]] {
+        let result = coracle_core::LogRead::Entries(entries);
+        cluster.handle(leader, Input::EntriesRead { request, result });
+    }
+    let sent = cluster
+        .network
+        .iter()
+        .filter(|m| matches!(&m.body, Body::AppendEntries { entries, .. } if entries.contains(&stale)));
+    assert_eq!(sent.count(), 0);
+    cluster.node(leader).is_reading = true;
+    let questions = std::mem::take(&mut cluster.node(leader).questions);
+    for (request, from, to) in questions {
+        let result = cluster.node(leader).disk.read(from, to);
+        cluster.handle(leader, Input::EntriesRead { request, result });
+    }
+    cluster.run(Duration::from_secs(1));
+    assert_eq!(cluster.nodes[&behind].disk.terms(), cluster.nodes[&leader].disk.terms());
 }

@@ -29,7 +29,7 @@ fn send_snapshot(cluster: &mut Cluster, leader: NodeId, to: NodeId, index: Index
     cluster.handle(leader, Input::SnapshotSending { peer: to, index });
     let piece = InstallSnapshot { meta, offset: 0, data: Bytes::new() };
     let term = cluster.raft(leader).term().0;
-    let input = cluster.message(leader, to, term, Body::InstallSnapshot(piece));
+    let input = cluster.message(leader, to, term, Body::InstallSnapshot(piece.into()));
     cluster.handle(to, input);
 }
 
@@ -89,7 +89,7 @@ fn c08_a_snapshot_replaces_another_history() {
         checksum: 0,
     };
     let piece = InstallSnapshot { meta, offset: 0, data: Bytes::new() };
-    let input = cluster.message(id(2), id(1), 4, Body::InstallSnapshot(piece));
+    let input = cluster.message(id(2), id(1), 4, Body::InstallSnapshot(piece.into()));
     cluster.handle(id(1), input);
     let node = cluster.node(id(1));
     assert_eq!((node.disk.base.index, node.disk.base.term, node.disk.last_index()), (Index(4), Term(3), Index(4)));
@@ -116,7 +116,7 @@ fn c08_a_snapshot_replaces_a_log_whose_compaction_is_not_written() {
     assert_eq!(cluster.node(follower).disk.base.index, Index::ZERO, "the compaction waits");
     let meta = coracle_core::SnapshotMeta { last_included_index: Index(40), ..cluster.snapshot_of(leader, Index(18)) };
     let piece = InstallSnapshot { meta, offset: 0, data: Bytes::new() };
-    let input = cluster.message(leader, follower, cluster.raft(leader).term().0, Body::InstallSnapshot(piece));
+    let input = cluster.message(leader, follower, cluster.raft(leader).term().0, Body::InstallSnapshot(piece.into()));
     cluster.handle(follower, input);
     cluster.sync_one(follower);
     cluster.pump(follower);
@@ -156,7 +156,7 @@ fn c07_a_state_behind_the_log_votes_and_does_not_campaign() {
     let mut cluster = Cluster::with_disks([(id(1), disk)]);
     cluster.time_out(id(1));
     assert_eq!(cluster.raft(id(1)).role(), Role::Follower);
-    let ask = Body::RequestVote { last_log_index: Index(9), last_log_term: Term(2) };
+    let ask = Body::RequestVote { last_log_index: Index(9), last_log_term: Term(2), is_transfer: false };
     let input = cluster.message(id(2), id(1), 3, ask);
     cluster.handle(id(1), input);
     assert_eq!(cluster.between(id(1), id(2)), [&Body::RequestVoteResponse { granted: true }]);

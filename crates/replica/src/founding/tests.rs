@@ -248,20 +248,24 @@ fn c02_a_node_wiped_before_the_founding_takes_part_as_its_new_self() {
 
 #[test]
 fn c02_a_question_of_a_new_node_invalidates_its_predecessors_answer() {
-    let mut machine = Founding::new(founder(0, 10), [address(1)], ClusterId(1), Time::ZERO);
-    let Step::Ask { question, .. } = machine.poll(Time::ZERO) else { panic!("it asks") };
-    let answer = founder(1, 20).answer(&question, AnswerState::Unfounded { peers: vec![address(0), address(1)] });
-    machine.answered(&address(1), answer, Time::ZERO);
-    let successor = founder(1, 21);
-    machine.asked_by(&Question {
-        at: address(0),
-        id: successor.id,
-        incarnation: successor.incarnation,
-        cluster_name: successor.cluster_name,
-        addresses: successor.addresses,
-    });
-    assert!(matches!(machine.poll(Time::ZERO), Step::Wait { .. }));
-    assert_eq!(machine.missing().len(), 1);
+    // Also when this node knows it by a name that it does not advertise.
+    for known_as in [address(1), "/dns4/b/tcp/1".to_owned()] {
+        let mut machine = Founding::new(founder(0, 10), [known_as.clone()], ClusterId(1), Time::ZERO);
+        let Step::Ask { question, .. } = machine.poll(Time::ZERO) else { panic!("it asks") };
+        let peers = vec![address(0), address(1)];
+        let answer = founder(1, 20).answer(&question, AnswerState::Unfounded { peers });
+        machine.answered(&known_as, answer, Time::ZERO);
+        let successor = founder(1, 21);
+        machine.asked_by(&Question {
+            at: address(0),
+            id: successor.id,
+            incarnation: successor.incarnation,
+            cluster_name: successor.cluster_name,
+            addresses: successor.addresses,
+        });
+        assert!(matches!(machine.poll(Time::ZERO), Step::Wait { .. }));
+        assert_eq!(machine.missing().len(), 1);
+    }
 }
 
 #[test]

@@ -93,7 +93,9 @@ impl Replica {
         for (sequence, command) in (sequence..).zip(commands) {
             let foreign = Foreign { peer, term, nonce, sequence };
             if !leads {
-                self.answers.push(foreign, Forwarded::NotLeader);
+                if let Some(outcome) = self.seen.outcome_elsewhere(&foreign) {
+                    self.answers.push(foreign, outcome);
+                }
             } else if self.seen.insert(&foreign) {
                 match self.clients.admit_foreign(command.len()) {
                     Ok(()) => self.proposals.foreign.push_back((foreign, command)),
@@ -105,6 +107,10 @@ impl Replica {
 
     /// Hands everything that waits to whom it belongs.
     pub(super) fn hand_on_commands(&mut self) {
+        // While leadership moves nobody takes commands; soon it is known who leads (C14).
+        if self.raft.is_transferring() {
+            return;
+        }
         if self.raft.is_leader() {
             self.propose_waiting();
         } else {

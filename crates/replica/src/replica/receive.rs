@@ -45,7 +45,7 @@ impl Replica {
         let content = meta.content;
         self.tell_core(RaftInput::SnapshotStored { from, term, content, offset, done: whole });
         if whole {
-            self.tell_core(RaftInput::SnapshotReceived { meta });
+            self.tell_core(RaftInput::SnapshotReceived { meta: meta.into() });
         }
     }
 

@@ -178,7 +178,7 @@ impl Replica {
         if !self.raft.is_leader() {
             return;
         }
-        let body = Body::InstallSnapshot(InstallSnapshot { meta, offset, data });
+        let body = Body::InstallSnapshot(Box::new(InstallSnapshot { meta, offset, data }));
         self.effects.send_late(peer, self.raft.term(), body);
     }
 

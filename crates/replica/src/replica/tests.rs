@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use coracle_core::{Body, Index, Message, NodeId, RejectReason, Term};
+use coracle_core::{Body, Forwarded, Index, Message, NodeId, RejectReason, Term};
 
 use crate::{
     Completion, Consistency, Input, ReplicaOptions, RequestError, RequestId,
@@ -114,22 +114,48 @@ fn c21_a_forward_that_arrives_twice_is_appended_once() {
     assert_eq!(cluster.list(leader), [1, 2, 3, 4, 5]);
 }
 
+/// What a node says to a forwarded command, in the order of the answers.
+fn answers_to_forward(cluster: &mut Cluster, from: NodeId, to: NodeId, term: Term) -> Vec<Forwarded> {
+    cluster.delivered.clear();
+    let body = Body::Propose { nonce: 7, sequence: 1, commands: vec![Bytes::from_static(b"12345678")] };
+    cluster.input(to, Input::Message(Message { from, to, term, body }));
+    cluster.run_for(SECOND / 10);
+    let answers = cluster.delivered.iter().filter_map(|message| match &message.body {
+        Body::ProposeResponse { outcomes, .. } => Some(outcomes.clone()),
+        _ => None,
+    });
+    answers.flatten().collect()
+}
+
 #[test]
-fn c21_a_forward_of_another_term_is_refused() {
+fn c21_a_forward_to_a_node_that_does_not_lead_is_refused() {
     let mut cluster = Cluster::new(3, false, 5, defaults);
     let leader = cluster.elect();
     let follower = cluster.other_than(leader);
     let term = cluster.replica(leader).status().term;
-    cluster.delivered.clear();
-    let body = Body::Propose { nonce: 7, sequence: 1, commands: vec![Bytes::from_static(b"12345678")] };
-    let earlier = Message { from: follower, to: leader, term: Term(term.0 - 1), body };
-    cluster.input(leader, Input::Message(earlier));
-    let is_refused = |message: &Message| match &message.body {
-        Body::ProposeResponse { outcomes, .. } => outcomes == &[coracle_core::Forwarded::NotLeader],
-        _ => false,
-    };
-    assert!(cluster.run_until(SECOND, |cluster| cluster.delivered.iter().any(is_refused)));
+    assert_eq!(answers_to_forward(&mut cluster, leader, follower, term), [Forwarded::NotLeader]);
     assert!(cluster.list(leader).is_empty());
+}
+
+#[test]
+fn c21_a_forward_that_may_have_been_appended_is_never_refused() {
+    let mut cluster = Cluster::new(3, false, 5, defaults);
+    let leader = cluster.elect();
+    let follower = cluster.other_than(leader);
+    let term = cluster.replica(leader).status().term;
+    let first = answers_to_forward(&mut cluster, follower, leader, term);
+    assert!(matches!(first[..], [Forwarded::Applied { .. }]), "{first:?}");
+    // It leads no more when a copy of the message arrives: the answer is under way already.
+    let heartbeat = Body::Heartbeat { round: 1, leader_commit: Index(0) };
+    let later = Message { from: follower, to: leader, term: Term(term.0 + 1), body: heartbeat };
+    cluster.input(leader, Input::Message(later));
+    cluster.run_until(Duration::ZERO, |_| false);
+    assert_eq!(answers_to_forward(&mut cluster, follower, leader, term), []);
+    // Another life does not know what this one has appended.
+    cluster.stop(leader);
+    cluster.start(leader);
+    assert_eq!(answers_to_forward(&mut cluster, follower, leader, term), [Forwarded::Unknown]);
+    assert_eq!(cluster.list(follower).len(), 1);
 }
 
 #[test]

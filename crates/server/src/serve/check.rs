@@ -24,6 +24,16 @@ pub(crate) fn plaintext(args: &ServeArgs) -> Outcome {
     Err(failure.hint("Use a loopback address, or say --insecure if the network itself is trusted."))
 }
 
+/// How many entries a compaction leaves: fewer than what makes it begin, or it would begin for ever.
+pub(crate) fn log_entries_kept(args: &ServeArgs) -> Outcome<u64> {
+    let (max, kept) = (args.log_entries_max, args.log_entries_kept.unwrap_or(args.log_entries_max / 10));
+    if kept < max {
+        return Ok(kept);
+    }
+    let text = format!("--log-entries-kept is {kept}; expected less than --log-entries-max, which is {max}");
+    Err(Failure::new(Code::Usage, text))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -31,11 +41,25 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
 
-    fn check(line: &str) -> Outcome {
+    fn args(line: &str) -> ServeArgs {
         match Cli::try_parse_from(line.split_whitespace()).unwrap().command {
-            Command::Serve(args) => plaintext(&args),
+            Command::Serve(args) => *args,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn check(line: &str) -> Outcome {
+        plaintext(&args(line))
+    }
+
+    #[test]
+    fn a_compaction_leaves_less_than_what_makes_it_begin() {
+        let kept = |rest: &str| log_entries_kept(&args(&format!("coracle serve /memory/1 {rest}")));
+        assert_eq!(kept(""), Ok(10_000));
+        assert_eq!(kept("--log-entries-max 200"), Ok(20));
+        assert_eq!(kept("--log-entries-max 200 --log-entries-kept 0"), Ok(0));
+        let failure = kept("--log-entries-max 200 --log-entries-kept 200").unwrap_err();
+        assert!(failure.code == Code::Usage && failure.to_string().contains("--log-entries-kept is 200"), "{failure}");
     }
 
     #[test]

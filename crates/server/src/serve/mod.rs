@@ -27,6 +27,7 @@ const GRACE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(args: ServeArgs) -> Outcome {
     check::plaintext(&args)?;
+    let log_entries_kept = check::log_entries_kept(&args)?;
     log::start(&args)?;
     let mut leave = Leave::watch(args.exit_with_stdin)?;
     let listener = TcpListener::bind(args.api).await.map_err(|error| {
@@ -35,7 +36,7 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome {
     })?;
     let api = listener.local_addr().map_err(|error| Failure::io("the listener for clients", &error))?;
     let node = tokio::select! {
-        node = start(&args, api) => node?,
+        node = start(&args, api, log_entries_kept) => node?,
         why = leave.asked() => {
             tracing::info!(why, "leaving before the node was founded");
             return Ok(());
@@ -62,13 +63,17 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome {
     ended
 }
 
-async fn start(args: &ServeArgs, api: SocketAddr) -> Outcome<Node> {
+async fn start(args: &ServeArgs, api: SocketAddr, log_entries_kept: u64) -> Outcome<Node> {
     let mut builder = Node::builder()
         .cluster(args.cluster.clone())
         .storage(&args.storage)
         .client_address(advertised(args, api))
         .heartbeat_interval(args.heartbeat)
-        .election_timeout(args.election_timeout.min..=args.election_timeout.max);
+        .election_timeout(args.election_timeout.min..=args.election_timeout.max)
+        .options(|options| {
+            options.replica.log_entries_max = args.log_entries_max;
+            options.replica.log_entries_kept = log_entries_kept;
+        });
     for address in &args.addresses {
         builder = builder.address(address);
     }

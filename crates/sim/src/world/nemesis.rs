@@ -16,11 +16,13 @@ pub(super) enum Fault {
     Join,
     Pause,
     Unreachable,
+    /// The leader is told to hand over.
+    Transfer,
 }
 
 impl World {
     pub(super) fn begin_faults(&mut self) {
-        for fault in [Fault::Crash, Fault::Partition, Fault::Pause, Fault::Unreachable] {
+        for fault in [Fault::Crash, Fault::Partition, Fault::Pause, Fault::Unreachable, Fault::Transfer] {
             self.again(fault);
         }
     }
@@ -32,6 +34,7 @@ impl World {
             Fault::Partition => self.faults.partition_every.filter(|_| self.nodes.len() > 1),
             Fault::Pause => self.faults.pause_every,
             Fault::Unreachable => self.faults.unreachable_every.filter(|_| self.nodes.len() > 1),
+            Fault::Transfer => self.faults.transfer_every.filter(|_| self.nodes.len() > 1),
             Fault::Join => None,
         };
         if let Some(every) = every {
@@ -63,6 +66,10 @@ impl World {
                 if peer != self.nodes[node].id {
                     self.input(node, Input::Unreachable { peer });
                 }
+                Ok(())
+            }
+            Fault::Transfer => {
+                self.transfer(node);
                 Ok(())
             }
         }
@@ -100,6 +107,16 @@ impl World {
         self.trace.line(self.now, || format!("n{node} pauses for {lasts:?}"));
         self.nodes[node].paused_until = self.now.plus(lasts);
         self.report.pauses += 1;
+    }
+
+    /// To the node, which may be down or far behind, or to whom the leader thinks best.
+    fn transfer(&mut self, node: usize) {
+        let to = self.rng.chance(0.5).then_some(self.nodes[node].id);
+        if let Some(leader) = self.leader() {
+            self.trace.line(self.now, || format!("n{leader} is to hand over to {to:?}"));
+            self.input(leader, Input::Transfer { to });
+            self.report.transfers += 1;
+        }
     }
 
     /// Who leads in the highest term.

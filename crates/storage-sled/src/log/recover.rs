@@ -45,6 +45,7 @@ pub(super) fn scan(
         hard_state: state.hard_state,
         shape: LogShape::recovered(&base, terms.clone(), state.last_index),
         generation: state.generation,
+        is_purged: false,
     };
     let recovered = RecoveredLog {
         hard_state: state.hard_state,
@@ -70,7 +71,9 @@ struct Reader {
 impl Reader {
     /// Reads up to `last`, or up to the first damaged entry, whose index it returns.
     fn read(&mut self, engine: &Engine, tree: &sled::Tree, last: Index) -> Result<Option<Index>> {
-        let mut blocks = rows::Blocks::new(engine, tree, Index::ZERO);
+        // What compaction has not deleted yet is passed over: it may be half there.
+        let first = rows::block_of(engine, tree, self.shape.base().next())?.unwrap_or_default();
+        let mut blocks = rows::Blocks::new(engine, tree, first);
         while self.shape.last_index() < last {
             let next = self.shape.last_index().next();
             let Some((first, block)) = blocks.next()? else { return Ok(Some(next)) };
@@ -93,7 +96,7 @@ impl Reader {
             decoded => decoded?,
         };
         let Some(run) = run.slice(next, Index::MAX) else {
-            // Left over from a compaction that a crash cut short.
+            // Left over from a compaction.
             return Ok(());
         };
         for (index, entry) in run.iter().filter(|(_, entry)| entry.kind == EntryKind::Membership) {

@@ -40,9 +40,9 @@ pub(super) fn is_row(key: &[u8]) -> bool {
     key.first() == Some(&PREFIX)
 }
 
-/// Adds rows for `runs`.
-pub(super) fn append(changes: &mut Batch, runs: &[Run]) {
-    let mut buffer = Vec::new();
+/// Adds rows for `runs`, and says how many.
+pub(super) fn append(changes: &mut Batch, runs: &[Run]) -> usize {
+    let (mut buffer, mut count) = (Vec::new(), 0);
     for run in runs {
         let mut rest = Some(run.clone());
         while let Some(run) = rest {
@@ -52,9 +52,11 @@ pub(super) fn append(changes: &mut Batch, runs: &[Run]) {
             encode_runs(std::slice::from_ref(&block), &mut buffer);
             for (row, bytes) in (0..).zip(buffer.chunks(BLOCK_BYTES_MAX)) {
                 changes.insert(&key(block.first(), row), bytes);
+                count += 1;
             }
         }
     }
+    count
 }
 
 /// The first entries of a run: as many as fit into one row, at least one.

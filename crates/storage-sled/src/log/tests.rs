@@ -201,6 +201,31 @@ fn what_a_compaction_left_behind_is_ignored() {
 }
 
 #[test]
+fn c07_a_compaction_is_spread_over_the_writes_that_follow() {
+    let fixture = Fixture::new();
+    for first in 1..=100 {
+        fixture.write(first, &["a"]);
+    }
+    // The last block below the base has many rows, which are not deleted together.
+    fixture.log.write(&[batch(vec![Run::new(Index(101), Term(3), [Entry::command(vec![7; 100_000])])])]).unwrap();
+    let base = Base { index: Index(101), term: Term(3), ..Base::default() };
+    let rows_left = || fixture.tree().range(rows::start()..row(102)).count();
+    let before = rows_left();
+    fixture.log.write(&[LogBatch { base: Some(base), ..batch(vec![]) }]).unwrap();
+    assert_eq!(rows_left(), before - PURGE_ROWS);
+    let mut index = 102;
+    while rows_left() > 0 {
+        fixture.write(index, &["b"]);
+        let recovered = fixture.recover().unwrap();
+        assert_eq!((recovered.damaged_at, recovered.last_index), (None, Index(index)));
+        assert_eq!(recovered.tail.iter().map(Run::len).sum::<usize>() as u64, index - 101);
+        index += 1;
+        assert!(index < 200, "{} rows are left", rows_left());
+    }
+    assert_eq!(fixture.log.read(GROUP, Index(101), Index(102), 9).unwrap(), LogRead::Compacted);
+}
+
+#[test]
 fn small_entries_share_a_row() {
     let fixture = Fixture::new();
     fixture.write(1, &["abc"; 256]);

@@ -13,6 +13,7 @@ pub(super) fn check<S: Subject>(factory: &impl Fn() -> S) {
     batches_come_with_their_index(factory());
     the_last_change_to_a_key_wins(factory());
     scans_go_both_ways(factory());
+    changes_hide_what_was_flushed(factory());
     scans_are_bounded(factory());
     values_of_every_size(factory());
     groups_are_apart(factory());
@@ -111,7 +112,40 @@ fn scans_go_both_ways<S: Subject>(subject: S) {
     data.flush().expect("flush");
     drop(data);
     let subject = reopened(subject);
+    check_ranges(&kv(&subject), &rows);
+}
+
+fn changes_hide_what_was_flushed<S: Subject>(subject: S) {
     let data = kv(&subject);
+    let mut rows = fill(&data);
+    data.flush().expect("flush");
+    let mut ops = vec![put("aa", "new")];
+    rows.insert("aa".into(), "new".into());
+    for (i, key) in tricky_keys().into_iter().enumerate() {
+        match i % 3 {
+            0 => {
+                rows.remove(&key);
+                ops.push(delete(key));
+            }
+            1 => {
+                rows.insert(key.clone(), pattern(i));
+                ops.push(put(key, pattern(i)));
+            }
+            _ => {}
+        }
+    }
+    data.write(ops, Index(2)).expect("write");
+    for key in tricky_keys() {
+        assert!(data.get(&key).expect("get") == rows.get(&key).cloned(), "the value of {key:?} is another one");
+    }
+    check_ranges(&data, &rows);
+    data.flush().expect("flush");
+    drop(data);
+    let subject = reopened(subject);
+    check_ranges(&kv(&subject), &rows);
+}
+
+fn check_ranges(data: &Kv, rows: &BTreeMap<Bytes, Bytes>) {
     let mut bounds = vec![Bound::Unbounded];
     for key in tricky_keys().into_iter().chain([Bytes::from_static(b"aa")]) {
         bounds.push(Bound::Included(key.clone()));
@@ -119,7 +153,7 @@ fn scans_go_both_ways<S: Subject>(subject: S) {
     }
     for from in &bounds {
         for to in &bounds {
-            check_range(&data, &rows, from, to);
+            check_range(data, rows, from, to);
         }
     }
 }

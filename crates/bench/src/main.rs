@@ -1,0 +1,173 @@
+//! `cargo xtask bench core`: the protocol alone, beside a peer, in one table.
+
+use std::{
+    env,
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+    time::Duration,
+};
+
+use coracle_bench::{Trio, counting::Counting, machine, measure, measure::Spread, ours::Ours, table, table::Row};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const HELP: &str = "\
+Three replicas in one thread, 100-byte entries, applied on all three, log in memory: CPU time, allocations and messages per entry.
+
+Usage: cargo xtask bench core [--quick] [--alone] [--in-flight <entries>]
+
+  --quick                  short runs: to see that it works, not to believe the figures
+  --alone                  Coracle without its peer, as a profiler wants it
+  --in-flight <entries>    this load only, instead of 1, 16 and 256
+  --help                   this text
+";
+
+/// What to measure, how long and how often.
+struct Plan {
+    /// How many entries are in flight.
+    loads: Vec<usize>,
+    is_alone: bool,
+    runs: usize,
+    duration: Duration,
+    counted_entries: usize,
+}
+
+impl Plan {
+    fn full() -> Plan {
+        let (runs, duration) = (9, Duration::from_secs(1));
+        Plan { loads: vec![1, 16, 256], is_alone: false, runs, duration, counted_entries: 200_000 }
+    }
+
+    /// What the arguments after `core` ask for; what is wrong with them otherwise.
+    fn parse<'a>(mut args: impl Iterator<Item = &'a str>) -> Result<Plan, String> {
+        let mut plan = Plan::full();
+        while let Some(arg) = args.next() {
+            match arg {
+                "--quick" => {
+                    (plan.runs, plan.duration) = (3, Duration::from_millis(100));
+                    plan.counted_entries = 20_000;
+                }
+                "--alone" => plan.is_alone = true,
+                "--in-flight" => plan.loads = vec![parse_load(args.next())?],
+                _ => return Err(format!("unknown option `{arg}`")),
+            }
+        }
+        Ok(plan)
+    }
+}
+
+fn parse_load(value: Option<&str>) -> Result<usize, String> {
+    let valid = value.and_then(|value| value.parse().ok()).filter(|load| (1..=LOAD_MAX).contains(load));
+    valid.ok_or_else(|| format!("--in-flight takes a number from 1 to {LOAD_MAX}, got `{}`", value.unwrap_or_default()))
+}
+
+/// More would not fit into what a leader takes uncommitted.
+const LOAD_MAX: usize = 65_536;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let mut words = args.iter().map(String::as_str);
+    if words.clone().any(|arg| arg == "--help" || arg == "-h") {
+        return finish(io::stdout().write_all(HELP.as_bytes()), ExitCode::SUCCESS);
+    }
+    let plan = match words.next() {
+        Some("core") => Plan::parse(words),
+        other => Err(format!("the only benchmark is `core`, got `{}`", other.unwrap_or_default())),
+    };
+    match plan {
+        Ok(plan) => finish(core(&plan), ExitCode::SUCCESS),
+        Err(what) => finish(writeln!(io::stderr(), "error: {what}\n\n{HELP}"), ExitCode::from(2)),
+    }
+}
+
+/// The exit code: output that could not be written is a failure of its own.
+fn finish(written: io::Result<()>, code: ExitCode) -> ExitCode {
+    if written.is_ok() { code } else { ExitCode::from(74) }
+}
+
+fn core(plan: &Plan) -> io::Result<()> {
+    let mut trios: Vec<(&'static str, Box<dyn Trio>)> = vec![(table::OURS, Box::new(Ours::new()))];
+    if !plan.is_alone {
+        trios.extend(peers()?);
+    }
+    let mut progress = Progress::new(plan.loads.len() * (plan.runs + 1));
+    let mut rows = Vec::new();
+    for &in_flight in &plan.loads {
+        rows.extend(load(plan, &mut trios, in_flight, &mut progress)?);
+    }
+    progress.clear()?;
+    let mut out = io::stdout();
+    writeln!(out, "Three replicas in one thread, entries of 100 bytes applied on all three, log in memory.")?;
+    writeln!(out, "{}. {} runs of {:?} each, medians.\n", machine::describe(), plan.runs, plan.duration)?;
+    out.write_all(table::render(&rows).as_bytes())
+}
+
+#[cfg(feature = "peers")]
+fn peers() -> io::Result<Vec<(&'static str, Box<dyn Trio>)>> {
+    let raft_rs = coracle_bench::raft_rs::RaftRs::new().map_err(io::Error::other)?;
+    Ok(vec![("raft-rs 0.7", Box::new(raft_rs))])
+}
+
+#[cfg(not(feature = "peers"))]
+fn peers() -> io::Result<Vec<(&'static str, Box<dyn Trio>)>> {
+    Ok(Vec::new())
+}
+
+/// One load on all implementations. Their runs alternate, so that what else the machine does meets all of them.
+fn load(
+    plan: &Plan,
+    trios: &mut [(&'static str, Box<dyn Trio>)],
+    in_flight: usize,
+    progress: &mut Progress,
+) -> io::Result<Vec<Row>> {
+    let mut timed = vec![Vec::new(); trios.len()];
+    let mut counted = Vec::new();
+    progress.step(in_flight)?;
+    for (_, trio) in trios.iter_mut() {
+        measure::warm_up(trio.as_mut(), in_flight);
+        counted.push(measure::count(trio.as_mut(), in_flight, plan.counted_entries));
+    }
+    for _ in 0..plan.runs {
+        progress.step(in_flight)?;
+        for ((_, trio), timed) in trios.iter_mut().zip(&mut timed) {
+            timed.push(measure::time(trio.as_mut(), in_flight, plan.duration));
+        }
+    }
+    let rows = trios.iter().zip(timed).zip(counted).map(|(((name, _), timed), counted)| Row {
+        name,
+        in_flight,
+        cpu: Spread::of(timed.iter().map(|run| run.cpu)),
+        wall: Spread::of(timed.iter().map(|run| run.wall)),
+        counted,
+    });
+    Ok(rows.collect())
+}
+
+/// A line on a terminal that says how far it is.
+struct Progress {
+    done: usize,
+    steps: usize,
+    is_shown: bool,
+}
+
+impl Progress {
+    fn new(steps: usize) -> Progress {
+        Progress { done: 0, steps, is_shown: io::stderr().is_terminal() }
+    }
+
+    fn step(&mut self, in_flight: usize) -> io::Result<()> {
+        self.done += 1;
+        if self.is_shown {
+            write!(io::stderr(), "\r\x1b[K{} of {}: {in_flight} in flight", self.done, self.steps)?;
+        }
+        Ok(())
+    }
+
+    fn clear(&self) -> io::Result<()> {
+        if self.is_shown {
+            write!(io::stderr(), "\r\x1b[K")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! Handing leadership over (C14; thesis §3.10).
+
+use super::{Raft, RoleState, election::Campaign};
+use crate::{Body, Event, NodeId, Time};
+
+/// A handover that is under way.
+#[derive(Clone, Debug)]
+pub(super) struct Transfer {
+    to: NodeId,
+    /// When the leader gives up and goes on leading.
+    deadline: Time,
+    /// Whether the target was told to campaign.
+    is_sent: bool,
+}
+
+impl Transfer {
+    pub(super) fn deadline(&self) -> Time {
+        self.deadline
+    }
+}
+
+impl Raft {
+    /// Whether leadership is being handed over: proposals are refused meanwhile.
+    pub fn is_transferring(&self) -> bool {
+        matches!(&self.role, RoleState::Leader(leader) if leader.transfer.is_some())
+    }
+
+    pub(super) fn on_transfer(&mut self, to: Option<NodeId>) {
+        let target = self.transfer_target(to);
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        match target {
+            Some(to) => {
+                let deadline = self.now.plus(self.config.election_timeout_max);
+                leader.transfer = Some(Transfer { to, deadline, is_sent: false });
+            }
+            None => self.outputs.events.push(Event::TransferAborted { to }),
+        }
+    }
+
+    /// The voter that is to lead: the one asked for, or of those that answer the one whose log is furthest.
+    fn transfer_target(&self, to: Option<NodeId>) -> Option<NodeId> {
+        let RoleState::Leader(leader) = &self.role else { return None };
+        let is_active = |contact: Time| self.now.since(contact) < self.config.election_timeout_min;
+        let membership = self.log.membership().1;
+        let candidates = leader.peers.iter().filter(|peer| {
+            membership.is_voter(peer.id) && is_active(peer.contact) && to.is_none_or(|to| to == peer.id)
+        });
+        candidates.max_by_key(|peer| peer.match_index).map(|peer| peer.id)
+    }
+
+    /// Tells the target to campaign as soon as it has the whole log.
+    pub(super) fn settle_transfer(&mut self) {
+        let last_index = self.log.last_index();
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        let Some(transfer) = &leader.transfer else { return };
+        let to = transfer.to;
+        let has_everything = leader.peer_ref(to).is_some_and(|peer| peer.match_index == last_index);
+        if let Some(transfer) = &mut leader.transfer
+            && has_everything
+            && !transfer.is_sent
+        {
+            transfer.is_sent = true;
+            self.send(to, Body::TimeoutNow);
+        }
+    }
+
+    /// Gives up after the longest election timeout: the target may be down.
+    pub(super) fn check_transfer(&mut self) {
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        if let Some(transfer) = leader.transfer.take_if(|transfer| self.now >= transfer.deadline) {
+            self.outputs.events.push(Event::TransferAborted { to: Some(transfer.to) });
+        }
+    }
+
+    /// Only the leader of the current term may ask for this (C14).
+    pub(super) fn on_timeout_now(&mut self, from: NodeId) {
+        if self.following.leader == Some(from) && self.may_campaign() {
+            self.become_candidate(Campaign::by_transfer());
+        }
+    }
+}
