@@ -139,6 +139,9 @@ async fn query_node(node: &Node, query: &Query, consistency: Consistency) -> Res
 fn write_error(node: &Node, error: &RequestError) -> Error {
     match error {
         RequestError::Rejected(reason) => rejected(node, *reason),
+        RequestError::TooLarge { max, got } => {
+            Error::LimitExceeded { limit: "command_bytes_max".to_owned(), max: *max as u64, got: *got as u64 }
+        }
         _ => Error::Unknown("the leader changed, or the node stopped, before the write was acknowledged".to_owned()),
     }
 }

@@ -248,6 +248,14 @@ pub enum RequestError {
     /// Surely without effect.
     #[error("rejected: {0:?}")]
     Rejected(RejectReason),
+    /// Surely without effect: the command is longer than the peers could be told of.
+    #[error("command_bytes_max is {max}: got a command of {got} bytes")]
+    TooLarge {
+        /// The limit, in bytes.
+        max: usize,
+        /// The command's length.
+        got: usize,
+    },
     /// It may or may not take effect.
     #[error("the outcome is unknown")]
     Unknown,
