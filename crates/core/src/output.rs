@@ -83,7 +83,7 @@ pub enum Output {
     },
     /// Something that an operator or a test may want to know.
     Event(Event),
-    /// The group stops for good. No further output but `Wake` follows.
+    /// The group stops for good. Only events, `Wake`, and the refusal of what is handed in later follow.
     Fatal(Fatal),
     /// Nothing more to do until there is input, or until `at`.
     Wake {
@@ -162,6 +162,13 @@ pub enum RejectReason {
     Stopped,
     /// No majority answered in time.
     NoQuorum,
+    /// Another change of membership is under way, or the leader has not committed anything in its term yet: try again later.
+    ChangeInProgress,
+    /// The membership asked for cannot be.
+    Membership {
+        /// Why not.
+        why: &'static str,
+    },
 }
 
 /// Something that an operator or a test may want to know.

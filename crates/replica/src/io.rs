@@ -248,12 +248,12 @@ pub enum RequestError {
     /// Surely without effect.
     #[error("rejected: {0:?}")]
     Rejected(RejectReason),
-    /// Surely without effect: the command is longer than `command_bytes_max`.
-    #[error("the command has {got} bytes, more than command_bytes_max, which is {max}")]
+    /// Surely without effect: the command is longer than the peers could be told of.
+    #[error("command_bytes_max is {max}: got a command of {got} bytes")]
     TooLarge {
-        /// The limit.
+        /// The limit, in bytes.
         max: usize,
-        /// The command's bytes.
+        /// The command's length.
         got: usize,
     },
     /// It may or may not take effect.

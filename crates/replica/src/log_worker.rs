@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coracle_core::{GroupId, Index, Persist, Run, Ticket};
+use coracle_core::{GroupId, Index, LogRead, Persist, Run, Ticket};
 use coracle_storage::{LogBatch, LogStore, StorageError};
 
 use crate::Completion;
@@ -35,6 +35,8 @@ impl LogWorker {
     pub fn read(&self, request: u64, from: Index, to: Index, bytes_max: usize) -> Completion {
         match self.log.read(self.group, from, to, bytes_max) {
             Ok(result) => Completion::LogRead { request, result },
+            // The log was cut off since it was asked for. Whoever asked decides anew; only the core knows whether that can be (C9).
+            Err(StorageError::Invalid(_)) => Completion::LogRead { request, result: LogRead::Compacted },
             Err(error) => failed(&error),
         }
     }
@@ -154,6 +156,16 @@ mod tests {
     fn writes_without_a_new_base_are_one_batch() {
         let writes = persists(vec![(None, 3, None, false), (Some(2), 2, None, false), (None, 1, Some(2), false)]);
         assert_eq!(merge(GROUP, writes).len(), 1);
+    }
+
+    #[test]
+    fn c09_a_range_that_was_cut_off_meanwhile_is_no_failure() {
+        let worker = LogWorker::new(Arc::new(MemoryLog::founded(&Membership::of_voters([NodeId(1)]))), GROUP);
+        worker.write(persists(vec![(None, 3, None, false)]));
+        let read = |from| worker.read(7, Index(from), Index(9), 100);
+        assert!(matches!(read(4), Completion::LogRead { request: 7, result: LogRead::Entries(_) }));
+        worker.write(persists(vec![(None, 3, None, false), (Some(2), 0, None, false)]).split_off(1));
+        assert!(matches!(read(4), Completion::LogRead { request: 7, result: LogRead::Compacted }));
     }
 
     #[test]

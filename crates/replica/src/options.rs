@@ -29,7 +29,7 @@ pub struct ReplicaOptions {
     pub requests_max: usize,
     /// The most bytes of commands and queries that wait to be handed on. Default 64 MiB.
     pub request_bytes_max: usize,
-    /// The longest command. It has to fit in a frame of the transport with some room to spare: one that no peer can be sent would be in the way of all that come after it. Default 7 MiB.
+    /// The most bytes of one command. It has to fit, with what surrounds it, into the transport's largest frame: what cannot be sent is never committed, nor is anything after it. Default 6 MiB.
     pub command_bytes_max: usize,
     /// A forwarded command whose answer takes longer has an unknown outcome. Default 5 s.
     pub forward_timeout: Duration,
@@ -53,7 +53,7 @@ impl ReplicaOptions {
             log_entries_kept: 10_000,
             requests_max: 1 << 16,
             request_bytes_max: 64 << 20,
-            command_bytes_max: 7 << 20,
+            command_bytes_max: 6 << 20,
             forward_timeout: Duration::from_secs(5),
             forward_bytes_max: 4 << 20,
             leader_wait: Duration::from_secs(2),

@@ -83,6 +83,7 @@ impl StateWorker {
     fn install(&mut self, meta: &SnapshotMeta) -> Result<Completion, StorageError> {
         let mut reader = StoredSnapshot::new(&*self.snapshots, meta);
         self.machine.install(meta.last_included_index, &mut reader)?;
+        self.delete_older_snapshots()?;
         Ok(Completion::SnapshotInstalled { applied: self.machine.applied() })
     }
 
@@ -92,9 +93,23 @@ impl StateWorker {
             let expected = meta.last_included_index;
             return Err(StorageError::Invalid(format!("a snapshot at {expected} is due, the state is at {applied}")));
         }
+        self.delete_older_snapshots()?;
         let source = self.machine.snapshot()?;
         meta.size = 0;
         Ok(SnapshotJob { source, store: self.snapshots.clone(), writer: None, hasher: crc32fast::Hasher::new(), meta })
+    }
+}
+
+impl StateWorker {
+    /// Deletes whole snapshots but the newest: before another one is taken and after one was installed, so that two are kept at most for long.
+    /// One that is yet to be installed is beyond the state, and so is the newest then: all stay.
+    fn delete_older_snapshots(&self) -> Result<(), StorageError> {
+        match self.snapshots.latest()? {
+            Some(latest) if latest.last_included_index <= self.machine.applied().applied => {
+                self.snapshots.keep_only(latest.content)
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -129,7 +144,11 @@ impl SnapshotJob {
             Some(writer) => writer,
             None => self.store.begin()?,
         };
-        if let Some(piece) = self.source.read(PIECE_BYTES)? {
+        let piece = match self.source.read(PIECE_BYTES) {
+            Err(error @ StorageError::Stopped(_)) => return self.end_with_newer(error),
+            piece => piece?,
+        };
+        if let Some(piece) = piece {
             writer.write(&piece)?;
             self.hasher.update(&piece);
             self.meta.size += piece.len() as u64;
@@ -139,6 +158,13 @@ impl SnapshotJob {
         self.meta.checksum = self.hasher.clone().finalize();
         self.meta.content = content(&self.meta);
         self.finish(writer)?;
+        Ok(false)
+    }
+
+    /// The state cannot be read any more. A snapshot that was installed meanwhile has replaced it: that one is newer and as good.
+    fn end_with_newer(&mut self, error: StorageError) -> Result<bool, StorageError> {
+        let latest = self.store.latest()?.filter(|it| it.last_included_index > self.meta.last_included_index);
+        self.meta = latest.ok_or(error)?;
         Ok(false)
     }
 
@@ -198,4 +224,83 @@ fn content(meta: &SnapshotMeta) -> u64 {
 
 pub(crate) fn failed(what: &str, error: &StorageError) -> Completion {
     Completion::Failed { what: format!("{what}: {error}"), is_log: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_core::{Entry, Index, Membership, NodeId, Term};
+
+    use super::*;
+    use crate::testing::{List, MemorySnapshots};
+
+    fn meta(index: u64) -> SnapshotMeta {
+        SnapshotMeta {
+            content: index,
+            last_included_index: Index(index),
+            last_included_term: Term(1),
+            membership_index: Index(1),
+            membership: Membership::of_voters([NodeId(1)]),
+            size: 0,
+            checksum: 0,
+        }
+    }
+
+    fn apply(worker: &mut StateWorker, index: u64) {
+        let run = Run::new(Index(index), Term(1), [Entry::command(index.to_be_bytes().to_vec())]);
+        worker.run(StateEffect::Apply { entries: vec![run] });
+    }
+
+    fn take(worker: &mut StateWorker, index: u64) -> SnapshotJob {
+        match worker.run(StateEffect::TakeSnapshot { meta: meta(index) }) {
+            Work::Snapshot(job) => job,
+            Work::Done(completion) => panic!("unexpected {completion:?}"),
+        }
+    }
+
+    /// A state that was replaced before it was read.
+    struct Replaced;
+
+    impl SnapshotSource for Replaced {
+        fn read(&mut self, _: usize) -> Result<Option<Bytes>, StorageError> {
+            Err(StorageError::Stopped("the state was replaced".into()))
+        }
+    }
+
+    fn job(store: &Arc<MemorySnapshots>, index: u64) -> SnapshotJob {
+        let hasher = crc32fast::Hasher::new();
+        SnapshotJob { source: Box::new(Replaced), store: store.clone(), writer: None, hasher, meta: meta(index) }
+    }
+
+    #[test]
+    fn a_snapshot_of_a_state_that_was_replaced_gives_way_to_what_replaced_it() {
+        let store = Arc::new(MemorySnapshots::default());
+        assert!(matches!(job(&store, 5).run(), Completion::Failed { .. }), "nothing replaced it");
+        store.begin().unwrap().commit(&meta(9)).unwrap();
+        match job(&store, 5).run() {
+            Completion::SnapshotTaken { meta: taken } => assert_eq!(taken, meta(9)),
+            other => panic!("unexpected {other:?}"),
+        }
+        assert!(matches!(job(&store, 9).run(), Completion::Failed { .. }), "it did not replace a later state");
+    }
+
+    #[test]
+    fn older_snapshots_are_deleted_unless_one_is_yet_to_be_installed() {
+        let store = Arc::new(MemorySnapshots::default());
+        let mut worker = StateWorker::new(Box::new(List::new(None)), store.clone());
+        for index in 1..=5 {
+            apply(&mut worker, index);
+            take(&mut worker, index).run();
+            assert!(store.count() <= 2, "{} snapshots", store.count());
+        }
+        for index in [8, 9] {
+            store.begin().unwrap().commit(&meta(index)).unwrap();
+        }
+        take(&mut worker, 5);
+        assert_eq!(store.count(), 4, "what the state is to become stays");
+        worker.run(StateEffect::InstallSnapshot { meta: meta(8) });
+        assert_eq!(store.count(), 4, "the newer one too");
+        worker.run(StateEffect::InstallSnapshot { meta: meta(9) });
+        assert_eq!(store.latest().unwrap().map(|meta| meta.content), Some(9));
+        assert_eq!(store.count(), 1);
+    }
 }

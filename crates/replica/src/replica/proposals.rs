@@ -7,7 +7,7 @@ use coracle_core::{Forwarded, Index, Input as RaftInput, NodeId, Outcome, Propos
 
 use super::Replica;
 use crate::{
-    ReplicaOptions, Reply, RequestError, RequestId,
+    Effect, ReplicaOptions, Reply, RequestError, RequestId,
     foreign::Foreign,
     slots::{Slots, pop_front_if},
 };
@@ -77,9 +77,9 @@ impl Default for Proposals {
 impl Replica {
     pub(super) fn on_propose(&mut self, request: RequestId, command: Bytes) {
         let (max, got) = (self.options.command_bytes_max, command.len());
-        if got > max {
+        if got > max && !self.clients.is_live(request) {
             let result = Err(RequestError::TooLarge { max, got });
-            return self.effects.late.push_back(crate::Effect::Reply { request, result });
+            return self.effects.late.push_back(Effect::Reply { request, result });
         }
         if self.admit(request, got) {
             let deadline = self.now.plus(self.options.leader_wait);
@@ -92,7 +92,7 @@ impl Replica {
         if sequence.checked_add(commands.len() as u64).is_none() {
             let fault = "sequences of forwarded commands out of range";
             let event = coracle_core::Event::PeerFault { peer, fault };
-            return self.effects.late.push_back(crate::Effect::Event(event));
+            return self.effects.late.push_back(Effect::Event(event));
         }
         let leads = self.raft.is_leader() && self.raft.term() == term;
         for (sequence, command) in (sequence..).zip(commands) {
@@ -102,9 +102,9 @@ impl Replica {
                     self.answers.push(foreign, outcome);
                 }
             } else if self.seen.insert(&foreign) {
-                // A peer whose limit is another one must not get around this one's.
-                if command.len() <= self.options.command_bytes_max && self.clients.admit_foreign(command.len()).is_ok()
-                {
+                // One over the limit comes from an origin with another one. Like a full queue it means: surely not appended.
+                let fits = command.len() <= self.options.command_bytes_max;
+                if fits && self.clients.admit_foreign(command.len()).is_ok() {
                     self.proposals.foreign.push_back((foreign, command));
                 } else {
                     self.answers.push(foreign, Forwarded::Busy);

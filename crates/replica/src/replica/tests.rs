@@ -256,6 +256,32 @@ fn more_requests_than_the_limit_are_busy() {
 }
 
 #[test]
+fn a_command_that_no_frame_could_carry_is_refused_everywhere() {
+    let mut cluster = Cluster::new(3, false, 21, |options| options.command_bytes_max = 8);
+    let leader = cluster.elect();
+    let follower = cluster.other_than(leader);
+    for (node, request) in [(leader, RequestId(901)), (follower, RequestId(902))] {
+        cluster.input(node, Input::Propose { request, command: Bytes::from_static(b"123456789") });
+        let fits = cluster.propose(node);
+        cluster.wait_for(&[request, fits]);
+        assert_eq!(cluster.reply(request), Some(&Err(RequestError::TooLarge { max: 8, got: 9 })));
+        assert!(cluster.reply(fits).unwrap().is_ok());
+    }
+    let term = cluster.replica(leader).status().term;
+    let body = Body::Propose { nonce: 7, sequence: 1, commands: vec![Bytes::from_static(b"123456789")] };
+    cluster.delivered.clear();
+    cluster.input(leader, Input::Message(Message { from: follower, to: leader, term, body }));
+    cluster.run_for(SECOND);
+    let is_refused = |message: &Message| match &message.body {
+        Body::ProposeResponse { outcomes, .. } => outcomes == &[Forwarded::Busy],
+        _ => false,
+    };
+    assert!(cluster.delivered.iter().any(is_refused));
+    assert_eq!(cluster.list(leader).len(), 2);
+    assert!(cluster.is_idle(leader) && cluster.is_idle(follower));
+}
+
+#[test]
 fn c20_every_request_is_answered_when_the_log_fails() {
     let mut cluster = Cluster::new(3, false, 12, defaults);
     let leader = cluster.elect();

@@ -126,29 +126,37 @@ impl LogStore for MemoryLog {
         if from <= state.base.index {
             return Ok(LogRead::Compacted);
         }
+        if state.runs(from).is_empty() {
+            return Err(StorageError::Invalid(format!("the log ends before {from}")));
+        }
         Ok(LogRead::Entries(state.runs(from).into_iter().filter(|run| run.first() <= to).collect()))
     }
 }
 
 /// A snapshot's meta data and its bytes.
-type Shared<T> = Arc<Mutex<Option<(SnapshotMeta, T)>>>;
+type Snapshot<T> = (SnapshotMeta, T);
 
-/// The snapshots of one group: the newest whole one, and one that arrives.
+/// The snapshots of one group: the whole ones, and one that arrives.
 #[derive(Debug, Default)]
 pub(crate) struct MemorySnapshots {
-    whole: Shared<Bytes>,
-    part: Shared<Vec<u8>>,
+    whole: Arc<Mutex<Vec<Snapshot<Bytes>>>>,
+    part: Arc<Mutex<Option<Snapshot<Vec<u8>>>>>,
 }
 
 struct Writer {
     /// `None` for the node's own.
     received: Option<SnapshotMeta>,
     data: Vec<u8>,
-    whole: Shared<Bytes>,
-    part: Shared<Vec<u8>>,
+    whole: Arc<Mutex<Vec<Snapshot<Bytes>>>>,
+    part: Arc<Mutex<Option<Snapshot<Vec<u8>>>>>,
 }
 
 impl MemorySnapshots {
+    /// How many whole ones there are.
+    pub(crate) fn count(&self) -> usize {
+        self.whole.lock().unwrap().len()
+    }
+
     fn writer(&self, received: Option<SnapshotMeta>, data: Vec<u8>) -> Box<dyn SnapshotWriter> {
         Box::new(Writer { received, data, whole: self.whole.clone(), part: self.part.clone() })
     }
@@ -156,7 +164,8 @@ impl MemorySnapshots {
 
 impl SnapshotStore for MemorySnapshots {
     fn latest(&self) -> Result<Option<SnapshotMeta>> {
-        Ok(self.whole.lock().unwrap().as_ref().map(|(meta, _)| meta.clone()))
+        let whole = self.whole.lock().unwrap();
+        Ok(whole.iter().max_by_key(|(meta, _)| meta.last_included_index).map(|(meta, _)| meta.clone()))
     }
 
     fn begin(&self) -> Result<Box<dyn SnapshotWriter>> {
@@ -170,13 +179,14 @@ impl SnapshotStore for MemorySnapshots {
 
     fn read(&self, content: u64, offset: u64, len: usize) -> Result<Option<Bytes>> {
         let whole = self.whole.lock().unwrap();
-        Ok(whole.as_ref().filter(|(meta, _)| meta.content == content).map(|(_, data)| {
+        Ok(whole.iter().find(|(meta, _)| meta.content == content).map(|(_, data)| {
             let from = (offset as usize).min(data.len());
             data.slice(from..(from + len).min(data.len()))
         }))
     }
 
-    fn keep_only(&self, _: u64) -> Result<()> {
+    fn keep_only(&self, content: u64) -> Result<()> {
+        self.whole.lock().unwrap().retain(|(meta, _)| meta.content == content);
         Ok(())
     }
 }
@@ -201,7 +211,9 @@ impl SnapshotWriter for Writer {
         if meta.size != self.data.len() as u64 || meta.checksum != crc32fast::hash(&self.data) {
             return Err(StorageError::damaged("a snapshot", "size or checksum"));
         }
-        *self.whole.lock().unwrap() = Some((meta.clone(), self.data.into()));
+        let mut whole = self.whole.lock().unwrap();
+        whole.retain(|(other, _)| other.content != meta.content);
+        whole.push((meta.clone(), self.data.into()));
         Ok(())
     }
 }
