@@ -30,29 +30,25 @@ impl Inner {
     /// Asks all nodes, prefers the leader from then on if there is one, and says how many answered.
     pub(crate) async fn discover(self: &Arc<Self>) -> usize {
         let views = self.ask_all().await;
-        let term = views.iter().map(|view| view.status.term).max().unwrap_or(0);
-        // An older leader is cut off, and will not commit anything.
-        let leader = views.iter().find(|view| view.leads() && view.status.term == term);
-        match leader {
+        match newest_leader(&views) {
             Some(view) => self.prefer(&view.endpoint),
-            None => self.follow_hint(&views, term).await,
+            None => self.follow_hint(&views, newest_term(&views)).await,
         }
         views.len()
     }
 
-    /// The answers, in the order in which they came; none is waited for once a leader of the newest term was seen.
+    /// The answers, in the order in which they came; none is waited for once a majority has answered and its newest term has a leader.
+    /// A leader that was replaced may answer first, but in a majority somebody knows the term of its successor.
     async fn ask_all(&self) -> Vec<View> {
         let mut asked = JoinSet::new();
         for endpoint in self.all() {
             asked.spawn(ask(endpoint, self.options.status));
         }
+        let majority = asked.len() / 2 + 1;
         let mut views: Vec<View> = Vec::new();
         while let Some(answer) = asked.join_next().await {
-            let Ok(Ok(view)) = answer else { continue };
-            let newest = views.iter().all(|other| other.status.term <= view.status.term);
-            let settled = newest && view.leads();
-            views.push(view);
-            if settled {
+            views.extend(answer.ok().and_then(Result::ok));
+            if views.len() >= majority && newest_leader(&views).is_some() {
                 break;
             }
         }
@@ -74,6 +70,16 @@ impl Inner {
             self.prefer(&view.endpoint);
         }
     }
+}
+
+fn newest_term(views: &[View]) -> u64 {
+    views.iter().map(|view| view.status.term).max().unwrap_or(0)
+}
+
+/// The leader of the newest term: an older one is cut off, and will not commit anything.
+fn newest_leader(views: &[View]) -> Option<&View> {
+    let term = newest_term(views);
+    views.iter().find(|view| view.leads() && view.status.term == term)
 }
 
 async fn ask(endpoint: Arc<Endpoint>, within: Duration) -> Result<View, Failure> {
