@@ -7,7 +7,7 @@ mod common;
 use std::net::TcpListener;
 
 use common::{get, leader, try_build_all};
-use coracle::{BuildError, Builder, Node, StartError, StopReason};
+use coracle::{BuildError, Builder, Node, RequestError, StartError, StopReason};
 
 /// Addresses on loopback whose ports were free a moment ago: nodes must know each other's before any of them listens.
 fn reserve(count: usize) -> Vec<String> {
@@ -46,6 +46,20 @@ async fn a_cluster_on_tcp_replicates_and_survives_its_leader() {
     let other = &nodes[(first + 1) % 3];
     other.db().put("boat", "canoe").await.unwrap();
     assert_eq!(get(&nodes[(first + 2) % 3].db(), "boat").await.as_deref(), Some("canoe"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_fits_in_no_frame_is_refused_and_does_not_stop_the_cluster() {
+    let (nodes, _) = cluster(&|_| "memory:".to_owned(), 3).await;
+    let first = leader(&nodes).await;
+    let max = 7 << 20;
+    for node in [first, (first + 1) % 3] {
+        let refused = nodes[node].propose(vec![0; max + 1]).await.unwrap_err();
+        assert_eq!(refused, RequestError::TooLarge { max, got: max + 1 });
+        // It means nothing to the state machine, which answers so: what counts is that it is committed.
+        nodes[node].propose(vec![0; max]).await.unwrap();
+    }
+    nodes[0].db().put("boat", "coracle").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,8 +5,8 @@ use alloc::{boxed::Box, vec::Vec};
 use bytes::Bytes;
 
 use crate::{
-    Base, Entry, EntryKind, HardState, Index, Membership, Message, NodeId, ProposalId, ReadId, Run, SnapshotMeta, Term,
-    Ticket,
+    Base, Entry, EntryKind, HardState, Index, Membership, Message, NodeId, NodeRecord, ProposalId, ReadId, Run,
+    SnapshotMeta, Term, Ticket,
 };
 
 /// What has happened. [`Raft::handle`](crate::Raft::handle) takes any number of these before outputs are polled.
@@ -53,6 +53,15 @@ pub enum Input {
     Compact {
         /// The last index to go.
         up_to: Index,
+    },
+    /// Make the group consist of `nodes`, of which each is a voter or a learner (C16). Ends in one [`Outcome`](crate::Outcome): committed is the entry that states the intent, from which every leader goes on by itself.
+    ///
+    /// New voters are learners until they have caught up; then all changes of voters take effect at once, through a joint configuration (Raft §6). Naming the current voters calls a change off that still waits for learners.
+    ChangeMembership {
+        /// The driver's name for it.
+        id: ProposalId,
+        /// Everybody that is to be in the group.
+        nodes: Vec<NodeRecord>,
     },
     /// Hand leadership over, to a voter of choice or to the one that is furthest (C14). Proposals are refused meanwhile.
     Transfer {

@@ -2,7 +2,7 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use crate::{Base, ConfigError, DecodeError, EntryKind, Index, Membership, Recovered, Run, Term};
+use crate::{Base, ConfigError, DecodeError, EntryKind, Index, Membership, NodeId, Recovered, Run, Term};
 
 /// How many of the last runs are looked at one by one.
 const RECENT: usize = 8;
@@ -141,6 +141,12 @@ impl Log {
                 (None, None) => unreachable!("a log holds a membership"),
             },
         }
+    }
+
+    /// Whether `id` votes in any membership that may still be in force, as far as `commit_index` tells.
+    pub(crate) fn may_vote(&self, id: NodeId, commit_index: Index) -> bool {
+        let newer = self.memberships.iter().filter(|(at, _)| *at > commit_index);
+        self.membership_at(commit_index).1.is_voter(id) || newer.into_iter().any(|(_, it)| it.is_voter(id))
     }
 
     /// Appends a run that follows the last entry; nothing of it when a membership in it does not decode.

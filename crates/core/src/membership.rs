@@ -17,6 +17,10 @@ pub enum Role {
     Learner = 1,
     /// A learner that the leader promotes as soon as it has caught up; the intent is in the entry so that a new leader continues it.
     Promotable = 2,
+    /// A voter that leaves the group together with the promotion of the learners that replace it: it votes until the joint configuration, there in the old half, and is gone after it.
+    Retiring = 3,
+    /// The same, but it stays as a learner.
+    Demoting = 4,
 }
 
 /// What the group knows of one node.
@@ -80,7 +84,14 @@ impl Membership {
 
     /// The voters of the new half, in order of id.
     pub fn voters(&self) -> impl Iterator<Item = NodeId> {
-        self.nodes.iter().filter(|node| node.role == Role::Voter).map(|node| node.id)
+        let is_joint = self.is_joint();
+        let votes = move |role: Role| match role {
+            Role::Voter => true,
+            // Who is on the way out votes in the old half only.
+            Role::Retiring | Role::Demoting => !is_joint,
+            Role::Learner | Role::Promotable => false,
+        };
+        self.nodes.iter().filter(move |node| votes(node.role)).map(|node| node.id)
     }
 
     /// The record of `id`.
@@ -90,7 +101,7 @@ impl Membership {
 
     /// Whether `id` votes, in either half.
     pub fn is_voter(&self, id: NodeId) -> bool {
-        self.node(id).is_some_and(|node| node.role == Role::Voter) || self.outgoing.contains(&id)
+        self.voters().any(|voter| voter == id) || self.outgoing.contains(&id)
     }
 
     /// Whether two majorities are needed.
@@ -165,6 +176,8 @@ fn decode_node(bytes: &mut Bytes) -> Option<NodeRecord> {
         0 => Role::Voter,
         1 => Role::Learner,
         2 => Role::Promotable,
+        3 => Role::Retiring,
+        4 => Role::Demoting,
         _ => return None,
     };
     let mut addresses = Vec::new();

@@ -162,6 +162,13 @@ pub enum RejectReason {
     Stopped,
     /// No majority answered in time.
     NoQuorum,
+    /// Another change of membership is under way, or the leader has not committed anything in its term yet: try again later.
+    ChangeInProgress,
+    /// The membership asked for cannot be.
+    Membership {
+        /// Why not.
+        why: &'static str,
+    },
 }
 
 /// Something that an operator or a test may want to know.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{Cluster, Disk};
 use coracle_core::{
-    Body, Config, Event, Index, Input, InstallSnapshot, Membership, Message, NodeId, Outcome, Rng, Term,
+    Body, Config, Event, Index, Input, InstallSnapshot, MemberRole, Membership, Message, NodeId, Outcome, ProposalId,
+    Rng, Term,
 };
 
 /// What must stay true for the whole walk.
@@ -25,6 +26,8 @@ struct Ghost {
     reads: BTreeMap<u64, Index>,
     installs: usize,
     truncations: usize,
+    /// Memberships that came into force, a node at a time.
+    memberships: usize,
 }
 
 impl Ghost {
@@ -62,6 +65,7 @@ impl Ghost {
             let truncated = |event: &&Event| matches!(event, Event::Truncated { .. });
             self.truncations += node.events.iter().filter(truncated).count();
             self.installs += node.events.iter().filter(|e| matches!(e, Event::SnapshotInstalled { .. })).count();
+            self.memberships += node.events.iter().filter(|e| matches!(e, Event::Membership { .. })).count();
             assert!(!node.events.iter().any(|e| matches!(e, Event::PeerFault { .. })), "{:?}", node.events);
         }
     }
@@ -95,6 +99,11 @@ impl Walk {
         for n in 1..=count {
             let config = small(NodeId(n), seed, &mut rng);
             cluster.start_with(config, Disk::founded(&membership));
+        }
+        // Two more wait to be joined.
+        for n in count + 1..=count + 2 {
+            let config = small(NodeId(n), seed, &mut rng);
+            cluster.start_with(config, Disk::outsider());
         }
         Walk { cluster, ghost: Ghost::default(), rng, commands: 0 }
     }
@@ -136,7 +145,8 @@ impl Walk {
                 self.cluster.handle(n, Input::Compact { up_to });
             }
             90..95 => self.send_snapshots(n),
-            95..97 => self.cluster.node(n).is_disk_fast = self.rng.chance(0.5),
+            95 => self.change_membership(),
+            96 => self.cluster.node(n).is_disk_fast = self.rng.chance(0.5),
             97 => {
                 let other = self.some_node();
                 if other != n {
@@ -153,6 +163,21 @@ impl Walk {
             }
         }
         self.ghost.check(&self.cluster);
+    }
+
+    /// Some of all nodes are to be the voters, some of the others learners.
+    fn change_membership(&mut self) {
+        let Some(leader) = self.cluster.leader() else { return };
+        let mut nodes = Membership::of_voters(self.cluster.nodes.keys().copied()).nodes;
+        nodes.retain(|_| self.rng.chance(0.7));
+        for node in &mut nodes {
+            if self.rng.chance(0.2) {
+                node.role = MemberRole::Learner;
+            }
+        }
+        self.commands += 1;
+        let id = ProposalId((1 << 40) + self.commands);
+        self.cluster.handle(leader, Input::ChangeMembership { id, nodes });
     }
 
     /// Any message next: dropped, delivered, or delivered and kept for later.
@@ -210,6 +235,19 @@ impl Walk {
         }
     }
 
+    /// Whether no change is under way, and every member has committed and applied all that the leader's log holds.
+    fn is_settled(&self, leader: NodeId) -> bool {
+        let status = self.cluster.raft(leader).status();
+        let is_member = |role| matches!(role, MemberRole::Voter | MemberRole::Learner);
+        !status.membership.is_joint()
+            && status.membership.is_voter(leader)
+            && status.membership.nodes.iter().all(|node| {
+                let other = self.cluster.raft(node.id).status();
+                is_member(node.role)
+                    && [other.commit_index, other.last_index, other.applied_index] == [status.last_index; 3]
+            })
+    }
+
     /// A driver gives a transfer up that gets no answer.
     fn give_up_transfers(&mut self) {
         let Some(leader) = self.cluster.leader() else { return };
@@ -238,12 +276,9 @@ impl Walk {
                 self.send_snapshots(n);
             }
             self.ghost.check(&self.cluster);
-            let commits: Vec<Index> = self.cluster.nodes.values().map(|node| node.raft.commit_index()).collect();
-            let lasts: Vec<Index> = self.cluster.nodes.values().map(|node| node.raft.status().last_index).collect();
-            let applied = self.cluster.nodes.values().map(|node| node.raft.status().applied_index);
             if let Some(leader) = self.cluster.leader()
                 && !self.cluster.raft(leader).is_transferring()
-                && commits.iter().chain(&lasts).copied().chain(applied).all(|index| index == commits[0])
+                && self.is_settled(leader)
             {
                 let proposal = self.cluster.propose(leader, "last");
                 self.cluster.run(Duration::from_secs(1));
@@ -257,24 +292,24 @@ impl Walk {
     }
 }
 
-fn walk(seed: u64) -> (usize, usize) {
+fn walk(seed: u64) -> [usize; 3] {
     let mut walk = Walk::new(seed);
     for _ in 0..800 {
         walk.step();
     }
     walk.converge();
-    (walk.ghost.installs, walk.ghost.truncations)
+    [walk.ghost.installs, walk.ghost.truncations, walk.ghost.memberships]
 }
 
 #[test]
 fn random_schedules_keep_every_invariant_and_converge() {
     let first: u64 = std::env::var("CORACLE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
     let count: u64 = std::env::var("CORACLE_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(150);
-    let (mut installs, mut truncations) = (0, 0);
+    let mut sums = [0; 3];
     for seed in first..first + count {
         let result = std::panic::catch_unwind(|| walk(seed));
         match result {
-            Ok((i, t)) => (installs, truncations) = (installs + i, truncations + t),
+            Ok(counts) => sums = std::array::from_fn(|i| sums[i] + counts[i]),
             Err(panic) => {
                 eprintln!("replay with CORACLE_SEED={seed} CORACLE_SEEDS=1");
                 std::panic::resume_unwind(panic);
@@ -282,6 +317,9 @@ fn random_schedules_keep_every_invariant_and_converge() {
         }
     }
     if count >= 100 {
-        assert!(installs > 0 && truncations > 0, "the walks never installed a snapshot or truncated a log");
+        let [installs, truncations, memberships] = sums;
+        assert!(installs > 0, "no walk installed a snapshot");
+        assert!(truncations > 0, "no walk truncated a log");
+        assert!(memberships > 0, "no walk changed the membership");
     }
 }

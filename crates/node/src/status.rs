@@ -168,6 +168,8 @@ fn member_role(role: MemberRole) -> &'static str {
         MemberRole::Voter => "voter",
         MemberRole::Learner => "learner",
         MemberRole::Promotable => "promotable",
+        MemberRole::Retiring => "retiring",
+        MemberRole::Demoting => "demoting",
     }
 }
 

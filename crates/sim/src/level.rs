@@ -1,11 +1,13 @@
-//! Clients of the level state machine: counters that tell how often an increment took effect, and registers with unique values.
+//! Clients of the level state machine: counters that tell how often an increment took effect, and registers with unique values; cells for what is done without a session.
 
+mod cells;
 mod judge;
+mod record;
 
 use std::{collections::BTreeSet, ops::Bound, sync::Arc};
 
 use bytes::Bytes;
-use coracle_core::Rng;
+use coracle_core::{Rng, Time};
 use coracle_level::{
     Command, CommandReply, LevelMachine, LevelOptions, Once, Op, Query, QueryReply, ScanSpec, SessionId, SessionLimits,
     Txn, decode_answer, decode_command, decode_reply, encode_command, encode_query,
@@ -13,8 +15,15 @@ use coracle_level::{
 use coracle_replica::{Consistency, Reply};
 use coracle_storage::{KvStore, StateMachine};
 
-use self::judge::{Judge, Seen};
-use crate::{Bug, Invariant, Operation, Phase, Progress, Request, Violation, Workload, bugs};
+use self::{
+    cells::Cells,
+    judge::{Judge, Seen},
+    record::{Record, written},
+};
+use crate::{
+    Bug, Invariant, Operation, Options, Phase, Progress, Request, Violation, Workload, bugs,
+    linearizability::{StoreOp, StoreOutput},
+};
 
 /// How many counters there are, and how many registers.
 const KEYS: usize = 3;
@@ -26,7 +35,10 @@ pub struct LevelWorkload {
     operations: Vec<Pending>,
     unanswered: usize,
     judge: Judge,
+    record: Record,
+    cells: Cells,
     verify: Verify,
+    history_only: bool,
 }
 
 #[derive(Debug, Default)]
@@ -54,9 +66,18 @@ struct Pending {
 #[derive(Clone, Debug)]
 enum What {
     Open,
-    Write { sequence: u64, counter: Option<usize>, register: Option<(usize, Bytes)> },
+    Write {
+        sequence: u64,
+        counter: Option<usize>,
+        register: Option<(usize, Bytes)>,
+    },
     Get,
     Scan,
+    /// Something without a session.
+    Cell {
+        key: Bytes,
+        op: StoreOp,
+    },
 }
 
 /// The last write, and then the last read.
@@ -70,17 +91,20 @@ enum Verify {
 }
 
 impl LevelWorkload {
-    /// Clients drawn from `rng`; `bug` is the one to be built in, if it is this workload's.
-    pub fn new(rng: &mut Rng, bug: Option<Bug>) -> LevelWorkload {
+    /// Clients drawn from `rng`; of the options it looks at the bug to be built in, if it is this workload's, and at what judges the answers.
+    pub fn new(rng: &mut Rng, options: &Options) -> LevelWorkload {
         let count = 1 + rng.below(5) as usize;
         let window = 1 + rng.below(4) as usize;
         LevelWorkload {
-            bug,
+            bug: options.bug,
             clients: (0..count).map(|_| Client { window, ..Client::default() }).collect(),
             operations: Vec::new(),
             unanswered: 0,
             judge: Judge::new(KEYS),
+            record: Record::default(),
+            cells: Cells::default(),
             verify: Verify::NotBegun,
+            history_only: options.history_only,
         }
     }
 
@@ -100,10 +124,29 @@ impl LevelWorkload {
         if let Some(counter) = counter {
             self.judge.increment_begins(counter);
         }
-        self.add(client, What::Write { sequence, counter, register })
+        let increment = counter.map(|counter| (counter_key(counter), StoreOp::Increment(1)));
+        let put = register.clone().map(|(register, value)| (register_key(register), StoreOp::Put(value)));
+        let operation = self.add(client, What::Write { sequence, counter, register });
+        self.record.begins(operation, increment.into_iter().chain(put));
+        operation
+    }
+
+    /// Something without a session, unless the client is at such a thing already.
+    fn cell(&mut self, client: usize, rng: &mut Rng) -> Option<Operation> {
+        let (key, op) = self.cells.begin(client, rng)?;
+        let operation = self.add(client, What::Cell { key: key.clone(), op: op.clone() });
+        if op != StoreOp::Get {
+            self.record.begins(operation, [(key, op)]);
+        }
+        Some(operation)
     }
 
     fn any(&mut self, client: usize, rng: &mut Rng) -> Operation {
+        if rng.chance(0.25)
+            && let Some(operation) = self.cell(client, rng)
+        {
+            return operation;
+        }
         let counter = rng.below(KEYS as u64) as usize;
         let register = rng.below(KEYS as u64) as usize;
         match rng.below(8) {
@@ -147,6 +190,7 @@ impl LevelWorkload {
         let (sequence, counter, register) = match what {
             What::Open => return Some(Command::OpenSession { limits: SessionLimits::default() }),
             What::Write { sequence, counter, register } => (*sequence, *counter, register.clone()),
+            What::Cell { key, op } => return cells::command(key, op),
             What::Get | What::Scan => return None,
         };
         let increment = counter.map(|counter| Op::Increment { key: counter_key(counter), by: 1 });
@@ -167,6 +211,11 @@ impl LevelWorkload {
         };
     }
 
+    /// What the judge of more than the history says, if it is asked.
+    fn judged(&self, judgement: Result<(), Violation>) -> Result<(), Violation> {
+        if self.history_only { Ok(()) } else { judgement }
+    }
+
     fn replied(&mut self, operation: Operation, reply: &Reply) -> Result<bool, Violation> {
         let Pending { client, what, since } = &self.operations[operation.0 as usize];
         let client = &mut self.clients[*client];
@@ -179,20 +228,50 @@ impl LevelWorkload {
             }
             (CommandReply::Committed(committed), What::Write { sequence, counter, register }) => {
                 client.pending.remove(sequence);
-                self.judge.written(since, *counter, register.as_ref(), &committed)?;
+                let judgement = self.judge.written(since, *counter, register.as_ref(), &committed);
+                self.record.ends(operation, |asked| written(asked, &committed));
+                self.judged(judgement)?;
                 Ok(committed.revision.0 != reply.index.0)
+            }
+            (CommandReply::Committed(committed), What::Cell { .. }) => {
+                self.record.ends(operation, |asked| written(asked, &committed));
+                Ok(false)
             }
             (other, what) => Err(wrong(format!("{what:?} is answered: {other:?}"))),
         }
     }
 
+    /// The keys that a read is about.
+    fn asked(&self, operation: Operation) -> Vec<Bytes> {
+        match &self.operations[operation.0 as usize].what {
+            What::Cell { key, .. } => vec![key.clone()],
+            _ => keys().collect(),
+        }
+    }
+
     fn read(&mut self, operation: Operation, reply: &Reply) -> Result<(), Violation> {
         let Pending { what, since, .. } = &self.operations[operation.0 as usize];
+        let asked = self.asked(operation);
         let is_last = matches!(self.verify, Verify::Reading(last) if last == operation);
         let answer = decode_answer(&reply.data).map_err(|error| wrong(format!("{what:?} is answered: {error}")))?;
         match answer {
-            QueryReply::Values(read) => self.judge.got(since, &read, is_last),
-            QueryReply::Page(read) => self.judge.scanned(since, &read),
+            QueryReply::Values(read) => {
+                let value = |key: &Bytes| {
+                    let place = asked.iter().position(|asked| asked == key)?;
+                    read.value.get(place)?.as_ref().map(|value| value.value.clone())
+                };
+                self.record.ends(operation, |asked| StoreOutput::Value(value(&asked.key)));
+                let is_cell = matches!(what, What::Cell { .. });
+                let judgement = if is_cell { Ok(()) } else { self.judge.got(since, &read, is_last) };
+                self.judged(judgement)
+            }
+            QueryReply::Page(read) => {
+                let entry = |key: &Bytes| read.value.entries.iter().find(|(found, _)| found == key);
+                let value = |key: &Bytes| entry(key).map(|(_, value)| value.clone());
+                self.record.ends(operation, |asked| StoreOutput::Value(value(&asked.key)));
+                let judgement = self.judge.scanned(since, &read);
+                self.judged(judgement)
+            }
             other => Err(wrong(format!("{what:?} is answered: {other:?}"))),
         }
     }
@@ -228,25 +307,47 @@ impl Workload for LevelWorkload {
         if let Some(command) = self.command(operation) {
             return Request::Command(encode_command(&command));
         }
+        let keys = self.asked(operation);
+        self.record.begins_to_read(operation, keys.iter().cloned());
         let pending = &mut self.operations[operation.0 as usize];
         pending.since = self.judge.seen();
         let query = match pending.what {
             What::Scan => Query::Page { at: None, scan: everything() },
-            _ => Query::GetMany { at: None, keys: keys().collect() },
+            _ => Query::GetMany { at: None, keys },
         };
         Request::Query(encode_query(&query), Consistency::Linearizable)
     }
 
     fn answered(&mut self, operation: Operation, reply: &Reply) -> Result<Progress, Violation> {
-        let is_command = matches!(self.operations[operation.0 as usize].what, What::Open | What::Write { .. });
+        let is_command = self.command(operation).is_some();
         let is_repeated = if is_command {
             self.replied(operation, reply)?
         } else {
             self.read(operation, reply)?;
             false
         };
+        let Pending { client, what, .. } = &self.operations[operation.0 as usize];
+        if matches!(what, What::Cell { .. }) {
+            self.cells.end(*client);
+        }
         self.end(operation);
         Ok(Progress::Done { is_command, is_repeated })
+    }
+
+    fn time(&mut self, now: Time) {
+        self.record.time(now);
+    }
+
+    fn ends_unknown(&mut self, operation: Operation) -> bool {
+        let Pending { client, what: What::Cell { key, op }, .. } = &self.operations[operation.0 as usize] else {
+            return false;
+        };
+        if *op == StoreOp::Get {
+            return false;
+        }
+        self.cells.give_up(*client, key);
+        self.end(operation);
+        true
     }
 
     fn is_idle(&self, phase: Phase) -> bool {
@@ -254,7 +355,8 @@ impl Workload for LevelWorkload {
     }
 
     fn finish(&self) -> Result<(), Violation> {
-        self.judge.finish()
+        self.record.finish()?;
+        self.judged(self.judge.finish())
     }
 }
 
@@ -271,8 +373,15 @@ fn register_key(register: usize) -> Bytes {
     format!("register {register}").into()
 }
 
+/// Counters and registers; cells stand before them, as many as a long run takes.
 fn everything() -> ScanSpec {
-    ScanSpec { from: Bound::Unbounded, to: Bound::Unbounded, reverse: false, limit: 1000, values: true }
+    ScanSpec {
+        from: Bound::Included("counter".into()),
+        to: Bound::Unbounded,
+        reverse: false,
+        limit: 1000,
+        values: true,
+    }
 }
 
 /// The command without what makes it take effect once.

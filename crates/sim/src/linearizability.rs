@@ -135,7 +135,7 @@ impl<K: Debug, S: Debug> fmt::Display for Verdict<K, S> {
 /// The limit is on steps and not on time, so that the verdict is the same on every machine; memory grows with the steps, too.
 /// A key that is not linearizable decides, also when another one is unknown.
 pub fn check<M: Model>(model: &M, history: &History<M::Input, M::Output>, steps_max: u64) -> Verdict<M::Key, M::State> {
-    let mut keys: BTreeMap<M::Key, Vec<(CallId, &Call<M::Input, M::Output>)>> = BTreeMap::new();
+    let mut keys: BTreeMap<M::Key, search::Calls<'_, M>> = BTreeMap::new();
     for (id, call) in history.calls() {
         keys.entry(model.key(&call.input)).or_default().push((id, call));
     }

@@ -42,11 +42,20 @@ struct Arguments {
     /// Build in a bug, which has to be caught.
     #[arg(long)]
     bug: Option<Bug>,
+    /// Judge clients' answers by nothing but whether their history is linearizable.
+    #[arg(long)]
+    history_only: bool,
 }
 
 impl Arguments {
     fn options(&self) -> Options {
-        Options { nodes: self.nodes, duration: Duration::from_secs(self.seconds), bug: self.bug, ..Options::default() }
+        Options {
+            nodes: self.nodes,
+            duration: Duration::from_secs(self.seconds),
+            bug: self.bug,
+            history_only: self.history_only,
+            ..Options::default()
+        }
     }
 }
 

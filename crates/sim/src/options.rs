@@ -11,13 +11,21 @@ pub struct Options {
     pub duration: Duration,
     /// A fault built into the simulator's own layer, which the checkers have to notice.
     pub bug: Option<Bug>,
+    /// Judges clients' answers by nothing but whether their history is linearizable (I9), to see what that finds alone. Default false.
+    pub history_only: bool,
     /// The most events of one run: a run beyond it is a failure of liveness. Default 20 million.
     pub events_max: u64,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { nodes: Nodes::Mixed, duration: Duration::from_secs(60), bug: None, events_max: 20_000_000 }
+        Options {
+            nodes: Nodes::Mixed,
+            duration: Duration::from_secs(60),
+            bug: None,
+            history_only: false,
+            events_max: 20_000_000,
+        }
     }
 }
 

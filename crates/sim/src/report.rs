@@ -52,6 +52,8 @@ pub struct Report {
     pub answered: u64,
     /// Attempts of clients whose outcome was unknown.
     pub unknown: u64,
+    /// Operations that clients left at an unknown outcome.
+    pub left_open: u64,
     /// Retries that were answered from the session table.
     pub answered_from_session: u64,
 }
@@ -82,6 +84,7 @@ impl Report {
             (&mut self.acknowledged, other.acknowledged),
             (&mut self.answered, other.answered),
             (&mut self.unknown, other.unknown),
+            (&mut self.left_open, other.left_open),
             (&mut self.answered_from_session, other.answered_from_session),
         ] {
             *sum += part;
@@ -95,6 +98,7 @@ impl Report {
             (self.snapshots_installed == 0 && has_peers, "a snapshot was installed"),
             (self.truncations == 0 && has_peers, "uncommitted entries were truncated"),
             (self.leader_changes == 0, "the leader changed"),
+            (self.left_open == 0, "a client left an operation at an unknown outcome"),
             (self.answered_from_session == 0, "a retry was answered from the session table"),
         ]
         .into_iter()
@@ -137,8 +141,8 @@ impl fmt::Display for Report {
         )?;
         write!(
             f,
-            "clients: {} commands acknowledged, {} queries answered, {} outcomes unknown, {} retries answered from the session table",
-            self.acknowledged, self.answered, self.unknown, self.answered_from_session
+            "clients: {} commands acknowledged, {} queries answered, {} outcomes unknown, {} left at that, {} retries answered from the session table",
+            self.acknowledged, self.answered, self.unknown, self.left_open, self.answered_from_session
         )
     }
 }
@@ -163,6 +167,8 @@ pub enum Invariant {
     Monotonic,
     /// I8: what a message asserts is on its sender's disk.
     AckDurability,
+    /// I9: what clients asked for and were answered has a legal order.
+    Linearizability,
     /// I10: a read sees what was acknowledged before it.
     ReadFreshness,
     /// I12: a command takes effect once, and its answer stays.
@@ -190,6 +196,7 @@ impl fmt::Display for Invariant {
             Invariant::CommitOnQuorum => "I6 ",
             Invariant::Monotonic => "I7 ",
             Invariant::AckDurability => "I8 ",
+            Invariant::Linearizability => "I9 ",
             Invariant::ReadFreshness => "I10 ",
             Invariant::ExactlyOnce => "I12 ",
             Invariant::Liveness => "I13 ",
@@ -242,6 +249,9 @@ impl Failure {
         }
         if options.duration != Options::default().duration {
             command.push_str(&format!(" --seconds {}", options.duration.as_secs()));
+        }
+        if options.history_only {
+            command.push_str(" --history-only");
         }
         if let Some(bug) = options.bug {
             command.push_str(&format!(" --bug {bug}"));

@@ -56,8 +56,8 @@ pub fn replay(seed: u64, options: &Options, listener: Box<dyn FnMut(&str) + Send
 }
 
 fn level(options: &Options) -> impl Fn(&mut Rng) -> Box<dyn Workload> {
-    let bug = options.bug;
-    move |rng| Box::new(LevelWorkload::new(rng, bug))
+    let options = options.clone();
+    move |rng| Box::new(LevelWorkload::new(rng, &options))
 }
 
 fn attempt(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use coracle_core::Rng;
+use coracle_core::{Rng, Time};
 use coracle_replica::{Consistency, Reply};
 use coracle_storage::{KvStore, StateMachine};
 
@@ -20,6 +20,9 @@ pub trait Workload {
     /// How many clients there are, numbered from 0.
     fn clients(&self) -> usize;
 
+    /// The virtual time of what is called next.
+    fn time(&mut self, _now: Time) {}
+
     /// What `client` begins, if anything; called again after a while.
     fn begin(&mut self, client: usize, phase: Phase, rng: &mut Rng) -> Option<Operation>;
 
@@ -31,6 +34,11 @@ pub trait Workload {
     /// # Errors
     /// When the answer cannot be.
     fn answered(&mut self, operation: Operation, reply: &Reply) -> Result<Progress, Violation>;
+
+    /// An attempt may have taken effect or not: whether the operation ends with that, instead of being tried again.
+    fn ends_unknown(&mut self, _operation: Operation) -> bool {
+        false
+    }
 
     /// Whether every operation has ended; in [`Phase::Verify`], also whether nothing is left to verify.
     fn is_idle(&self, phase: Phase) -> bool;

@@ -73,7 +73,7 @@ impl Object for Register {
     }
 
     fn run(state: &mut BTreeMap<String, String>, input: &RegisterInput) -> RegisterOutput {
-        let old = state.get("").map(|text| text.parse::<i64>().unwrap());
+        let old = state.get("").map(|text| text.parse::<i64>().expect("registers hold integers"));
         let new = match input {
             RegisterInput::Read => return RegisterOutput::Value(old),
             RegisterInput::Cas { from, .. } if old != Some(*from) => return RegisterOutput::Differs,
@@ -133,12 +133,12 @@ impl Object for Store {
     }
 
     fn run(state: &mut BTreeMap<String, String>, input: &StoreInput) -> StoreOutput {
-        let key = String::from_utf8(input.key.to_vec()).unwrap();
+        let key = String::from_utf8(input.key.to_vec()).expect("keys are texts");
         let held = state.get(&key).cloned();
         match &input.op {
             StoreOp::Get => StoreOutput::Value(held.map(Into::into)),
             StoreOp::Put(value) => {
-                state.insert(key, String::from_utf8(value.to_vec()).unwrap());
+                state.insert(key, String::from_utf8(value.to_vec()).expect("values are texts"));
                 StoreOutput::Done
             }
             StoreOp::Increment(by) => match held.as_deref().unwrap_or("0").parse::<i64>() {
@@ -216,7 +216,7 @@ fn history<M: Object>(mut all: Vec<Made<M>>, rng: &mut Rng) -> History<M::Input,
     for one in all {
         let call = history.invoke(one.invoked, one.input);
         if let Some((at, output)) = one.answered.zip(one.output) {
-            history.answer(call, at, output).unwrap();
+            history.answer(call, at, output).expect("answers follow on questions");
         }
     }
     history

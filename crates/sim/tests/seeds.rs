@@ -49,12 +49,17 @@ fn one_node_alone_is_a_group() {
 
 /// Runs seeds until one fails, which has to be soon.
 fn caught(bug: Bug, seeds: u64) -> Invariant {
-    let options = Options { bug: Some(bug), ..options(Nodes::Mixed) };
+    caught_with(bug, seeds, &options(Nodes::Mixed))
+}
+
+fn caught_with(bug: Bug, seeds: u64, options: &Options) -> Invariant {
+    let options = Options { bug: Some(bug), ..options.clone() };
     let failure = (0..seeds).find_map(|seed| run_seed(seed, &options).err());
     let failure = failure.unwrap_or_else(|| panic!("{bug} is not caught within {seeds} seeds"));
     assert!(!failure.lines.is_empty() && failure.lines.len() <= 60);
     assert!(failure.command.contains(&format!("--seed {}", failure.seed)), "{}", failure.command);
     assert!(failure.command.contains(&format!("--bug {bug}")), "{}", failure.command);
+    assert_eq!(failure.command.contains("--history-only"), options.history_only, "{}", failure.command);
     failure.violation.invariant
 }
 
@@ -81,6 +86,18 @@ fn a_log_that_lost_entries_is_caught() {
 #[test]
 fn stale_reads_are_caught() {
     assert_eq!(caught(Bug::StaleRead, 30), Invariant::ReadFreshness);
+}
+
+#[test]
+fn stale_reads_are_caught_by_the_history_alone() {
+    let options = Options { history_only: true, ..options(Nodes::Mixed) };
+    assert_eq!(caught_with(Bug::StaleRead, 30, &options), Invariant::Linearizability);
+}
+
+#[test]
+fn commands_applied_twice_are_caught_by_the_history_alone() {
+    let options = Options { history_only: true, ..options(Nodes::Mixed) };
+    assert_eq!(caught_with(Bug::SkipSessionCheck, 60, &options), Invariant::Linearizability);
 }
 
 #[test]

@@ -82,6 +82,9 @@ impl SnapshotWriter for Writer {
         }
         let mut held = lock(&self.store.held);
         held.whole.retain(|(other, _)| other.content != meta.content);
+        // The newest of the others stays: it may be on its way to a peer (C8).
+        let newest = held.whole.drain(..).max_by_key(|(meta, _)| (meta.last_included_index, meta.last_included_term));
+        held.whole.extend(newest);
         held.whole.push((meta.clone(), data));
         Ok(())
     }

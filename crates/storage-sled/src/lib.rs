@@ -11,10 +11,12 @@
 //! | `snapshots/<group>/` | Snapshots, as ordinary files |
 //!
 //! A write to the log is one atomic batch for each group, one flush of sled, and one `fdatasync` of our own, which sled leaves out.
+//! Key-value data gathers in memory and goes into sled some hundred changes at a time, or when it is flushed: until then, what a crash takes away is in the log.
+//! A compaction deletes a few rows with each later write.
 //! After a failed write or sync the store accepts nothing more, ever.
 //!
 //! What it cannot promise: sled notices most damage to its file by failing, but may open at an earlier state instead.
-//! For logs that is noticed by `marks`, which lags by about a second; for key-value data by the applied index, which falls behind the log.
+//! For logs that is noticed by `marks`, which lags by about a second; key-value data comes with its applied index, from which the log goes on.
 //! The two copies of term and vote lie in the same file.
 //! Running out of space is an I/O error and stops the store: sled cannot reserve.
 //!

@@ -7,7 +7,10 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -25,35 +28,45 @@ const NEW: &str = "new";
 /// One group's snapshots.
 #[derive(Debug)]
 pub(crate) struct SledSnapshots {
-    dir: PathBuf,
+    dir: Dir,
     next_new: AtomicU64,
+}
+
+/// Where they lie. Clones are the same.
+#[derive(Clone, Debug)]
+struct Dir {
+    path: PathBuf,
+    /// Held while the whole snapshots are listed, and while one is deleted.
+    listing: Arc<Mutex<()>>,
 }
 
 impl SledSnapshots {
     /// Opens the directory, or makes it, and deletes what a crash left half done and nobody can go on with.
-    pub(crate) fn open(dir: PathBuf) -> Result<SledSnapshots> {
-        files::ensure_dir(&dir)?;
-        let store = SledSnapshots { dir, next_new: AtomicU64::new(0) };
-        for path in store.list(NEW)?.into_iter().chain(store.list("tmp")?) {
+    pub(crate) fn open(path: PathBuf) -> Result<SledSnapshots> {
+        files::ensure_dir(&path)?;
+        let dir = Dir { path, listing: Arc::default() };
+        for path in dir.list(NEW)?.into_iter().chain(dir.list("tmp")?) {
             files::remove(&path)?;
         }
-        for data in store.list(DATA)? {
+        for data in dir.list(DATA)? {
             if !data.with_extension(META).exists() {
                 files::remove(&data)?;
             }
         }
-        Ok(store)
+        Ok(SledSnapshots { dir, next_new: AtomicU64::new(0) })
     }
+}
 
-    fn path(&self, content: u64, extension: &str) -> PathBuf {
-        self.dir.join(format!("{content:016x}.{extension}"))
+impl Dir {
+    fn file(&self, content: u64, extension: &str) -> PathBuf {
+        self.path.join(format!("{content:016x}.{extension}"))
     }
 
     /// The files of a kind.
     fn list(&self, extension: &str) -> Result<Vec<PathBuf>> {
         let read = || {
             let mut found = Vec::new();
-            for file in fs::read_dir(&self.dir)? {
+            for file in fs::read_dir(&self.path)? {
                 let path = file?.path();
                 if path.extension().is_some_and(|found| found == extension) {
                     found.push(path);
@@ -61,7 +74,35 @@ impl SledSnapshots {
             }
             Ok(found)
         };
-        read().map_err(files::io("list", &self.dir))
+        read().map_err(files::io("list", &self.path))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.listing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All whole snapshots but one, the newest first.
+    fn others(&self, content: u64) -> Result<Vec<SnapshotMeta>> {
+        let kept = self.file(content, META);
+        let others = self.list(META)?.into_iter().filter(|path| *path != kept);
+        let mut metas: Vec<SnapshotMeta> = others.map(|path| read_meta(&path)).collect::<Result<_>>()?;
+        metas.sort_by_key(|meta| std::cmp::Reverse((meta.last_included_index, meta.last_included_term)));
+        Ok(metas)
+    }
+
+    /// The meta data goes first: without it the rest is nothing.
+    fn delete(&self, content: u64) -> Result<()> {
+        files::remove(&self.file(content, META))?;
+        files::remove(&self.file(content, DATA))
+    }
+
+    /// Deletes what a new snapshot replaces. The newest of the others stays: it may be on its way to a peer (C8).
+    fn prune(&self, new: u64) -> Result<()> {
+        let _unchanged = self.lock();
+        for old in self.others(new)?.iter().skip(1) {
+            self.delete(old.content)?;
+        }
+        Ok(())
     }
 }
 
@@ -80,28 +121,29 @@ fn read_meta(path: &Path) -> Result<SnapshotMeta> {
 
 impl SnapshotStore for SledSnapshots {
     fn latest(&self) -> Result<Option<SnapshotMeta>> {
-        let all: Vec<SnapshotMeta> = self.list(META)?.iter().map(|path| read_meta(path)).collect::<Result<_>>()?;
+        let _unchanged = self.dir.lock();
+        let all: Vec<SnapshotMeta> = self.dir.list(META)?.iter().map(|path| read_meta(path)).collect::<Result<_>>()?;
         Ok(all.into_iter().max_by_key(|meta| (meta.last_included_index, meta.last_included_term)))
     }
 
     fn begin(&self) -> Result<Box<dyn SnapshotWriter>> {
         let number = self.next_new.fetch_add(1, Ordering::Relaxed);
-        Writer::open(self.dir.clone(), self.path(number, NEW), None)
+        Writer::open(self.dir.clone(), self.dir.file(number, NEW), None)
     }
 
     fn resume(&self, meta: &SnapshotMeta) -> Result<Box<dyn SnapshotWriter>> {
-        let part = self.path(meta.content, PART);
-        for other in self.list(PART)?.into_iter().filter(|path| *path != part) {
+        let part = self.dir.file(meta.content, PART);
+        for other in self.dir.list(PART)?.into_iter().filter(|path| *path != part) {
             files::remove(&other)?;
         }
         Writer::open(self.dir.clone(), part, Some(meta.size))
     }
 
     fn read(&self, content: u64, offset: u64, len: usize) -> Result<Option<Bytes>> {
-        if !self.path(content, META).exists() {
+        if !self.dir.file(content, META).exists() {
             return Ok(None);
         }
-        let path = self.path(content, DATA);
+        let path = self.dir.file(content, DATA);
         let mut data = Vec::new();
         let read = |data: &mut Vec<u8>| {
             let mut file = File::open(&path)?;
@@ -117,19 +159,17 @@ impl SnapshotStore for SledSnapshots {
     }
 
     fn keep_only(&self, content: u64) -> Result<()> {
-        let kept = self.path(content, META);
-        for meta in self.list(META)?.into_iter().filter(|path| *path != kept) {
-            // The meta data goes first: without it the rest is nothing.
-            files::remove(&meta)?;
-            files::remove(&meta.with_extension(DATA))?;
+        let _unchanged = self.dir.lock();
+        for other in self.dir.others(content)? {
+            self.dir.delete(other.content)?;
         }
-        files::sync_dir(&self.dir)
+        files::sync_dir(&self.dir.path)
     }
 }
 
 /// A file that is being written.
 struct Writer {
-    dir: PathBuf,
+    dir: Dir,
     path: PathBuf,
     file: File,
     offset: u64,
@@ -140,7 +180,7 @@ struct Writer {
 
 impl Writer {
     /// Opens a new file, or goes on with one that has at most `resumed_max` bytes.
-    fn open(dir: PathBuf, path: PathBuf, resumed_max: Option<u64>) -> Result<Box<dyn SnapshotWriter>> {
+    fn open(dir: Dir, path: PathBuf, resumed_max: Option<u64>) -> Result<Box<dyn SnapshotWriter>> {
         let open = || {
             let mut file =
                 OpenOptions::new().create(true).truncate(resumed_max.is_none()).read(true).write(true).open(&path)?;
@@ -204,9 +244,12 @@ impl SnapshotWriter for Writer {
         }
         let mut record = Vec::new();
         codec::seal(META_NAME, meta, &mut record)?;
-        let name = self.dir.join(format!("{:016x}.{DATA}", meta.content));
-        self.finish(&name)?;
-        files::replace(&name.with_extension(META), &record)
+        self.finish(&self.dir.file(meta.content, DATA))?;
+        files::replace(&self.dir.file(meta.content, META), &record)?;
+        if let Err(error) = self.dir.prune(meta.content) {
+            tracing::warn!(%error, "older snapshots could not be deleted");
+        }
+        Ok(())
     }
 }
 
@@ -261,7 +304,7 @@ mod tests {
         let mut writer = store.begin().unwrap();
         writer.write(b"abc").unwrap();
         writer.commit(&meta(b"abc")).unwrap();
-        let (meta_path, data_path) = (store.path(0xc0, META), store.path(0xc0, DATA));
+        let (meta_path, data_path) = (store.dir.file(0xc0, META), store.dir.file(0xc0, DATA));
         let whole = fs::read(&meta_path).unwrap();
         for at in 0..whole.len() {
             let mut damaged = whole.clone();

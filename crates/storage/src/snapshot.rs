@@ -5,7 +5,7 @@ use coracle_core::SnapshotMeta;
 
 use crate::Result;
 
-/// The snapshots of a group. At most a few are kept: a new one, once whole, replaces older ones that nobody reads.
+/// The snapshots of a group. At most a few are kept: a new one, once whole, replaces older ones, except the newest of them, which may be on its way to a peer (C8).
 pub trait SnapshotStore: Send + Sync {
     /// The newest whole snapshot.
     ///

@@ -21,6 +21,8 @@ pub(super) struct Leader {
     /// The number of the last round of heartbeats.
     pub(super) round: u64,
     pub(super) heartbeat_deadline: Time,
+    /// What was committed at the last heartbeat: who has this keeps up.
+    pub(super) commit_at_heartbeat: Index,
     /// Whom leadership is being handed over to.
     pub(super) transfer: Option<Transfer>,
     /// When the quorum is looked at next.
@@ -60,6 +62,7 @@ impl Raft {
             reads: LeaderReads::default(),
             round: 0,
             heartbeat_deadline: self.now.plus(self.config.heartbeat_interval),
+            commit_at_heartbeat: self.commit_index,
             transfer: None,
             quorum_deadline: self.now.plus(self.config.election_timeout_max),
         });
@@ -79,7 +82,14 @@ impl Raft {
         let mut known = core::mem::take(&mut leader.peers);
         for node in membership.nodes.iter().filter(|node| node.id != self.config.id) {
             let at = known.iter().position(|peer| peer.id == node.id);
-            leader.peers.push(at.map_or_else(|| Peer::new(node.id, next_index, self.now), |at| known.swap_remove(at)));
+            let mut peer = at.map_or_else(|| Peer::new(node.id, next_index, self.now), |at| known.swap_remove(at));
+            peer.removed_at = None;
+            leader.peers.push(peer);
+        }
+        // Who is removed is served, uncounted, until it knows (C16).
+        for mut peer in known {
+            peer.removed_at.get_or_insert(self.now);
+            leader.peers.push(peer);
         }
     }
 
@@ -114,6 +124,12 @@ impl Raft {
             return;
         }
         leader.heartbeat_deadline = self.now.plus(self.config.heartbeat_interval);
+        leader.commit_at_heartbeat = self.commit_index;
+        let (now, membership_index) = (self.now, self.log.membership().0);
+        let grace = self.config.election_timeout_max * 2;
+        leader.peers.retain(|peer| {
+            peer.removed_at.is_none_or(|at| now.since(at) < grace && peer.commit_told() < membership_index)
+        });
         let patience = self.config.heartbeat_interval * 2;
         for peer in &mut leader.peers {
             peer.retry_when_stalled(self.now, patience);

@@ -7,6 +7,7 @@
 //! | `follower.rs` | what a follower does with a leader's messages |
 //! | `leader.rs` | taking over, stepping down, the quorum, committing |
 //! | `replication.rs` | what goes to each peer and what comes back |
+//! | `change.rs` | changing the membership (Raft §6; thesis §4) |
 //! | `transfer.rs` | handing leadership over (thesis §3.10) |
 //! | `proposals.rs` | proposals and their outcomes |
 //! | `reads.rs` | rounds of linearizable reads |
@@ -16,6 +17,7 @@
 //! | `settle.rs` | the order of outputs, and when to wake |
 
 mod apply;
+mod change;
 mod election;
 mod follower;
 mod leader;
@@ -155,6 +157,7 @@ impl Raft {
             Input::EntriesRead { request, result } => self.on_entries_read(request, result),
             Input::Applied { applied, flushed } => self.on_applied(applied, flushed),
             Input::Compact { up_to } => self.on_compact(up_to),
+            Input::ChangeMembership { id, nodes } => self.on_change_membership(id, nodes),
             Input::Transfer { to } => self.on_transfer(to),
             Input::SnapshotSendFailed { peer } => self.on_snapshot_send_failed(peer),
             Input::SnapshotSending { peer, index } => self.on_snapshot_sending(peer, index),
@@ -175,6 +178,7 @@ impl Raft {
             Input::Propose { first, commands } => {
                 self.reject_proposals(first, commands.len() as u32, reason);
             }
+            Input::ChangeMembership { id, .. } => self.reject_proposals(id, 1, reason),
             Input::Read { first, count } => self.outputs.results.push(Output::ReadFailed { first, count, reason }),
             _ => {}
         }

@@ -203,12 +203,13 @@ impl Raft {
         }
     }
 
-    /// Whether the node may ask for votes: its disk answers, and its state is not behind its log's start (C7, C18).
+    /// Whether the node may ask for votes: its disk answers, its state is not behind its log's start (C7, C18), and it is a voter.
+    /// A node that a membership leaves out which is not known to be committed is still needed: it may be the only one that can be elected (thesis §4.2.2).
     pub(super) fn may_campaign(&self) -> bool {
         !self.persistence.is_slow
             && self.installing.is_none()
             && self.applying.applied >= self.log.base().index
-            && self.log.membership().1.is_voter(self.config.id)
+            && self.log.may_vote(self.config.id, self.commit_index)
     }
 
     /// Asks for the votes of a campaign once (term, vote) and the log that it claims are durable (C5).

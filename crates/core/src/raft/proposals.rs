@@ -16,6 +16,12 @@ pub(super) struct Waiting {
     bytes: usize,
 }
 
+impl Waiting {
+    pub(super) fn one(first: ProposalId, first_index: Index, bytes: usize) -> Waiting {
+        Waiting { first, count: 1, first_index, bytes }
+    }
+}
+
 impl Raft {
     pub(super) fn on_propose(&mut self, first: ProposalId, commands: Vec<Bytes>) {
         let count = commands.len() as u32;

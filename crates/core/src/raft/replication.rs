@@ -24,6 +24,8 @@ pub(super) struct Peer {
     pub(super) echoed: u64,
     /// The commit index that it was last told.
     commit_told: Index,
+    /// Since when it is not in the membership any more.
+    pub(super) removed_at: Option<Time>,
     /// The question to the log whose answer is for this peer.
     log_request: Option<u64>,
 }
@@ -63,8 +65,14 @@ impl Peer {
             contact: now,
             echoed: 0,
             commit_told: Index::ZERO,
+            removed_at: None,
             log_request: None,
         }
+    }
+
+    /// The commit index that it was last told.
+    pub(super) fn commit_told(&self) -> Index {
+        self.commit_told
     }
 
     pub(super) fn is_installing(&self) -> bool {

@@ -21,6 +21,7 @@ impl Raft {
         if self.fatal.is_none() {
             self.request_votes_when_durable();
             self.advance_commit();
+            self.settle_membership();
             self.settle_leader_reads();
             self.settle_follower_reads();
             self.replicate();

@@ -1,7 +1,7 @@
 //! Handing leadership over (C14; thesis §3.10).
 
 use super::{Raft, RoleState, election::Campaign};
-use crate::{Body, Event, NodeId, Time};
+use crate::{Body, Event, NodeId, RejectReason, Time};
 
 /// A handover that is under way.
 #[derive(Clone, Debug)]
@@ -69,6 +69,10 @@ impl Raft {
         let RoleState::Leader(leader) = &mut self.role else { return };
         if let Some(transfer) = leader.transfer.take_if(|transfer| self.now >= transfer.deadline) {
             self.outputs.events.push(Event::TransferAborted { to: Some(transfer.to) });
+            if !self.log.membership().1.is_voter(self.config.id) {
+                // It is not a member any more, and nobody took over: the others elect one of themselves.
+                self.step_down(RejectReason::NotLeader { leader: None });
+            }
         }
     }
 

@@ -12,7 +12,8 @@ use std::{
 use bytes::Bytes;
 use coracle_core::{
     Base, Body, Config, EntryKind, Event, Fatal, HardState, Index, Input, LogRead, Membership, Message, NodeId,
-    Outcome, Output, Persist, ProposalId, Raft, ReadId, Recovered, Role, Run, SnapshotMeta, Term, Ticket, Time,
+    NodeRecord, Outcome, Output, Persist, ProposalId, Raft, ReadId, Recovered, Role, Run, SnapshotMeta, Term, Ticket,
+    Time,
 };
 
 /// What a node's disk holds.
@@ -29,6 +30,12 @@ impl Disk {
     pub fn founded(membership: &Membership) -> Disk {
         let recovered = Recovered::founded(membership.clone());
         Disk { hard_state: recovered.hard_state, base: recovered.base, runs: recovered.tail, flushed: Index::ZERO }
+    }
+
+    /// A node that nobody has told anything yet: it waits to be joined.
+    pub fn outsider() -> Disk {
+        let nobody = Membership::of_voters([]);
+        Disk { base: Base { membership: Some(nobody), ..Base::default() }, ..Disk::default() }
     }
 
     /// A log with one command per term given, after the founding entry.
@@ -318,7 +325,10 @@ impl Cluster {
     }
 
     pub fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
-        self.cut.contains(&(from, to)) || self.down.contains(&from) || self.down.contains(&to)
+        self.cut.contains(&(from, to))
+            || self.down.contains(&from)
+            || self.down.contains(&to)
+            || !self.nodes.contains_key(&to)
     }
 
     /// Cuts both directions between a node and all others.
@@ -411,6 +421,13 @@ impl Cluster {
         let commands = vec![Bytes::copy_from_slice(command.as_bytes())];
         self.handle(n, Input::Propose { first: ProposalId(first), commands });
         first
+    }
+
+    pub fn change_membership(&mut self, n: NodeId, nodes: Vec<NodeRecord>) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.handle(n, Input::ChangeMembership { id: ProposalId(id), nodes });
+        id
     }
 
     pub fn read(&mut self, n: NodeId) -> u64 {

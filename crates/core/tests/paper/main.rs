@@ -7,6 +7,7 @@ mod common;
 
 mod contracts;
 mod elections;
+mod membership;
 mod reads;
 mod replication;
 mod safety;

@@ -31,10 +31,11 @@ impl State {
             return Err(StorageError::damaged("a snapshot", "its size or checksum is not that of its bytes"));
         }
         self.whole.retain(|(other, _)| other.content != meta.content);
+        // What was just stored stays, however old it is.
+        let extra = (self.whole.len() + 1).saturating_sub(WHOLE_MAX);
+        self.whole.drain(..extra);
         self.whole.push((meta.clone(), data.into()));
         self.whole.sort_by_key(|(meta, _)| meta.last_included_index);
-        let extra = self.whole.len().saturating_sub(WHOLE_MAX);
-        self.whole.drain(..extra);
         Ok(())
     }
 }

@@ -13,7 +13,8 @@ type Configurations<S> = HashSet<(Bits, S), BuildHasherDefault<DefaultHasher>>;
 /// The list's end, on both sides.
 const HEAD: usize = 0;
 
-type Calls<'a, M> = Vec<(CallId, &'a Call<<M as Model>::Input, <M as Model>::Output>)>;
+/// Operations of a history with their numbers.
+pub(super) type Calls<'a, M> = Vec<(CallId, &'a Call<<M as Model>::Input, <M as Model>::Output>)>;
 
 /// Looks for a legal order of `calls`, which are all on `key`.
 pub(super) fn search<M: Model>(

@@ -28,6 +28,17 @@ struct Attempt {
     node: usize,
 }
 
+/// How an attempt failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failed {
+    /// Surely without effect.
+    Refused,
+    /// It may have taken effect, or will.
+    Unknown,
+    /// It was answered, and the answer asks for another attempt.
+    Answered,
+}
+
 impl Clients {
     pub(super) fn new(workload: Box<dyn Workload>, mut rng: Rng) -> Clients {
         let nodes = vec![0; workload.clients()];
@@ -69,6 +80,7 @@ impl World {
     pub(super) fn tick(&mut self, client: usize) -> Step {
         self.tick_later(client);
         let clients = &mut self.clients;
+        clients.workload.time(self.now);
         match clients.workload.begin(client, self.phase, &mut clients.rng) {
             Some(operation) => self.attempt(client, operation),
             None => Ok(()),
@@ -84,6 +96,7 @@ impl World {
         let node = clients.nodes[client];
         let request = clients.next_request;
         clients.next_request += 1;
+        clients.workload.time(self.now);
         let what = clients.workload.request(operation);
         clients.attempts.insert(request, Attempt { client, operation, node });
         self.trace.line(self.now, || format!("client {client} asks n{node}: request {request}, {operation:?}"));
@@ -99,7 +112,7 @@ impl World {
         let Some(attempt) = self.clients.attempts.get(&request) else { return Ok(()) };
         let node = attempt.node;
         let Some(running) = &mut self.nodes[node].running else {
-            self.give_up(request, true);
+            self.give_up(request, Failed::Refused);
             return Ok(());
         };
         let request = RequestId(request);
@@ -140,14 +153,16 @@ impl World {
         let reply = match result {
             Ok(reply) => reply,
             Err(error) => {
-                self.report.unknown += u64::from(error == RequestError::Unknown);
-                self.give_up(request, true);
+                let is_unknown = error == RequestError::Unknown;
+                self.report.unknown += u64::from(is_unknown);
+                self.give_up(request, if is_unknown { Failed::Unknown } else { Failed::Refused });
                 return Ok(());
             }
         };
         let Some(attempt) = self.clients.attempts.get(&request) else { return Ok(()) };
+        self.clients.workload.time(self.now);
         match self.clients.workload.answered(attempt.operation, &reply)? {
-            Progress::Retry => self.give_up(request, false),
+            Progress::Retry => self.give_up(request, Failed::Answered),
             Progress::Done { is_command, is_repeated } => {
                 self.clients.attempts.remove(&request);
                 self.report.acknowledged += u64::from(is_command);
@@ -158,11 +173,15 @@ impl World {
         Ok(())
     }
 
-    /// An attempt has failed: another one follows, elsewhere if the node is to blame.
-    fn give_up(&mut self, request: u64, elsewhere: bool) {
+    /// An attempt has failed: another one follows, elsewhere if the node is to blame, unless the client leaves it at that.
+    fn give_up(&mut self, request: u64, failed: Failed) {
         let clients = &mut self.clients;
         let Some(Attempt { client, operation, .. }) = clients.attempts.remove(&request) else { return };
-        if elsewhere {
+        if failed == Failed::Unknown && clients.workload.ends_unknown(operation) {
+            self.report.left_open += 1;
+            return;
+        }
+        if failed != Failed::Answered {
             clients.nodes[client] = clients.rng.below(self.nodes.len() as u64) as usize;
         }
         let backoff = clients.rng.duration(Duration::from_millis(1), Duration::from_millis(200));
@@ -177,7 +196,7 @@ impl World {
         if self.clients.rng.chance(0.5) {
             self.input(node, Input::Cancel { request: RequestId(request) });
         }
-        self.give_up(request, true);
+        self.give_up(request, Failed::Unknown);
         Ok(())
     }
 
@@ -189,7 +208,7 @@ impl World {
         for request in cut {
             if self.clients.rng.chance(0.5) {
                 self.report.unknown += 1;
-                self.give_up(request, true);
+                self.give_up(request, Failed::Unknown);
             }
         }
     }

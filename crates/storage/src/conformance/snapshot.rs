@@ -16,6 +16,7 @@ pub(super) fn check<S: Subject>(factory: &impl Fn() -> S) {
     another_one_drops_what_was_received(factory());
     what_was_begun_and_dropped_is_forgotten(factory());
     the_newest_is_the_latest(factory());
+    a_new_one_replaces_all_but_the_one_before(factory());
 }
 
 type Snapshots = Arc<dyn SnapshotStore>;
@@ -156,4 +157,21 @@ fn the_newest_is_the_latest<S: Subject>(subject: S) {
     // The same snapshot again replaces itself.
     take(&store, &meta(1, 30, &data), &data);
     assert_eq!(read_all(&store, 1), Some(data));
+}
+
+fn a_new_one_replaces_all_but_the_one_before<S: Subject>(subject: S) {
+    let store = snapshots(&subject);
+    let data = pattern(10);
+    for content in 1..=20 {
+        take(&store, &meta(content, content * 10, &data), &data);
+        assert_eq!(store.latest().expect("latest").map(|meta| meta.content), Some(content));
+        let before = content.saturating_sub(1).max(1);
+        assert_eq!(read_all(&store, before), Some(data.clone()), "the one before may be on its way to a peer");
+    }
+    let kept = (1..=20).filter(|content| read_all(&store, *content).is_some()).count();
+    assert!(kept <= 5, "{kept} snapshots are kept");
+    // What was just stored is there, however old it is.
+    take(&store, &meta(99, 5, &data), &data);
+    assert_eq!(read_all(&store, 99), Some(data));
+    assert_eq!(store.latest().expect("latest").map(|meta| meta.content), Some(20));
 }
