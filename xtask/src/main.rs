@@ -23,6 +23,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Task {
     /// Start a cluster of real processes, count words on it, and kill its leader half-way
+    ///
+    /// Builds the release binary, starts the nodes on loopback, and counts the words of a text with one replicated increment per word from several clients at once.
+    /// Half-way it kills the leader (SIGKILL), restarts it on its directory, and compares the counts at the end: equal to the last word, or not.
+    /// On a terminal it shows the nodes while it runs, and stays up afterwards until Ctrl-C; otherwise it ends by itself.
+    /// The nodes' logs are in target/cluster.
     Cluster(cluster::Options),
     /// Run all tests: unit, integration, documentation, examples, and each adapter alone
     Test(test::Options),

@@ -22,6 +22,9 @@ const DISCOVERY_INTERVAL: Duration = Duration::from_millis(300);
 /// After how long without an answer the leader is looked for elsewhere.
 const SILENCE: Duration = Duration::from_millis(400);
 
+/// Longer than any call takes.
+pub(crate) const FOR_EVER: Duration = Duration::from_secs(86_400 * 365);
+
 /// What one call to one node returns.
 pub(crate) type Called<T> = std::result::Result<T, Status>;
 
@@ -150,7 +153,9 @@ impl Inner {
         A: Fn(Arc<Endpoint>) -> F + Send + Sync,
         F: Future<Output = Called<T>> + Send,
     {
-        let deadline = Instant::now() + self.options.deadline;
+        let now = Instant::now();
+        // A deadline beyond what the clock can say is as good as none.
+        let deadline = now.checked_add(self.options.deadline).unwrap_or(now + FOR_EVER);
         let mut backoff = Backoff::new();
         let mut may_have_happened = false;
         loop {
@@ -216,7 +221,10 @@ impl Inner {
             _ => format!("{}: {}", endpoint.address, failure.reason()),
         };
         match failure {
-            _ if may_have_happened && (timed_out || failure.is_unknown()) => Error::Unknown(told),
+            // The state machine's own word: a session gets the answer of the attempt that took effect.
+            Failure::Answer(error @ (Error::NotAnInteger { .. } | Error::SessionExpired(_))) => error,
+            // Any other refusal only speaks for the attempt that it answers, not for those before it (C21).
+            _ if may_have_happened => Error::Unknown(told),
             Failure::Answer(error @ Error::Busy { .. }) => error,
             Failure::Answer(error) if !timed_out => error,
             _ => Error::Unavailable(told),

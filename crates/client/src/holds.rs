@@ -8,7 +8,7 @@ use std::{
 
 use coracle_level::{Error, Result, Revision};
 
-use crate::endpoint::Endpoint;
+use crate::{calls::FOR_EVER, endpoint::Endpoint};
 
 /// The most snapshots that one client holds at a time.
 const HOLDS_MAX: usize = 10_000;
@@ -42,6 +42,7 @@ impl Holds {
 
     pub(crate) fn add(&mut self, revision: Revision, endpoint: Arc<Endpoint>, span: Duration, now: Instant) {
         self.len += 1;
+        let span = span.min(FOR_EVER);
         self.of.entry(revision).or_default().push(Hold { endpoint, span, until: now + span });
     }
 

@@ -122,6 +122,34 @@ async fn c21_a_repeated_commit_that_never_gets_an_answer_is_unknown() {
 }
 
 #[tokio::test]
+async fn c21_a_refusal_elsewhere_does_not_speak_for_an_attempt_that_broke() {
+    for refusal in [
+        Error::Protocol("the server does not know the call".to_owned()),
+        Error::LimitExceeded { limit: "value_bytes_max".to_owned(), max: 1, got: 2 },
+    ] {
+        let (mut first, second) = (Node::start(), Node::start());
+        first.set(Mode::Hang);
+        first.says(leader(4, 1));
+        second.set(Mode::Fail(refusal));
+        let client = Client::connect([first.address(), second.address()], options()).await.unwrap();
+        let commit = tokio::spawn(async move { client.commit(txn(), once()).await });
+        eventually("the commit has arrived", async || first.commits() == 1).await;
+        first.kill();
+        let error = commit.await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::Unknown(_)), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn durations_beyond_the_clock_are_as_good_as_none() {
+    let node = Node::start();
+    let client = Client::connect_lazy([node.address()], options().with_deadline(Duration::MAX)).unwrap();
+    client.commit(txn(), None).await.unwrap();
+    assert_eq!(client.snapshot(Duration::MAX).await.unwrap(), Revision(7));
+    assert_eq!(get(&client, ReadAt::Revision(Revision(7))).await.unwrap(), Some(Bytes::from_static(b"v")));
+}
+
+#[tokio::test]
 async fn c21_an_unknown_outcome_that_a_node_reports_is_passed_on_as_it_is() {
     let node = Node::start();
     let told = Error::Unknown("it stepped down".to_owned());

@@ -52,7 +52,7 @@ async fn a_cluster_on_tcp_replicates_and_survives_its_leader() {
 async fn a_command_that_fits_in_no_frame_is_refused_and_does_not_stop_the_cluster() {
     let (nodes, _) = cluster(&|_| "memory:".to_owned(), 3).await;
     let first = leader(&nodes).await;
-    let max = 7 << 20;
+    let max = 6 << 20;
     for node in [first, (first + 1) % 3] {
         let refused = nodes[node].propose(vec![0; max + 1]).await.unwrap_err();
         assert_eq!(refused, RequestError::TooLarge { max, got: max + 1 });

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    ArgMatches, Args, CommandFactory, Error, FromArgMatches, Parser, Subcommand, ValueEnum, error::ErrorKind,
+    parser::ValueSource,
+};
 use coracle::{StorageUrl, transport::Address};
 
 use crate::parse::{self, DurationRange};
@@ -21,8 +24,28 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl Cli {
+    /// The command line of this process; it ends here when it is wrong.
+    pub(crate) fn of_process() -> Cli {
+        let matches = Cli::command().get_matches();
+        Cli::of(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    fn of(matches: &ArgMatches) -> Result<Cli, Error> {
+        if let Some(("serve", of_serve)) = matches.subcommand() {
+            let is_given = |name: &&&str| of_serve.value_source(name) == Some(ValueSource::CommandLine);
+            if let Some(name) = ["endpoints", "timeout"].iter().find(is_given) {
+                let text = format!("--{name} is for the commands that talk to a cluster; `serve` runs a node of one");
+                return Err(Cli::command().error(ErrorKind::ArgumentConflict, text));
+            }
+        }
+        Cli::from_arg_matches(matches)
+    }
+}
+
 /// Which cluster to talk to, and how patiently.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "To talk to a cluster (every command but serve)")]
 pub(crate) struct ClusterArgs {
     /// Client addresses of some or all nodes
     #[arg(
@@ -204,12 +227,13 @@ pub(crate) struct WordsArgs {
     /// Print a JSON object per line: progress several times a second, and the result
     #[arg(long)]
     pub(crate) json: bool,
+    /// Leave when standard input closes, so that the demo does not outlive the process that started it
+    #[arg(long)]
+    pub(crate) exit_with_stdin: bool,
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, error::ErrorKind};
-
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -256,6 +280,17 @@ mod tests {
             let text = error.to_string();
             assert_eq!(error.kind(), ErrorKind::ValueValidation, "{text}");
             assert!(error.exit_code() == 2 && text.contains(flag) && text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_node_has_no_use_for_endpoints_and_says_so() {
+        let of = |line: &str| Cli::of(&Cli::command().try_get_matches_from(line.split_whitespace()).unwrap());
+        of("coracle serve /memory/1").unwrap();
+        of("coracle --timeout 1s status").unwrap();
+        for line in ["coracle serve /memory/1 --endpoints a:1", "coracle --timeout 1s serve /memory/1"] {
+            let error = of(line).unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains("`serve` runs a node"), "{error}");
         }
     }
 

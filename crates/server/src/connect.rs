@@ -15,7 +15,8 @@ const GRACE: Duration = Duration::from_millis(20);
 
 /// A client of the cluster; it connects when it is first asked for something.
 pub(crate) fn client(cluster: &ClusterArgs) -> Outcome<Client> {
-    let options = ClientOptions::default().with_deadline(cluster.timeout);
+    let mut options = ClientOptions::default().with_deadline(cluster.timeout);
+    options.status = options.status.min(cluster.timeout);
     Client::connect_lazy(&cluster.endpoints, options).map_err(|error| match error {
         ConnectError::NoEndpoints | ConnectError::Address { .. } => {
             Failure::new(Code::Usage, format!("--endpoints: {error}"))

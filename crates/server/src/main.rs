@@ -18,15 +18,13 @@ mod text;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::{
     cli::{Cli, Command, Demo},
     exit::{Failure, Outcome},
 };
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::of_process();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::io("could not start the runtime", &error).report(),

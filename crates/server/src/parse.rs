@@ -2,6 +2,9 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+/// No timer needs more, and no sum of such times leaves the clock's range.
+const LONGEST: Duration = Duration::from_secs(86_400);
+
 /// `100ms`, `1.5s`, `2m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = |reason: &str| format!("{reason}; expected a number and a unit, like 100ms, 1.5s or 2m");
@@ -17,8 +20,10 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     };
     let number: f64 = number.parse().map_err(|_| wrong(&format!("\"{number}\" is not a number")))?;
     match Duration::try_from_secs_f64(number * seconds) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err(wrong(&format!("\"{text}\" is not longer than zero"))),
+        Ok(duration) if duration.is_zero() => Err(wrong(&format!("\"{text}\" is not longer than zero"))),
+        Ok(duration) if duration <= LONGEST => Ok(duration),
+        _ if number < 0.0 => Err(wrong(&format!("\"{text}\" is not longer than zero"))),
+        _ => Err(wrong(&format!("\"{text}\" is longer than a day"))),
     }
 }
 
@@ -65,9 +70,16 @@ mod tests {
         assert_eq!(duration("100ms"), Ok(Duration::from_millis(100)));
         assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for (text, part) in
-            [("10", "unit is missing"), ("x1s", "\"x1s\""), ("5d", "\"d\""), ("0s", "zero"), ("-1s", "zero")]
-        {
+        for (text, part) in [
+            ("10", "unit is missing"),
+            ("x1s", "\"x1s\""),
+            ("5d", "\"d\""),
+            ("0s", "zero"),
+            ("-1s", "zero"),
+            ("25h", "a day"),
+            ("9999999999999999999s", "a day"),
+            ("99999999999999999999h", "a day"),
+        ] {
             let error = duration(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
         }

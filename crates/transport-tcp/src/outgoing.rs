@@ -37,14 +37,14 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Arc<Link>, mut closing: Closi
             is_wanted = link.ready() => is_wanted,
         };
         let Some(host) = shared.host.get().filter(|_| is_wanted) else { return };
-        let began = Instant::now();
-        match converse(&shared, &link, host.as_ref(), &mut closing).await {
+        let mut connected_at = None;
+        match converse(&shared, &link, host.as_ref(), &mut closing, &mut connected_at).await {
             Ok(Stop::Idle) => continue,
             Ok(Stop::Closed) => return,
             Err(()) => lost(&link, host.as_ref()),
         }
-        // A process that lets us in and hangs up at once is not asked again at once.
-        if began.elapsed() > shared.options.backoff_max {
+        // A process that lets us in and hangs up at once is not asked again at once, nor one that does not even refuse.
+        if connected_at.is_some_and(|at: Instant| at.elapsed() > shared.options.backoff_max) {
             backoff.reset();
         }
         tokio::select! {
@@ -55,12 +55,19 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Arc<Link>, mut closing: Closi
 }
 
 /// From connecting to the end of the connection; what was wrong is logged here.
-async fn converse(shared: &Shared, link: &Link, host: &dyn Host, closing: &mut Closing) -> Result<Stop, ()> {
+async fn converse(
+    shared: &Shared,
+    link: &Link,
+    host: &dyn Host,
+    closing: &mut Closing,
+    connected_at: &mut Option<Instant>,
+) -> Result<Stop, ()> {
     let dialed = tokio::select! {
         () = closing.closed() => return Ok(Stop::Closed),
         dialed = dial(shared, link, host) => dialed,
     };
     let (address, mut session) = dialed.ok_or(())?;
+    *connected_at = Some(Instant::now());
     tracing::debug!(%address, "connected");
     let result = session.pump(closing).await;
     result.map_err(|error| complain(shared, link, &address, &error))

@@ -70,10 +70,12 @@ impl Demo {
     pub(super) fn start(binary: &Path, endpoints: &str, texts: &[PathBuf], clients: u16, log: PathBuf) -> Result<Demo> {
         let mut command = Command::new(binary);
         command.args(["demo", "words", "--endpoints", endpoints, "--clients", &clients.to_string(), "--json"]);
+        command.arg("--exit-with-stdin");
         for text in texts {
             command.arg("--input").arg(text);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        // Held open by the child's handle: the demo leaves when it closes, however this process ends.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command.stderr(File::create(&log).with_context(|| format!("cannot write {}", log.display()))?);
         let mut child = command.spawn().context("cannot start coracle demo")?;
         let (tell, lines) = channel();

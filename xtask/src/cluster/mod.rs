@@ -27,11 +27,6 @@ use self::{
 use crate::process::{build_binary, root};
 
 /// A cluster to start, and what to do with it.
-///
-/// Builds the release binary, starts the nodes on loopback, and counts the words of a text with one replicated increment per word from several clients at once.
-/// Half-way it kills the leader (SIGKILL), restarts it on its directory, and compares the counts at the end: equal to the last word, or not.
-/// On a terminal it shows the nodes while it runs, and stays up afterwards until Ctrl-C; otherwise it ends by itself.
-/// The nodes' logs are in target/cluster.
 #[derive(Args)]
 pub(crate) struct Options {
     /// How many nodes

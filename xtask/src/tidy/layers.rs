@@ -9,69 +9,63 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::Findings;
-use crate::process::workspace_metadata;
+use crate::process::{root, workspace_metadata};
 
-/// Arrows, downwards. Whoever may use a crate may also name what that one stands on.
-const ARROWS: &[(&str, &[&str])] = &[
-    ("coracle-core", &[]),
-    ("coracle-storage", &["coracle-core"]),
-    ("coracle-storage-memory", &["coracle-storage"]),
-    ("coracle-storage-sled", &["coracle-storage"]),
-    ("coracle-storage-redis", &["coracle-storage"]),
-    ("coracle-storage-file", &["coracle-storage"]),
-    ("coracle-replica", &["coracle-core", "coracle-storage"]),
-    ("coracle-transport", &["coracle-core"]),
-    ("coracle-transport-memory", &["coracle-transport"]),
-    ("coracle-transport-tcp", &["coracle-transport"]),
-    ("coracle-transport-grpc", &["coracle-transport"]),
-    ("coracle-node", &["coracle-replica", "coracle-transport", "coracle-storage"]),
-    ("coracle-level", &["coracle-storage"]),
-    ("coracle-client", &["coracle-level"]),
-    (
-        "coracle",
-        &[
-            "coracle-client",
-            "coracle-level",
-            "coracle-node",
-            "coracle-storage-file",
-            "coracle-storage-memory",
-            "coracle-storage-redis",
-            "coracle-storage-sled",
-            "coracle-transport-grpc",
-            "coracle-transport-memory",
-            "coracle-transport-tcp",
-        ],
-    ),
-    ("coracle-server", &["coracle"]),
-    ("coracle-sim", &["coracle-replica", "coracle-storage", "coracle-level"]),
-    ("coracle-presence", &["coracle-level"]),
-    ("coracle-discovery", &["coracle-transport"]),
-    ("coracle-tests", &["coracle", "coracle-server", "coracle-sim"]),
-    ("xtask", &[]),
-];
+/// The crates that each crate may use, by their packages' names.
+type Arrows = BTreeMap<String, Vec<String>>;
+
+const TABLE: &str = "docs/architecture.md";
 
 /// Layers without I/O or threads of their own: they must not come to depend on a runtime.
 const PURE: &[&str] = &["coracle-core", "coracle-storage", "coracle-replica", "coracle-sim"];
 const RUNTIMES: &[&str] = &["tokio", "async-trait", "tonic", "futures-util", "futures-executor", "async-std", "smol"];
 
 pub(super) fn check(findings: &mut Findings) -> Result<()> {
+    let text = fs::read_to_string(root().join(TABLE)).with_context(|| format!("cannot read {TABLE}"))?;
+    let arrows = table(&text);
     let metadata = workspace_metadata()?;
-    for package in metadata["packages"].as_array().into_iter().flatten() {
-        findings.faults.extend(arrow_faults(package));
+    let packages: Vec<&Value> = metadata["packages"].as_array().into_iter().flatten().collect();
+    for package in &packages {
+        findings.faults.extend(arrow_faults(package, &arrows));
         findings.faults.extend(lint_fault(package)?);
     }
+    let is_there = |name: &&String| packages.iter().any(|package| package["name"] == name.as_str());
+    let missing = arrows.keys().filter(|name| !is_there(name));
+    findings.faults.extend(missing.map(|name| format!("{TABLE}: there is no package {name}")));
     Ok(())
 }
 
-fn arrow_faults(package: &Value) -> Vec<String> {
-    let name = package["name"].as_str().unwrap_or_default();
-    let arrows: BTreeMap<&str, &[&str]> = ARROWS.iter().copied().collect();
-    if !arrows.contains_key(name) {
-        return vec![format!(
-            "{name} is not in the table of layers: add it to docs/architecture.md and to xtask's tidy"
-        )];
+/// The arrows in the table of crates: folder, package, what it is, arrows.
+fn table(text: &str) -> Arrows {
+    let mut arrows = Arrows::new();
+    let mut all = Vec::new();
+    for line in text.lines() {
+        let cells: Vec<&str> = line.trim().trim_matches('|').split('|').map(str::trim).collect();
+        let &[_, package, _, targets] = cells.as_slice() else { continue };
+        let Some(name) = package.strip_prefix('`').and_then(|rest| rest.strip_suffix('`')) else { continue };
+        let targets = match targets {
+            "-" => Vec::new(),
+            // What the table lists below an "all" does not stand under it.
+            "all" | "all of the above" => all.clone(),
+            names => names.split(',').map(|name| package_of(name.trim())).collect(),
+        };
+        arrows.insert(name.to_owned(), targets);
+        all.push(name.to_owned());
     }
-    let allowed = below(name, &arrows);
+    arrows
+}
+
+/// The table leaves out what all names begin with.
+fn package_of(name: &str) -> String {
+    if name == "coracle" { name.to_owned() } else { format!("coracle-{name}") }
+}
+
+fn arrow_faults(package: &Value, arrows: &Arrows) -> Vec<String> {
+    let name = package["name"].as_str().unwrap_or_default();
+    if !arrows.contains_key(name) {
+        return vec![format!("{name} is not in the table of crates in {TABLE}")];
+    }
+    let allowed = below(name, arrows);
     let mut faults = Vec::new();
     for dependency in package["dependencies"].as_array().into_iter().flatten() {
         let target = dependency["name"].as_str().unwrap_or_default();
@@ -80,7 +74,7 @@ fn arrow_faults(package: &Value) -> Vec<String> {
             continue;
         }
         if arrows.contains_key(target) && !allowed.contains(target) {
-            faults.push(format!("{name} depends on {target}: the table of layers has no such arrow"));
+            faults.push(format!("{name} depends on {target}: the table of crates in {TABLE} has no such arrow"));
         }
         if PURE.contains(&name) && RUNTIMES.contains(&target) {
             faults.push(format!("{name} depends on {target}: this layer has no I/O and no async"));
@@ -90,12 +84,13 @@ fn arrow_faults(package: &Value) -> Vec<String> {
 }
 
 /// Everything that a crate stands on.
-fn below<'a>(name: &str, arrows: &BTreeMap<&'a str, &'a [&'a str]>) -> BTreeSet<&'a str> {
+fn below<'a>(name: &str, arrows: &'a Arrows) -> BTreeSet<&'a str> {
+    let targets = |name: &str| arrows.get(name).into_iter().flatten().map(String::as_str);
     let mut found = BTreeSet::new();
-    let mut open: Vec<&str> = arrows.get(name).into_iter().flat_map(|targets| targets.iter().copied()).collect();
+    let mut open: Vec<&str> = targets(name).collect();
     while let Some(next) = open.pop() {
         if found.insert(next) {
-            open.extend(arrows.get(next).into_iter().flat_map(|targets| targets.iter().copied()));
+            open.extend(targets(next));
         }
     }
     found
@@ -115,8 +110,22 @@ mod tests {
 
     use super::*;
 
+    fn ours() -> Arrows {
+        table(&fs::read_to_string(root().join(TABLE)).unwrap())
+    }
+
     fn faults(name: &str, dependency: &str, kind: &Value) -> usize {
-        arrow_faults(&json!({"name": name, "dependencies": [{"name": dependency, "kind": kind}]})).len()
+        arrow_faults(&json!({"name": name, "dependencies": [{"name": dependency, "kind": kind}]}), &ours()).len()
+    }
+
+    #[test]
+    fn a_row_names_a_package_and_what_it_may_use() {
+        let text = "| Folder | Package | What | Arrows |\n|---|---|---|---|\n| `a` | `coracle-a` | A | - |\n\
+            | `b` | `coracle` | B, the second | a |\n| `c` | `coracle-c` | C | all of the above |\n| `d` | - | D | all |\n";
+        let of = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let expected =
+            [("coracle-a", of(&[])), ("coracle", of(&["coracle-a"])), ("coracle-c", of(&["coracle-a", "coracle"]))];
+        assert_eq!(table(text), expected.map(|(name, targets)| (name.to_owned(), targets)).into());
     }
 
     #[test]
@@ -125,11 +134,16 @@ mod tests {
         assert_eq!(faults("coracle-core", "coracle-storage", &Value::Null), 1);
         assert_eq!(faults("coracle-level", "coracle-node", &Value::Null), 1);
         assert_eq!(faults("coracle-level", "coracle-node", &json!("dev")), 0);
+        assert_eq!(faults("coracle", "coracle-server", &Value::Null), 1);
     }
 
     #[test]
     fn an_adapter_knows_no_other_adapter() {
-        for (name, _) in ARROWS.iter().filter(|(name, _)| name.contains("-storage-") || name.contains("-transport-")) {
+        let ours = ours();
+        let adapters: Vec<&String> =
+            ours.keys().filter(|name| name.contains("-storage-") || name.contains("-transport-")).collect();
+        assert!(adapters.len() >= 4, "{adapters:?}");
+        for name in adapters {
             assert_eq!(faults(name, "coracle-node", &Value::Null), 1, "{name}");
             assert_eq!(faults(name, "coracle-storage-memory", &Value::Null), 1, "{name}");
         }

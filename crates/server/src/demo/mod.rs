@@ -28,6 +28,7 @@ use crate::{
     connect,
     exit::{Code, Failure, Outcome},
     out, scan,
+    serve::leave::watch_input,
 };
 
 /// How often progress is shown.
@@ -36,6 +37,18 @@ const SHOWN_EVERY: Duration = Duration::from_millis(150);
 const READS_MAX: usize = 10;
 
 pub(crate) async fn words(cluster: &ClusterArgs, args: WordsArgs) -> Outcome {
+    if !args.exit_with_stdin {
+        return count_and_compare(cluster, &args).await;
+    }
+    let closed = watch_input()?;
+    tokio::select! {
+        outcome = count_and_compare(cluster, &args) => outcome,
+        // Nobody is left to be told: the counts stay as they are.
+        _ = closed => Err(Failure::new(Code::Io, "standard input was closed before the words were counted")),
+    }
+}
+
+async fn count_and_compare(cluster: &ClusterArgs, args: &WordsArgs) -> Outcome {
     let words = words::read(&args.input)?;
     if words.is_empty() {
         return Err(Failure::new(Code::Usage, "--input: there is not a single word in the texts"));
@@ -47,7 +60,7 @@ pub(crate) async fn words(cluster: &ClusterArgs, args: WordsArgs) -> Outcome {
     }
     let work = Arc::new(Work::new(prefix.clone(), words));
     let began = Instant::now();
-    let measured = count(&client, cluster, &args, &work).await?;
+    let measured = count(&client, cluster, args, &work).await?;
     let took = began.elapsed();
     let found = read_counts(&client, &prefix).await?;
     let report = Report::new(&work, took, measured, &found);

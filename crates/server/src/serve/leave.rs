@@ -49,7 +49,7 @@ impl Leave {
 }
 
 /// Reads on a thread of its own, which nobody waits for: a read cannot be called off.
-fn watch_input() -> Outcome<oneshot::Receiver<()>> {
+pub(crate) fn watch_input() -> Outcome<oneshot::Receiver<()>> {
     let (closing, closed) = oneshot::channel();
     let thread = thread::Builder::new().name("stdin".to_owned()).spawn(move || {
         let mut input = io::stdin().lock();

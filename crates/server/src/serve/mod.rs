@@ -2,7 +2,7 @@
 
 mod check;
 mod failure;
-mod leave;
+pub(crate) mod leave;
 mod log;
 mod source;
 
