@@ -49,15 +49,14 @@ async fn requests_go_to_the_leader_of_the_newest_term() {
     old.says(leader(3, 1));
     new.says(leader(4, 1));
     let client = Client::connect([old.address(), new.address()], options()).await.unwrap();
-    eventually("the newer leader is preferred", async || {
+    // Who leads is looked up beside the requests: until that is known, one may still be passed on by the old leader.
+    old.set(Mode::Fail(Error::NotLeader { leader: None }));
+    eventually("requests go straight to the newer leader", async || {
+        let before = (old.commits(), new.commits());
         client.commit(txn(), None).await.unwrap();
-        old.set(Mode::Fail(Error::NotLeader { leader: None }));
-        new.commits() > 0
+        (old.commits(), new.commits()) == (before.0, before.1 + 1)
     })
     .await;
-    let before = old.commits();
-    client.commit(txn(), None).await.unwrap();
-    assert_eq!(old.commits(), before);
 }
 
 #[tokio::test]
