@@ -211,10 +211,11 @@ impl Log {
         self.tail_bytes = 0;
     }
 
-    /// Forgets recent entries up to `limit`, which are on disk, as far as they take more than their share of memory.
-    pub(crate) fn evict(&mut self, limit: Index) {
-        if self.tail_bytes > self.tail_bytes_max {
-            self.forget_tail(limit, self.tail_bytes_max);
+    /// Forgets recent entries up to `limit`, which are on disk, as far as the tail takes more than its share of memory and `extra` bytes.
+    pub(crate) fn evict(&mut self, limit: Index, extra: usize) {
+        let bytes_max = self.tail_bytes_max.saturating_add(extra);
+        if self.tail_bytes > bytes_max {
+            self.forget_tail(limit, bytes_max);
         }
     }
 

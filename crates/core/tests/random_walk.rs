@@ -78,6 +78,7 @@ fn small(id: NodeId, seed: u64, rng: &mut Rng) -> Config {
         inflight_bytes_max: 1 + rng.below(128) as usize,
         apply_bytes_max: 1 + rng.below(64) as usize,
         tail_bytes_max: 1 + rng.below(256) as usize,
+        uncommitted_bytes_max: 1 + rng.below(1024) as usize,
         ..Config::new(id, seed)
     }
 }

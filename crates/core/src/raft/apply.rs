@@ -110,9 +110,12 @@ impl Raft {
         self.evict();
     }
 
-    /// Keeps in memory no more than its share of what is committed and on disk. What is not applied yet is read again: a state machine that is slow for long may be behind by any amount.
+    /// Keeps in memory no more than their share of the entries that are on disk.
+    /// Those not applied yet stay for longer, up to as many bytes as may be uncommitted; beyond that they are read again: a state machine that is slow may be behind by any amount.
     pub(super) fn evict(&mut self) {
-        self.log.evict(self.commit_index.min(self.persistence.durable_index()));
+        let durable = self.persistence.durable_index();
+        self.log.evict(self.applying.applied.min(durable), 0);
+        self.log.evict(self.commit_index.min(durable), self.config.uncommitted_bytes_max);
     }
 
     /// Moves the log's base up to what is flushed, and leaves what a snapshot in transfer is continued by.

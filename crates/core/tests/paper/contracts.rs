@@ -413,7 +413,8 @@ fn c05_what_is_withheld_is_bounded() {
 /// I14, C7: entries that wait to be applied do not stay in memory beyond the tail's limit: they are read again.
 #[test]
 fn i14_what_a_slow_state_machine_has_not_applied_is_read_from_the_log() {
-    let config = Config { tail_bytes_max: 1000, apply_bytes_max: 1000, ..Config::new(id(1), 1) };
+    let config =
+        Config { tail_bytes_max: 500, uncommitted_bytes_max: 500, apply_bytes_max: 1000, ..Config::new(id(1), 1) };
     let mut raft = Raft::new(config, Recovered::founded(Membership::of_voters([id(1)])), Time::ZERO).unwrap();
     let now = Time(1_000_000_000_000);
     let outputs = |raft: &mut Raft| {
