@@ -26,6 +26,10 @@ impl Raft {
     }
 
     pub(super) fn on_transfer(&mut self, to: Option<NodeId>) {
+        if to.is_none() && self.quorum.is_sole(self.config.id) {
+            // There is nobody to hand over to, and nothing that failed.
+            return;
+        }
         let target = self.transfer_target(to);
         let RoleState::Leader(leader) = &mut self.role else { return };
         match target {
