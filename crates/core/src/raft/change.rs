@@ -7,6 +7,9 @@ use alloc::vec::Vec;
 use super::{Raft, RoleState, proposals::Waiting};
 use crate::{Entry, EntryKind, Index, MemberRole, Membership, NodeRecord, ProposalId, RejectReason, Run};
 
+/// The most bytes of a membership: it goes to every peer, past all other limits.
+const BYTES_MAX: usize = 256 << 10;
+
 impl Membership {
     /// What states the intent to become `target`.
     fn intent(&self, target: Vec<NodeRecord>) -> Result<Membership, &'static str> {
@@ -37,6 +40,9 @@ impl Membership {
                 next.nodes.push(NodeRecord { role: MemberRole::Retiring, ..leaving.clone() });
                 next.nodes.sort_by_key(|node| node.id);
             }
+        }
+        if next.joint().encode().len() > BYTES_MAX {
+            return Err("the records of the nodes take more than 256 KiB");
         }
         Ok(next)
     }
@@ -100,23 +106,23 @@ impl Raft {
         self.on_membership_changed();
     }
 
-    /// Takes the next step of a change, as the log tells it: no step while a membership is not committed, none before an entry of this term is (thesis §4.1, and Ongaro's correction to it).
+    /// Takes the next step of a change, as the log tells it: no step while leadership moves, since the target has to have the whole log, no step while a membership is not committed, none before an entry of this term is (thesis §4.1, and Ongaro's correction to it).
     pub(super) fn settle_membership(&mut self) {
         let RoleState::Leader(leader) = &self.role else { return };
         let (index, membership) = self.log.membership();
-        if index > self.commit_index || self.commit_index < leader.term_start {
+        if index > self.commit_index || self.commit_index < leader.term_start || leader.transfer.is_some() {
             return;
         }
         if membership.is_joint() {
             let next = membership.left();
             self.append_membership(&next, None);
+        } else if !membership.is_voter(self.config.id) {
+            self.hand_over_removed();
         } else if membership.is_changing() {
             let next = membership.joint();
             if self.can_carry(&next) {
                 self.append_membership(&next, None);
             }
-        } else if !membership.is_voter(self.config.id) && leader.transfer.is_none() {
-            self.hand_over_removed();
         }
     }
 

@@ -127,6 +127,7 @@ impl Raft {
             let membership = self.log.membership().0;
             if from <= self.log.last_index() {
                 self.truncate(from);
+                is_membership_changed |= membership >= from;
             }
             is_whole = run.into_slice(from, Index(u64::MAX)).is_none_or(|missing| self.log.append(missing).is_ok());
             is_membership_changed |= self.log.membership().0 != membership;

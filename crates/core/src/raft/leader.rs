@@ -81,15 +81,21 @@ impl Raft {
         let membership = self.log.membership().1;
         let mut known = core::mem::take(&mut leader.peers);
         for node in membership.nodes.iter().filter(|node| node.id != self.config.id) {
-            let at = known.iter().position(|peer| peer.id == node.id);
-            let mut peer = at.map_or_else(|| Peer::new(node.id, next_index, self.now), |at| known.swap_remove(at));
+            let at = known.iter().position(|peer| peer.id == node.id && peer.incarnation == node.incarnation);
+            let mut peer = at
+                .map_or_else(|| Peer::new(node.id, node.incarnation, next_index, self.now), |at| known.swap_remove(at));
             peer.removed_at = None;
             leader.peers.push(peer);
         }
         // Who is removed is served, uncounted, until it knows (C16).
         for mut peer in known {
-            peer.removed_at.get_or_insert(self.now);
-            leader.peers.push(peer);
+            if membership.node(peer.id).is_none() {
+                peer.removed_at.get_or_insert(self.now);
+                leader.peers.push(peer);
+            } else if peer.is_installing() {
+                // An earlier life of a member.
+                self.outputs.results.push(Output::StopSnapshot { peer: peer.id });
+            }
         }
     }
 
@@ -127,9 +133,13 @@ impl Raft {
         leader.commit_at_heartbeat = self.commit_index;
         let (now, membership_index) = (self.now, self.log.membership().0);
         let grace = self.config.election_timeout_max * 2;
-        leader.peers.retain(|peer| {
+        let is_served = |peer: &mut Peer| {
             peer.removed_at.is_none_or(|at| now.since(at) < grace && peer.commit_told() < membership_index)
-        });
+        };
+        let dropped: Vec<Peer> = leader.peers.extract_if(.., |peer| !is_served(peer)).collect();
+        for peer in dropped.iter().filter(|peer| peer.is_installing()) {
+            self.outputs.results.push(Output::StopSnapshot { peer: peer.id });
+        }
         let patience = self.config.heartbeat_interval * 2;
         for peer in &mut leader.peers {
             peer.retry_when_stalled(self.now, patience);

@@ -4,12 +4,14 @@ use alloc::{collections::VecDeque, vec::Vec};
 use core::time::Duration;
 
 use super::{Raft, RoleState};
-use crate::{AppendResult, Body, Fatal, Index, LogRead, NodeId, Output, Run, Time};
+use crate::{AppendResult, Body, Fatal, Incarnation, Index, LogRead, NodeId, Output, Run, Time};
 
 /// What a leader knows of a peer.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     pub(super) id: NodeId,
+    /// Another life of it starts with nothing: what is known of this one says nothing of it.
+    pub(super) incarnation: Incarnation,
     state: PeerState,
     /// Its log equals the leader's up to here, durably. Only grows.
     pub(super) match_index: Index,
@@ -54,9 +56,10 @@ struct Inflight {
 }
 
 impl Peer {
-    pub(super) fn new(id: NodeId, next_index: Index, now: Time) -> Peer {
+    pub(super) fn new(id: NodeId, incarnation: Incarnation, next_index: Index, now: Time) -> Peer {
         Peer {
             id,
+            incarnation,
             state: PeerState::Probe { sent_at: None },
             match_index: Index::ZERO,
             next_index,

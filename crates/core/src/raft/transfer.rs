@@ -1,7 +1,7 @@
 //! Handing leadership over (C14; thesis §3.10).
 
 use super::{Raft, RoleState, election::Campaign};
-use crate::{Body, Event, NodeId, RejectReason, Time};
+use crate::{Body, Event, Index, MemberRole, NodeId, RejectReason, Time};
 
 /// A handover that is under way.
 #[derive(Clone, Debug)]
@@ -30,6 +30,10 @@ impl Raft {
             // There is nobody to hand over to, and nothing that failed.
             return;
         }
+        if self.is_transferring() {
+            // The one that is under way ends by its own deadline.
+            return;
+        }
         let target = self.transfer_target(to);
         let RoleState::Leader(leader) = &mut self.role else { return };
         match target {
@@ -46,8 +50,10 @@ impl Raft {
         let RoleState::Leader(leader) = &self.role else { return None };
         let is_active = |contact: Time| self.now.since(contact) < self.config.election_timeout_min;
         let membership = self.log.membership().1;
+        let stays = |id| membership.node(id).is_some_and(|node| node.role == MemberRole::Voter);
         let candidates = leader.peers.iter().filter(|peer| {
-            membership.is_voter(peer.id) && is_active(peer.contact) && to.is_none_or(|to| to == peer.id)
+            let has_answered = peer.match_index > Index::ZERO && is_active(peer.contact);
+            stays(peer.id) && has_answered && to.is_none_or(|to| to == peer.id)
         });
         candidates.max_by_key(|peer| peer.match_index).map(|peer| peer.id)
     }

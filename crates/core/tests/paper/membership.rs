@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use coracle_core::{
-    Body, Event, Index, Input, MemberRole, Membership, NodeId, NodeRecord, Outcome, RejectReason, Role,
+    Body, Entry, EntryKind, Event, Index, Input, MemberRole, Membership, NodeId, NodeRecord, Outcome, RejectReason,
+    Role, Run, Term,
 };
 
 use crate::common::{Cluster, Disk, id};
@@ -266,4 +267,85 @@ fn c16_what_cannot_be_is_refused_and_what_waits_can_be_called_off() {
     cluster.change_membership(leader, records(&[1, 2, 3], &[]));
     cluster.run(Duration::from_secs(1));
     assert_eq!(cluster.raft(leader).status().membership.nodes, records(&[1, 2, 3], &[]));
+}
+
+/// I11: a membership that takes the place of another at the same index is in force at once.
+#[test]
+fn h04_a_change_replaced_at_the_same_index_is_noticed() {
+    let mut cluster = group(3, 3);
+    let plain = Membership::of_voters((1..=3).map(id));
+    let mut joint = Membership::of_voters((1..=5).map(id));
+    for node in &mut joint.nodes[..2] {
+        node.role = MemberRole::Retiring;
+    }
+    joint.outgoing = (1..=3).map(id).collect();
+    for (from, term, membership) in [(2, 2, &plain), (3, 3, &joint)] {
+        let entry = Entry { kind: EntryKind::Membership, data: membership.encode() };
+        let body = Body::AppendEntries {
+            prev_log_index: Index(1),
+            prev_log_term: Term(1),
+            leader_commit: Index(1),
+            entries: vec![Run::new(Index(2), Term(term), [Entry::noop(), entry])],
+        };
+        let input = cluster.message(id(from), id(1), term, body);
+        cluster.handle(id(1), input);
+    }
+    assert!(cluster.raft(id(1)).status().membership.is_joint());
+    cluster.time_out(id(1));
+    let granted = Body::PreVoteResponse { next_term: Term(4), granted: true };
+    let input = cluster.message(id(2), id(1), 3, granted);
+    cluster.handle(id(1), input);
+    assert_eq!(cluster.raft(id(1)).role(), Role::PreCandidate, "1 and 2 are no majority of 3, 4 and 5");
+}
+
+/// C1, h34: a node that comes back with another life and an empty disk is told everything from the start.
+#[test]
+fn h34_another_incarnation_of_a_removed_node_starts_with_nothing() {
+    let mut cluster = group(3, 3);
+    let leader = elect(&mut cluster);
+    for _ in 0..5 {
+        cluster.propose(leader, "x");
+    }
+    cluster.run(Duration::from_millis(300));
+    let gone = (1..=3).map(id).find(|n| *n != leader).unwrap();
+    cluster.down.push(gone);
+    let stay: Vec<u64> = (1..=3).filter(|n| id(*n) != gone).collect();
+    cluster.change_membership(leader, records(&stay, &[]));
+    cluster.run(Duration::from_millis(200));
+    cluster.start(gone, Disk::outsider());
+    let mut again = records(&[1, 2, 3], &[]);
+    again.iter_mut().find(|node| node.id == gone).unwrap().incarnation.0 = 7;
+    cluster.change_membership(leader, again);
+    cluster.run(Duration::from_secs(5));
+    assert_eq!(cluster.node(gone).fatal, None);
+    assert_eq!(voters(&cluster, leader), [1, 2, 3]);
+}
+
+/// C14, C16: a handover in the middle of a change finds its successor at once, wherever it begins.
+#[test]
+fn c14_a_handover_during_a_change_does_not_wait_for_an_election() {
+    for steps in 0..60 {
+        let mut cluster = group(3, 5);
+        let leader = elect(&mut cluster);
+        cluster.change_membership(leader, records(&[leader.0, 4, 5], &[]));
+        for _ in 0..steps {
+            let Some(message) = cluster.network.pop_front() else { break };
+            cluster.handle(message.to, Input::Message(message));
+        }
+        cluster.handle(leader, Input::Transfer { to: None });
+        cluster.run(Duration::from_millis(100));
+        assert!(cluster.leader().is_some(), "nobody leads after {steps} messages");
+    }
+}
+
+/// A membership is bounded: it goes past the other limits.
+#[test]
+fn c16_a_membership_that_is_too_large_is_refused() {
+    let mut cluster = group(1, 1);
+    let leader = elect(&mut cluster);
+    let mut nodes = records(&[1], &[]);
+    nodes[0].metadata = vec![0; 300_000].into();
+    let change = cluster.change_membership(leader, nodes);
+    let outcome = cluster.node(leader).outcomes[&change];
+    assert!(matches!(outcome, Outcome::Rejected(RejectReason::Membership { .. })), "{outcome:?}");
 }

@@ -25,6 +25,8 @@ impl World {
         let stall = if self.faults.disk.stall > 0.0 { self.faults.disk.stall_max } else { Duration::ZERO };
         self.deadline = self.now.plus(self.shape.election_timeout_max * TIMEOUTS_MAX + stall);
         self.faults.disk = DiskFaults::none();
+        // A slow state machine is a fault, too: clients would wait for as long as it takes to catch up.
+        self.shape.state_latency = self.shape.state_latency.min(Duration::from_micros(500));
         self.faults.network = NetworkFaults::none();
         self.network.heal();
         for node in 0..self.nodes.len() {
