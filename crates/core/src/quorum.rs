@@ -28,6 +28,11 @@ impl Quorum {
         Quorum { incoming: membership.voters().collect(), outgoing: membership.outgoing.clone() }
     }
 
+    /// Whether it is that of `membership`; allocates nothing.
+    pub(crate) fn is_of(&self, membership: &Membership) -> bool {
+        self.incoming.iter().copied().eq(membership.voters()) && self.outgoing == membership.outgoing
+    }
+
     /// Everybody who votes in either half, once.
     pub(crate) fn voters(&self) -> impl Iterator<Item = NodeId> {
         let incoming = &self.incoming;

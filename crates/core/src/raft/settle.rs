@@ -1,7 +1,7 @@
 //! The order of outputs, and when to wake (C10).
 
 use super::{Raft, RoleState, transfer::Transfer};
-use crate::{Event, Output, Time, quorum::Quorum};
+use crate::{Event, Output, Time};
 
 impl Raft {
     /// What is to be done next; [`Output::Wake`] when there is nothing until there is more input.
@@ -76,7 +76,7 @@ impl Raft {
         assert!(base <= self.commit_index, "what is compacted is committed");
         assert!(self.applying.flushed <= self.applying.applied, "what is flushed is applied");
         assert!(self.applying.applied <= self.commit_index, "what is applied is committed");
-        debug_assert!(self.quorum == Quorum::new(self.log.membership().1), "who decides is who the log says");
+        debug_assert!(self.quorum.is_of(self.log.membership().1), "who decides is who the log says");
         if let RoleState::Leader(leader) = &self.role {
             debug_assert!(leader.peers.iter().all(|peer| peer.match_index < peer.next_index));
             debug_assert!(leader.peers.iter().all(|peer| peer.match_index <= self.log.last_index()));
