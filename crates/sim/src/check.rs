@@ -1,6 +1,6 @@
 //! The checkers: what all nodes together have said and done, held against the invariants.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_core::{AppendResult, Body, Entry, HardState, Index, Message, NodeId, Run, Term};
 
@@ -38,6 +38,18 @@ impl Ghost {
     /// How many terms had a leader.
     pub(crate) fn terms_led(&self) -> usize {
         self.leaders.len()
+    }
+
+    /// In how many terms votes went to more than one, and nobody led.
+    pub(crate) fn split_votes(&self) -> usize {
+        let mut split = BTreeSet::new();
+        for ((term, _), vote) in &self.votes {
+            let others = self.votes.range((*term, 0)..=(*term, usize::MAX));
+            if !self.leaders.contains_key(term) && others.into_iter().any(|(_, other)| other != vote) {
+                split.insert(*term);
+            }
+        }
+        split.len()
     }
 
     /// The last committed index.

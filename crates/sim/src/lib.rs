@@ -17,6 +17,8 @@
 
 mod bugs;
 mod check;
+mod clock;
+mod coverage;
 mod disk;
 mod faults;
 mod level;
@@ -26,12 +28,14 @@ mod options;
 mod queue;
 mod report;
 mod run;
+mod schedule;
 mod trace;
 mod workload;
 mod world;
 
+pub use coverage::Counts;
 pub use level::LevelWorkload;
-pub use options::{Bug, NODES_MAX, Nodes, Options};
+pub use options::{Bug, FaultMix, NODES_MAX, Nodes, Options};
 pub use report::{Failure, Invariant, Report, Violation};
 pub use run::{replay, run_seed, run_with};
 pub use workload::{Operation, Phase, Progress, Request, Workload};
