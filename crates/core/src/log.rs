@@ -2,7 +2,7 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use crate::{Base, ConfigError, DecodeError, EntryKind, Index, Membership, NodeId, Recovered, Run, Term};
+use crate::{Base, ConfigError, DecodeError, EntryKind, Index, Membership, NodeId, NodeRecord, Recovered, Run, Term};
 
 /// How many of the last runs are looked at one by one.
 const RECENT: usize = 8;
@@ -143,6 +143,12 @@ impl Log {
         }
     }
 
+    /// Everybody in the membership effective at `index`, or in a later one; some of them more than once.
+    pub(crate) fn nodes_since(&self, index: Index) -> impl Iterator<Item = &NodeRecord> {
+        let later = self.memberships.iter().filter(move |(at, _)| *at > index).map(|(_, membership)| membership);
+        core::iter::once(self.membership_at(index).1).chain(later).flat_map(|membership| &membership.nodes)
+    }
+
     /// Whether `id` votes in any membership that may still be in force, as far as `commit_index` tells.
     pub(crate) fn may_vote(&self, id: NodeId, commit_index: Index) -> bool {
         let newer = self.memberships.iter().filter(|(at, _)| *at > commit_index);
@@ -155,7 +161,11 @@ impl Log {
         assert!(run.term() >= self.last_term(), "terms never fall");
         let mut memberships = Vec::new();
         for (index, entry) in run.iter().filter(|(_, entry)| entry.kind == EntryKind::Membership) {
-            memberships.push((index, Membership::decode(entry.data.clone())?));
+            let membership = Membership::decode(entry.data.clone())?;
+            if !membership.is_of_a_group() {
+                return Err(DecodeError::Membership);
+            }
+            memberships.push((index, membership));
         }
         self.memberships.append(&mut memberships);
         if run.term() > self.last_term() || self.terms.is_empty() {

@@ -41,6 +41,16 @@ pub struct NodeRecord {
     pub metadata: Bytes,
 }
 
+/// A change of the membership, relative to what the group is on its way to: a change that still waits for learners is added to, or taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct MembershipChange {
+    /// These are to be what their records say, each a voter or a learner; a record of the same node is replaced, in the same incarnation.
+    pub set: Vec<NodeRecord>,
+    /// These are to go; each is a member.
+    pub remove: Vec<NodeId>,
+}
+
 /// Who is in the group, effective as soon as it is appended (thesis §4.1).
 ///
 /// While `outgoing` is not empty the group is in joint consensus (Raft §6): elections and commitment need a majority of the voters and a majority of `outgoing`.
@@ -138,18 +148,23 @@ impl Membership {
     /// Reads what [`Membership::encode`] wrote.
     ///
     /// # Errors
-    /// When the bytes are anything else, or name nobody who votes.
+    /// When the bytes are anything else, or name nodes of which nobody votes. Of nobody at all only a node that is still to join knows.
     pub fn decode(mut bytes: Bytes) -> Result<Membership, DecodeError> {
         let membership = decode(&mut bytes).ok_or(DecodeError::Membership)?;
         if bytes.is_empty() && membership.is_valid() { Ok(membership) } else { Err(DecodeError::Membership) }
     }
 
-    /// Whether its lists are in order, each old voter has a record, and somebody votes: a peer may say otherwise.
+    /// Whether its lists are in order, each old voter has a record, and somebody votes, unless there is nobody: a peer may say otherwise.
     pub(crate) fn is_valid(&self) -> bool {
         self.nodes.windows(2).all(|pair| pair[0].id < pair[1].id)
             && self.outgoing.windows(2).all(|pair| pair[0] < pair[1])
             && self.outgoing.iter().all(|id| self.node(*id).is_some())
-            && self.voters().next().is_some()
+            && (self.nodes.is_empty() || self.voters().next().is_some())
+    }
+
+    /// Whether it is valid and a group could have it: somebody votes.
+    pub(crate) fn is_of_a_group(&self) -> bool {
+        self.is_valid() && !self.nodes.is_empty()
     }
 }
 

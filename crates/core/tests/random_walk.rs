@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{Cluster, Disk};
 use coracle_core::{
-    Body, Config, Event, Index, Input, InstallSnapshot, MemberRole, Membership, Message, NodeId, Outcome, ProposalId,
-    Rng, Term,
+    Body, Config, Event, Index, Input, InstallSnapshot, MemberRole, Membership, MembershipChange, Message, NodeId,
+    Outcome, ProposalId, Rng, Term,
 };
 
 /// What must stay true for the whole walk.
@@ -177,7 +177,10 @@ impl Walk {
         }
         self.commands += 1;
         let id = ProposalId((1 << 40) + self.commands);
-        self.cluster.handle(leader, Input::ChangeMembership { id, nodes });
+        let members = self.cluster.raft(leader).status().membership.nodes.into_iter().map(|node| node.id);
+        let remove = members.filter(|id| nodes.iter().all(|node| node.id != *id)).collect();
+        let change = MembershipChange { set: nodes, remove };
+        self.cluster.handle(leader, Input::ChangeMembership { id, change });
     }
 
     /// Any message next: dropped, delivered, or delivered and kept for later.

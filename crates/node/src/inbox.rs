@@ -235,7 +235,7 @@ mod tests {
     }
 
     fn heartbeat() -> Message {
-        let body = Body::HeartbeatResponse { round: 1 };
+        let body = Body::HeartbeatResponse { round: 1, promise: 0 };
         Message { from: NodeId(1), to: NodeId(2), term: Term(1), body }
     }
 

@@ -91,7 +91,7 @@ impl Replica {
             }
         }
         if count > 0 {
-            self.tell_core(RaftInput::Read { first, count });
+            self.tell_core(RaftInput::Read { first, count, is_lease: false });
         }
     }
 
