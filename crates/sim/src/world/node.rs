@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use coracle_core::{Config, Index, NodeId, Persist, Recovered, Term, Time};
+use coracle_core::{Config, Incarnation, Index, Membership, NodeId, Persist, Recovered, Term, Time};
 use coracle_replica::{
     Effect, Input, LogWorker, Replica, ReplicaOptions, RequestId, SnapshotJob, SnapshotWorker, Start, StateEffect,
     StateWorker, recover,
@@ -20,11 +20,17 @@ use crate::{
     coverage::Milestone,
     disk::{Disk, GROUP, LogState},
     faults::exponential,
+    overlap::{self, View},
 };
 
 /// A node, up or down.
 pub(super) struct Node {
     pub(super) id: NodeId,
+    pub(super) incarnation: Incarnation,
+    /// What checkers call it: another one for each life of the machine's disk.
+    pub(super) key: usize,
+    /// It has lost its disk and goes on under the old id, by mistake.
+    pub(super) is_impostor: bool,
     pub(super) disk: Disk,
     /// Counts crashes: what a worker of an earlier life has done reaches nobody.
     pub(super) life: u32,
@@ -69,14 +75,20 @@ pub(super) struct Running {
     pub(super) cancelled: BTreeSet<RequestId>,
     pub(super) term: Term,
     pub(super) commit: Index,
+    /// It leads, by what it has told last.
+    pub(super) leads: bool,
 }
 
 impl Node {
-    pub(super) fn new(id: NodeId, founded: &Recovered) -> Node {
-        let disk = Disk::founded(id, founded);
+    pub(super) fn new(slot: usize, start: &Recovered) -> Node {
+        let id = NodeId(slot as u64 + 1);
+        let disk = Disk::founded(id, start);
         let issued = disk.log.durable(LogState::clone);
         Node {
             id,
+            incarnation: Incarnation(0),
+            key: slot,
+            is_impostor: false,
             disk,
             life: 0,
             running: None,
@@ -88,6 +100,21 @@ impl Node {
             slow_until: Time::ZERO,
             has_installed: false,
         }
+    }
+}
+
+impl Node {
+    /// The membership in force: what the replica goes by, which it may not have written yet.
+    pub(super) fn membership(&self) -> Option<&Membership> {
+        let running = self.running.as_ref();
+        running.map(|running| running.replica.raft().membership_at(Index::MAX).1).or_else(|| self.issued.membership())
+    }
+
+    /// Another disk, with nothing on it but what `start` says.
+    pub(super) fn begin_with(&mut self, start: &Recovered) {
+        self.disk = Disk::founded(self.id, start);
+        self.issued = self.disk.log.durable(LogState::clone);
+        self.has_installed = false;
     }
 }
 
@@ -118,8 +145,13 @@ impl World {
         let mut machine = bugs::wrap(opened, self.bug, node);
         let snapshots = disk.snapshot_store(GROUP);
         let log: &dyn LogStore = &*disk.log;
-        let start = recover(log, &*snapshots, &mut *machine, GROUP, self.shape.tail_bytes_max)?
-            .ok_or_else(|| StorageError::damaged("the log", "it is empty"))?;
+        let start = recover(log, &*snapshots, &mut *machine, GROUP, self.shape.tail_bytes_max)?;
+        let start = start.unwrap_or_else(|| Start {
+            recovered: Recovered::joining(self.ghost.membership().cluster),
+            applied: machine.applied(),
+            snapshot: None,
+            is_durable: machine.is_durable(),
+        });
         Ok((machine, start))
     }
 
@@ -148,6 +180,7 @@ impl World {
         let mut raft = Config::new(self.nodes[node].id, nonce);
         raft.heartbeat_interval = shape.heartbeat_interval;
         raft.election_timeout_max = shape.election_timeout_max;
+        raft.promotion_timeout = shape.promotion_timeout;
         raft.election_timeout_min = shape.election_timeout_max / 2;
         raft.append_bytes_max = shape.append_bytes_max;
         raft.inflight_messages_max = shape.inflight_messages_max;
@@ -178,7 +211,7 @@ impl World {
     }
 
     /// What is not on the disk is gone; the node starts again later.
-    fn power_off(&mut self, node: usize) -> Step {
+    pub(super) fn power_off(&mut self, node: usize) -> Step {
         let this = &mut self.nodes[node];
         this.running = None;
         this.life += 1;
@@ -301,18 +334,45 @@ impl World {
         }
         running.term = term;
         let known = mem::replace(&mut running.commit, commit);
-        if commit == known || !self.ghost.commits((node, term), known, commit, &this.issued)? {
+        if this.issued.memberships_above(self.ghost.committed().max(commit)) > 1 {
+            let what = format!("n{node} has more than one membership above {}, and only that is committed", commit);
+            return Err(Violation::new(Invariant::ConfigOverlap, what));
+        }
+        if commit == known || !self.ghost.commits((this.key, term), known, commit, &this.issued)? {
             return Ok(());
         }
+        self.committed_on_quorum(node)?;
+        if self.ghost.membership_at(commit) { self.overlap() } else { Ok(()) }
+    }
+
+    /// I6, by the node that has just told of it.
+    fn committed_on_quorum(&self, node: usize) -> Step {
         let (index, term) = (self.ghost.committed(), self.ghost.committed_term());
-        let holds = self.nodes.iter().map(|node| node.disk.log.durable(|log| log.holds(index, term)));
-        self.ghost.on_quorum(holds, self.nodes.len())
+        let log = &self.nodes[node].issued;
+        let holds = |id: NodeId| {
+            let here =
+                self.slot_of(id).is_some_and(|slot| self.nodes[slot].disk.log.durable(|log| log.holds(index, term)));
+            // An acknowledgement outlives the disk that it speaks of.
+            here || self.operator.gone.iter().any(|(gone, log)| *gone == id && log.holds(index, term))
+        };
+        let leader = self.nodes[node].membership();
+        self.ghost.on_quorum([log.membership_at(index), leader], holds)
+    }
+
+    /// I11: whoever can decide anything meets whoever else can.
+    pub(super) fn overlap(&self) -> Step {
+        let views: Vec<View<'_>> = self.nodes.iter().enumerate().filter_map(|(slot, node)| view(slot, node)).collect();
+        let durable: Vec<_> =
+            views.iter().map(|view| self.nodes[view.node].disk.log.durable(LogState::last_position)).collect();
+        let views: Vec<View<'_>> =
+            views.into_iter().zip(durable).map(|(view, durable)| View { durable, ..view }).collect();
+        overlap::check(&views)
     }
 
     /// I1: looks at what has become durable.
     pub(super) fn observe_disk(&mut self, node: usize) -> Step {
         let hard_state = self.nodes[node].disk.log.durable(|log| log.hard_state);
-        self.ghost.hard_state(node, hard_state)
+        self.ghost.hard_state(self.nodes[node].key, hard_state)
     }
 }
 
@@ -343,8 +403,19 @@ impl Running {
             cancelled: BTreeSet::new(),
             term,
             commit: Index::ZERO,
+            leads: false,
         }
     }
+}
+
+/// What matters of a node for who can decide; what is durable is looked up apart.
+fn view(slot: usize, node: &Node) -> Option<View<'_>> {
+    let membership = node.membership().filter(|_| !node.is_impostor)?;
+    let last = node.issued.last_position();
+    let raft = node.running.as_ref().map(|running| running.replica.raft());
+    let term = raft.map_or_else(|| node.issued.hard_state.term, coracle_core::Raft::term);
+    let is_leader = raft.is_some_and(coracle_core::Raft::is_leader);
+    Some(View { node: slot, id: node.id, membership, last, durable: last, term, is_leader })
 }
 
 fn broken(node: usize, error: &dyn std::error::Error) -> Violation {
