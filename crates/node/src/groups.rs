@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use coracle_core::NodeId;
+use coracle_core::{GroupId, NodeId};
 use coracle_storage::{StateMachine, Store};
 use coracle_transport::{Address, Transport};
 use tracing::Instrument;
@@ -57,6 +57,11 @@ impl Groups {
     /// Where peers reach it, ports filled in.
     pub fn addresses(&self) -> &[Address] {
         &self.process.addresses
+    }
+
+    /// The groups that are hosted, in order: those that run, and those that are being started or shut down.
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.process.host.groups()
     }
 
     /// How many frames came for groups that are not hosted here, or not any more. They are dropped.

@@ -72,6 +72,10 @@ impl GroupHost {
         Ok(Registration { host: self, group, is_left_behind: false })
     }
 
+    pub(crate) fn groups(&self) -> Vec<GroupId> {
+        self.read().groups.keys().copied().collect()
+    }
+
     /// Where each group's loop is told things.
     pub(crate) fn inboxes(&self) -> Vec<Arc<Inbox>> {
         self.read().groups.values().map(|hosted| hosted.inbox.clone()).collect()
@@ -97,11 +101,11 @@ impl GroupHost {
         self.read().groups.get(&group).cloned()
     }
 
-    fn deliver(&self, group: GroupId, messages: impl Iterator<Item = Message>) {
+    fn deliver(&self, group: GroupId, messages: Vec<Message>) {
         match self.hosted(group) {
-            Some(hosted) => hosted.inbox.push_messages(messages),
+            Some(hosted) => hosted.inbox.push_messages(messages.into_iter()),
             // It has ended since the transport asked.
-            None => drop(self.misdirected.fetch_add(messages.count() as u64, Ordering::Relaxed)),
+            None => drop(self.misdirected.fetch_add(messages.len() as u64, Ordering::Relaxed)),
         }
     }
 
@@ -165,7 +169,7 @@ impl Host for GroupHost {
         let mut frames = frames.into_iter().peekable();
         while let Some(group) = frames.peek().map(|frame| frame.group) {
             let of_group = iter::from_fn(|| frames.next_if(|frame| frame.group == group));
-            self.deliver(group, of_group.map(|frame| frame.message));
+            self.deliver(group, of_group.map(|frame| frame.message).collect());
         }
     }
 
@@ -187,5 +191,74 @@ impl Host for GroupHost {
                 Bytes::new()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_core::{Body, Incarnation, Membership, Term};
+    use coracle_storage::Identity;
+
+    use super::*;
+    use crate::{
+        inbox::{InboxLimits, Item},
+        tests::open_inbox,
+    };
+
+    fn directory(group: u64) -> Arc<Directory> {
+        let identity = Identity {
+            node: NodeId(1),
+            incarnation: Incarnation(1),
+            engine: "memory".to_owned(),
+            cluster_name: "test".to_owned(),
+            clusters: BTreeMap::new(),
+        };
+        Arc::new(Directory::new(GroupId(group), identity))
+    }
+
+    fn frame(group: u64, round: u64) -> Frame {
+        let body = Body::HeartbeatResponse { round, promise: 0 };
+        Frame { group: GroupId(group), message: Message { from: NodeId(2), to: NodeId(1), term: Term(1), body } }
+    }
+
+    fn rounds(inbox: &Inbox) -> Vec<u64> {
+        let mut items = Vec::new();
+        inbox.take(&mut items);
+        let round = |item: &Item| match item {
+            Item::Message(Message { body: Body::HeartbeatResponse { round, .. }, .. }) => Some(*round),
+            _ => None,
+        };
+        items.iter().filter_map(round).collect()
+    }
+
+    #[test]
+    fn frames_go_to_their_groups_in_order() {
+        let (host, inboxes) = (Arc::new(GroupHost::new(1)), [Arc::new(open_inbox()), Arc::new(open_inbox())]);
+        let limits = InboxLimits { messages_max: 1, message_bytes_max: 1, requests_max: 1, request_bytes_max: 1 };
+        let starting = Arc::new(Inbox::new(limits));
+        let register = |group, inbox: &Arc<Inbox>| host.clone().register(directory(group), inbox.clone()).unwrap();
+        let registrations = [register(1, &inboxes[0]), register(2, &inboxes[1]), register(3, &starting)];
+        host.receive(vec![frame(2, 1), frame(1, 2), frame(3, 3), frame(9, 4), frame(2, 5), frame(1, 6)]);
+        assert_eq!((rounds(&inboxes[0]), rounds(&inboxes[1])), (vec![2, 6], vec![1, 5]));
+        assert_eq!(host.misdirected(), 1);
+        drop(registrations);
+        host.receive(vec![frame(1, 7)]);
+        assert_eq!((host.misdirected(), host.hosts(GroupId(1)), host.misdirected()), (2, None, 3));
+    }
+
+    #[test]
+    fn c01_each_group_judges_for_itself() {
+        let host = Arc::new(GroupHost::new(1));
+        let (one, two) = (directory(1), directory(2));
+        one.set_membership(Membership::of_voters([NodeId(1), NodeId(2)]));
+        two.set_membership(Membership::of_voters([NodeId(1), NodeId(3)]));
+        let inbox = || Arc::new(open_inbox());
+        let _registrations =
+            [host.clone().register(one, inbox()).unwrap(), host.clone().register(two, inbox()).unwrap()];
+        let theirs = |group| GroupHello { node: NodeId(2), incarnation: Incarnation(0), ..directory(group).hello() };
+        assert_eq!(host.admit(&theirs(1)), Ok(()));
+        assert_eq!(host.admit(&theirs(2)), Err(Refusal::Stranger { node: NodeId(2) }));
+        assert_eq!(host.admit(&theirs(3)), Err(Refusal::NoGroup));
+        assert_eq!(host.hello().groups.len(), 2);
     }
 }

@@ -184,7 +184,7 @@ async fn a_group_that_comes_later_is_introduced_before_its_first_frame() {
     b.host.groups.lock().unwrap().push(later);
     a.knows(&b);
     eventually("an introduction", || a.transport.stats(later, NodeId(2)).is_connected).await;
-    a.send_body(later, 2, Body::HeartbeatResponse { round: 1 });
+    a.send_body(later, 2, Body::HeartbeatResponse { round: 1, promise: 0 });
     eventually("its first frame", || b.host.received.lock().unwrap().len() == 2).await;
 }
 

@@ -380,7 +380,7 @@ mod tests {
     fn groups_of_a_process_are_admitted_apart() {
         let strange = |group| Frame {
             group: GroupId(group),
-            message: Message { from: NodeId(9), ..message(3, Body::HeartbeatResponse { round: 1 }) },
+            message: Message { from: NodeId(9), ..message(3, Body::HeartbeatResponse { round: 1, promise: 0 }) },
         };
         let stranger = Refusal::Stranger { node: NodeId(9) };
         assert_eq!(check_hello(host(&[(1, 1)]).as_ref(), &hello(&[(1, 9)])), Err(stranger.clone()));
