@@ -231,6 +231,43 @@ async fn what_all_groups_write_while_the_disk_is_busy_is_one_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_groups_on_three_processes_cost_a_few_syncs() {
+    const GROUPS: u64 = 100;
+    let (network, stores) = (MemoryNetwork::new(), stores(3));
+    let processes = open_all(&network, &stores).await;
+    let groups = start_all(&processes, 1..=GROUPS).await;
+    for nodes in &groups {
+        propose(&nodes[0]).await;
+    }
+    let are_even = || {
+        let index = |node: &Node| (node.status().last_index, node.status().durable_index);
+        groups
+            .iter()
+            .all(|nodes| nodes.iter().all(|node| index(node) == index(&nodes[0]) && index(node).0 == index(node).1))
+    };
+    wait_until("all logs are equal and durable", are_even).await;
+    let writes = || stores.iter().map(|store| store.disk.writes.load(Ordering::SeqCst)).collect::<Vec<_>>();
+    let (before, last) = (writes(), groups.iter().map(|nodes| nodes[0].status().last_index).collect::<Vec<_>>());
+    stores.iter().for_each(|store| store.disk.set(Mode::Hangs));
+    let proposals: Vec<_> = groups
+        .iter()
+        .map(|nodes| {
+            let node = nodes[0].clone();
+            tokio::spawn(async move { node.propose("x").await })
+        })
+        .collect();
+    let has_all = |(nodes, last): (&Vec<Node>, &Index)| nodes.iter().all(|node| node.status().last_index > *last);
+    wait_until("all have it in memory", || groups.iter().zip(&last).all(has_all)).await;
+    stores.iter().for_each(|store| store.disk.set(Mode::Works));
+    for proposal in proposals {
+        proposal.await.unwrap().unwrap();
+    }
+    let writes: Vec<usize> = writes().iter().zip(&before).map(|(after, before)| after - before).collect();
+    // What hung, what had queued up behind it, and what the answers to it may bring.
+    assert!(writes.iter().all(|writes| *writes <= 4), "{writes:?} writes for one entry in each of {GROUPS} groups");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn c18_a_failed_disk_stops_every_group_that_writes() {
     let (network, stores) = (MemoryNetwork::new(), stores(1));
     let processes = open_all(&network, &stores).await;
