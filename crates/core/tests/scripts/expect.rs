@@ -100,18 +100,14 @@ pub(crate) fn parse(words: &[&str]) -> Result<Expectation, String> {
     Ok(match words {
         ["nobody", "leads"] => Expectation::SomebodyLeads(false),
         ["somebody", "leads"] => Expectation::SomebodyLeads(true),
-        ["proposal", name, outcome @ ..] => {
-            ["open", "committed", "rejected", "unknown"]
-                .contains(outcome.first().unwrap_or(&""))
-                .then(|| Expectation::Proposal((*name).to_owned(), outcome.join(" ")))
-                .ok_or("a proposal is open, committed, rejected or unknown")?
-        }
-        ["read", name, outcome @ ..] => {
-            ["open", "at", "failed"]
-                .contains(outcome.first().unwrap_or(&""))
-                .then(|| Expectation::Read((*name).to_owned(), outcome.join(" ")))
-                .ok_or("a read is open, at an index, or failed")?
-        }
+        ["proposal", name, outcome @ ..] => ["open", "committed", "rejected", "unknown"]
+            .contains(outcome.first().unwrap_or(&""))
+            .then(|| Expectation::Proposal((*name).to_owned(), outcome.join(" ")))
+            .ok_or("a proposal is open, committed, rejected or unknown")?,
+        ["read", name, outcome @ ..] => ["open", "at", "failed"]
+            .contains(outcome.first().unwrap_or(&""))
+            .then(|| Expectation::Read((*name).to_owned(), outcome.join(" ")))
+            .ok_or("a read is open, at an index, or failed")?,
         [over, "nothing"] => Expectation::OnTheWay(step::link(over)?, None),
         [over, kind] if over.contains("->") && KINDS.contains(kind) => {
             Expectation::OnTheWay(step::link(over)?, Some((*kind).to_owned()))
@@ -185,9 +181,7 @@ pub(crate) fn check(expectation: &Expectation, world: &World) -> Result<(), Stri
             let found = leader.is_some() == *expected;
             found.then_some(()).ok_or_else(|| format!("leader: found {}", name_of(leader)))
         }
-        Expectation::Proposal(name, expected) => {
-            compare(&format!("proposal {name}"), expected, &world.outcome(name)?)
-        }
+        Expectation::Proposal(name, expected) => compare(&format!("proposal {name}"), expected, &world.outcome(name)?),
         Expectation::Read(name, expected) => compare(&format!("read {name}"), expected, &world.read_outcome(name)?),
         Expectation::OnTheWay(link, expected) => check_messages(*link, expected.as_deref(), world),
         Expectation::Nodes(ids, properties) => {
@@ -267,9 +261,7 @@ fn found(id: NodeId, what: What, world: &World) -> String {
         What::WantedBy(peer) => flag(node.snapshots_wanted.contains(&peer)),
         What::Handover => flag(node.raft.is_transferring()),
         What::Health => if node.fatal.is_some() { "stopped" } else { "running" }.to_owned(),
-        What::Truncated => {
-            flag(node.events.iter().any(|event| matches!(event, coracle_core::Event::Truncated { .. })))
-        }
+        What::Truncated => flag(node.events.iter().any(|event| matches!(event, coracle_core::Event::Truncated { .. }))),
     }
 }
 

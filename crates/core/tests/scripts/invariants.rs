@@ -29,9 +29,8 @@ impl Invariants {
         let nodes: Vec<(&NodeId, &Node)> = cluster.nodes.iter().collect();
         for (at, (a, one)) in nodes.iter().enumerate() {
             for (b, other) in &nodes[at + 1..] {
-                match_logs(one, other).map_err(|index| {
-                    format!("logs of {} and {} agree above {index} and not there (I2)", a.0, b.0)
-                })?;
+                match_logs(one, other)
+                    .map_err(|index| format!("logs of {} and {} agree above {index} and not there (I2)", a.0, b.0))?;
             }
         }
         Ok(())

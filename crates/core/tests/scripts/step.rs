@@ -48,6 +48,7 @@ pub(crate) enum Step {
     ReleaseApply(NodeId),
     Crash(NodeId),
     Restart(NodeId),
+    LoseState(NodeId),
     Propose(NodeId, Vec<String>),
     Read(NodeId, String),
     Transfer(NodeId, Option<NodeId>),
@@ -165,6 +166,7 @@ fn detail(words: &[&str]) -> Result<Step, String> {
         ["pause", id] => Step::Pause(node(id)?),
         ["resume", id] => Step::Resume(node(id)?),
         ["crash", id] => Step::Crash(node(id)?),
+        ["lose", "state", id] => Step::LoseState(node(id)?),
         ["restart", id] => Step::Restart(node(id)?),
         _ => return Err("no such step; README.md beside the scripts has them all".to_owned()),
     })

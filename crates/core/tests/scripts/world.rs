@@ -124,10 +124,13 @@ impl World {
             Step::Transfer(id, to) => self.hand(*id, Input::Transfer { to: *to })?,
             Step::Change(id, name, changes) => self.change(*id, name, changes)?,
             Step::Crash(id) => self.crash(*id)?,
+            Step::LoseState(id) => {
+                self.is_down(*id)?;
+                self.cluster.node(*id).disk.flushed = Index::ZERO;
+            }
             Step::Restart(id) => {
+                self.is_down(*id)?;
                 let disk = self.known(*id)?.disk.clone();
-                let is_down = self.cluster.down.contains(id);
-                is_down.then_some(()).ok_or_else(|| format!("node {} is up: crash it first", id.0))?;
                 self.start(*id, disk);
             }
             Step::Compact(id, index) => {
@@ -189,6 +192,11 @@ impl World {
     fn is_up(&self, id: NodeId) -> Result<(), String> {
         self.known(id)?;
         if self.cluster.down.contains(&id) { Err(format!("node {} is down", id.0)) } else { Ok(()) }
+    }
+
+    fn is_down(&self, id: NodeId) -> Result<(), String> {
+        self.known(id)?;
+        if self.cluster.down.contains(&id) { Ok(()) } else { Err(format!("node {} is up: crash it first", id.0)) }
     }
 
     fn node(&mut self, id: NodeId) -> Result<&mut crate::common::Node, String> {
