@@ -161,11 +161,7 @@ impl Log {
         assert!(run.term() >= self.last_term(), "terms never fall");
         let mut memberships = Vec::new();
         for (index, entry) in run.iter().filter(|(_, entry)| entry.kind == EntryKind::Membership) {
-            let membership = Membership::decode(entry.data.clone())?;
-            if !membership.is_of_a_group() {
-                return Err(DecodeError::Membership);
-            }
-            memberships.push((index, membership));
+            memberships.push((index, Membership::decode(entry.data.clone())?));
         }
         self.memberships.append(&mut memberships);
         if run.term() > self.last_term() || self.terms.is_empty() {

@@ -133,7 +133,11 @@ async fn a_full_queue_says_so_and_is_shared_by_the_groups_of_a_process() {
     a.transport.set_peer(peer);
     let sent = [1, 2, 3, 4].map(|round| a.send(9, round));
     assert_eq!(sent, [Sent::Queued, Sent::Queued, Sent::Queued, Sent::Full]);
-    assert_eq!(a.send_body(GroupId(2), 9, Body::HeartbeatResponse { round: 1, promise: 0 }), Sent::Full, "one process, one queue");
+    assert_eq!(
+        a.send_body(GroupId(2), 9, Body::HeartbeatResponse { round: 1, promise: 0 }),
+        Sent::Full,
+        "one process, one queue"
+    );
     let _first = listener.accept().await.unwrap();
     assert_eq!(a.transport.stats(GROUP, NodeId(9)).frames_dropped, 1);
 }

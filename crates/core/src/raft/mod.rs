@@ -83,6 +83,7 @@ pub struct Raft {
 
 /// What a role needs.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it, and the largest is the one in use")]
 enum RoleState {
     Follower,
     PreCandidate(Campaign),

@@ -36,7 +36,7 @@ impl Raft {
 
     pub(super) fn on_install_snapshot(&mut self, from: NodeId, term: Term, piece: Box<InstallSnapshot>) {
         let meta = &piece.meta;
-        if !meta.membership.is_of_a_group() || meta.last_included_index == Index::ZERO {
+        if !meta.membership.is_valid() || meta.last_included_index == Index::ZERO {
             return self.fault(from, "a snapshot without valid members");
         }
         if meta.last_included_term > term || meta.membership_index > meta.last_included_index {

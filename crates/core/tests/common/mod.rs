@@ -446,9 +446,13 @@ impl Cluster {
     }
 
     pub fn read(&mut self, n: NodeId) -> u64 {
+        self.read_by(n, false)
+    }
+
+    pub fn read_by(&mut self, n: NodeId, is_lease: bool) -> u64 {
         let first = self.next_id;
         self.next_id += 1;
-        self.handle(n, Input::Read { first: ReadId(first), count: 1, is_lease: false });
+        self.handle(n, Input::Read { first: ReadId(first), count: 1, is_lease });
         first
     }
 
