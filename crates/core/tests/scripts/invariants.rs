@@ -1,4 +1,4 @@
-//! What holds after every step of every script (I1, I2, I4, I5, I7, I16 of the hazards).
+//! What holds after every step of every script (I1, I2, I4, I5 and I16 of the hazards), and that log and disk agree (H42).
 
 use std::collections::BTreeMap;
 
@@ -25,6 +25,9 @@ impl Invariants {
             self.check_leader(*id, node)?;
             self.check_applied(*id, node)?;
             self.check_commit(*id, node)?;
+            if !cluster.down.contains(id) && node.fatal.is_none() && node.writes.is_empty() {
+                compare_with_disk(node).map_err(|what| format!("node {}: {what} differs from the disk (H42)", id.0))?;
+            }
         }
         let nodes: Vec<(&NodeId, &Node)> = cluster.nodes.iter().collect();
         for (at, (a, one)) in nodes.iter().enumerate() {
@@ -73,6 +76,24 @@ impl Invariants {
         }
         Ok(())
     }
+}
+
+/// With no write under way, the log in the core is the one on the disk: where it begins and ends, its terms, its membership (H42).
+fn compare_with_disk(node: &Node) -> Result<(), &'static str> {
+    let status = node.raft.status();
+    if status.base_index != node.disk.base.index || status.last_index != node.disk.last_index() {
+        return Err("where the log begins or ends");
+    }
+    for index in (status.base_index.0 + 1..=status.last_index.0).map(Index) {
+        if node.raft.term_at(index) != node.disk.term_at(index) {
+            return Err("a term");
+        }
+    }
+    let recovered = node.disk.recovered();
+    let of_base = node.disk.base.membership.as_ref();
+    let membership = recovered.memberships.last().map(|(_, membership)| membership).or(of_base);
+    let is_equal = membership.is_none_or(|membership| *membership == status.membership);
+    is_equal.then_some(()).ok_or("the membership")
 }
 
 /// Below the last index where two logs have the same term, they have the same terms.

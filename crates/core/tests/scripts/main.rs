@@ -116,15 +116,20 @@ scripts! {
     h22_a_short_delayed_append_cuts_off_nothing,
     h25_a_vote_that_comes_late_elects_nobody,
     h28_what_a_deposed_leader_was_given_is_unknown,
+    h29_a_new_follower_cuts_off_only_what_conflicts,
     h31_a_write_that_was_overtaken_makes_nothing_newer_durable,
+    h39_a_restart_applies_every_entry_once_by_small_portions,
     h40_a_crash_before_the_logs_new_start_is_durable_leaves_the_old_log,
     h40_a_snapshot_does_not_race_with_entries_that_wait_to_be_applied,
     h40_a_snapshot_that_is_older_than_what_is_applied_is_ignored,
     h41_a_new_leader_goes_on_where_a_snapshot_was_cut_short,
     h41_a_snapshot_is_tried_again_when_its_sender_gives_up,
     h43_what_others_committed_is_applied_once_it_is_durable_here,
+    h46_time_that_passed_at_once_is_one_timeout,
+    h53_refused_and_unknown_are_told_apart,
     h62_a_late_snapshot_leaves_a_longer_log_alone,
     h64_only_the_log_says_that_a_learner_is_to_be_promoted,
+    h67_a_paused_node_hears_what_waits_before_its_timers_fire,
     reads_are_answered_wherever_they_are_asked,
     silent_for_longer_than_its_promise_a_voter_helps_another,
     two_candidates_split_the_votes_and_one_wins_later,
@@ -188,4 +193,16 @@ fn a_broken_invariant_is_a_failure() {
     applied.last_mut().unwrap().2 = "another".into();
     let error = world.act(&Step::Run(Duration::from_millis(10))).unwrap_err();
     assert!(error.contains("node 2 applied something else at 3"), "{error}");
+}
+
+/// H42: what the core holds in memory is compared with the disk, and a difference is found.
+#[test]
+fn h42_a_log_in_memory_that_differs_from_the_disk_is_noticed() {
+    let mut world = World::default();
+    for line in step::parse("nodes 1 2 3\nelect 1\npropose 1 a\nrun 500ms").unwrap() {
+        world.act(&line.step).unwrap();
+    }
+    world.cluster.node(common::id(2)).disk.runs.pop();
+    let error = world.act(&Step::Run(Duration::from_millis(10))).unwrap_err();
+    assert!(error.contains("node 2: where the log begins or ends differs from the disk"), "{error}");
 }
