@@ -10,6 +10,8 @@ use crate::{
     testing::{Cluster, Faults},
 };
 
+mod forward;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 fn defaults(_: &mut ReplicaOptions) {}
@@ -401,7 +403,7 @@ fn c08_a_transfer_goes_on_where_the_receiver_is() {
 }
 
 #[test]
-fn c69_a_command_that_a_snapshot_swallows_has_an_unknown_outcome() {
+fn h69_a_command_that_a_snapshot_swallows_has_an_unknown_outcome() {
     let mut cluster = Cluster::new(3, false, 18, small_log);
     let leader = cluster.elect();
     cluster.isolate(leader);
