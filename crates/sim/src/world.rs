@@ -3,6 +3,7 @@
 mod clients;
 mod effects;
 mod ending;
+mod limits;
 mod nemesis;
 mod node;
 mod operator;
@@ -65,6 +66,7 @@ struct Shape {
     inflight_messages_max: usize,
     inflight_bytes_max: usize,
     uncommitted_bytes_max: usize,
+    unapplied_bytes_max: usize,
     apply_bytes_max: usize,
     reads_max: usize,
     requests_max: usize,
@@ -297,6 +299,7 @@ impl Shape {
             inflight_messages_max: count(rng, 64),
             inflight_bytes_max: bytes(rng),
             uncommitted_bytes_max: bytes(rng),
+            unapplied_bytes_max: bytes(rng),
             apply_bytes_max: bytes(rng),
             reads_max: count(rng, 1 << 16),
             requests_max: count(rng, 1 << 16),

@@ -186,6 +186,7 @@ impl World {
         raft.inflight_messages_max = shape.inflight_messages_max;
         raft.inflight_bytes_max = shape.inflight_bytes_max;
         raft.uncommitted_bytes_max = shape.uncommitted_bytes_max;
+        raft.unapplied_bytes_max = shape.unapplied_bytes_max;
         raft.apply_bytes_max = shape.apply_bytes_max;
         raft.reads_max = shape.reads_max;
         raft.tail_bytes_max = shape.tail_bytes_max;
@@ -286,6 +287,7 @@ impl World {
         if let Some(running) = &mut self.nodes[node].running {
             running.cancelled.clear();
         }
+        self.observe_usage(node)?;
         self.observe(node)
     }
 
@@ -345,7 +347,7 @@ impl World {
         if self.ghost.membership_at(commit) { self.overlap() } else { Ok(()) }
     }
 
-    /// I6, by the node that has just told of it.
+    /// I6, when a node has just told of it.
     fn committed_on_quorum(&self, node: usize) -> Step {
         let (index, term) = (self.ghost.committed(), self.ghost.committed_term());
         let log = &self.nodes[node].issued;
@@ -355,7 +357,8 @@ impl World {
             // An acknowledgement outlives the disk that it speaks of.
             here || self.operator.gone.iter().any(|(gone, log)| *gone == id && log.holds(index, term))
         };
-        let leader = self.nodes[node].membership();
+        // Who leads may not have asked its disk yet, and is heard of from others first.
+        let leader = self.nodes[self.leader().unwrap_or(node)].membership();
         self.ghost.on_quorum([log.membership_at(index), leader], holds)
     }
 
