@@ -7,12 +7,17 @@ use coracle_core::{GroupId, NodeId};
 use coracle_replica::{Inquiry, Matter, Wire};
 use coracle_transport::{Frame, Hello, Host, Refusal};
 
-use crate::{directory::Directory, inbox::Inbox};
+use crate::{
+    admissions::Admissions,
+    directory::Directory,
+    inbox::{Inbox, Order},
+};
 
 /// Called from the transport's tasks: nothing in it waits.
 pub(crate) struct NodeHost {
     pub(crate) directory: Arc<Directory>,
     pub(crate) inbox: Arc<Inbox>,
+    pub(crate) admissions: Admissions,
 }
 
 impl Host for NodeHost {
@@ -35,6 +40,13 @@ impl Host for NodeHost {
         }
     }
 
+    fn refused(&self, group: GroupId, peer: NodeId, refusal: &Refusal) {
+        let is_about_us = *refusal == Refusal::Stranger { node: self.directory.identity().node };
+        if group == self.directory.group() && is_about_us && self.directory.refused_by(peer) {
+            self.inbox.push_order(Order::LookAtRefusals);
+        }
+    }
+
     fn answer(&self, question: Bytes) -> Bytes {
         match Inquiry::decode(&question) {
             Ok(inquiry) if inquiry.group == self.directory.group() => self.answer_matter(inquiry.matter),
@@ -50,10 +62,19 @@ impl Host for NodeHost {
 impl NodeHost {
     /// What is answered; nothing while there is nothing to say.
     fn answer_matter(&self, matter: Matter) -> Bytes {
-        match matter {
+        let answer = match matter {
             Matter::Founding(question) => self.directory.answer(&question).map(|answer| answer.encode()),
-            Matter::Invite(_) | Matter::Join(_) => None,
-        }
-        .unwrap_or_default()
+            Matter::Invite(invite) => self.directory.answer_invite(&invite).map(|(answer, is_new)| {
+                if is_new {
+                    self.inbox.push_order(Order::LookAtTold);
+                }
+                answer.encode()
+            }),
+            Matter::Join(request) => {
+                let status = self.directory.status();
+                status.map(|status| self.admissions.answer(&self.directory, &self.inbox, &status, request).encode())
+            }
+        };
+        answer.unwrap_or_default()
     }
 }

@@ -163,7 +163,8 @@ fn promotion(status: &Status, id: NodeId, was_member: &mut bool) -> Option<Resul
 pub(crate) fn invite(directory: &Directory, status: &Status, expected: Option<(NodeId, Incarnation)>) -> Inquiry {
     let membership = status.membership.encode();
     let cluster_name = directory.identity().cluster_name;
-    let invite = Invite { cluster: status.membership.cluster, cluster_name, membership, expected };
+    let (cluster, index) = (status.membership.cluster, status.membership_index);
+    let invite = Invite { cluster, cluster_name, membership, index, expected };
     Inquiry { group: directory.group(), matter: Matter::Invite(invite) }
 }
 

@@ -6,6 +6,8 @@
 //!
 //! Read [`Node`] and [`NodeOptions`] first.
 
+mod acquaintances;
+mod admissions;
 mod directory;
 mod effects;
 mod error;
@@ -15,6 +17,7 @@ mod host;
 mod identity;
 mod inbox;
 mod join;
+mod joining;
 mod node;
 mod operate;
 mod options;

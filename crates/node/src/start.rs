@@ -1,12 +1,12 @@
 //! How a node starts: identity, listening, founding, recovery, loop, in this order.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     sync::{Arc, atomic::AtomicU64},
 };
 
-use coracle_core::Time;
+use coracle_core::{ClusterId, GroupId, Incarnation, Membership, NodeId, Time};
 use coracle_replica::{Founder, Replica, Start, list_differs, recover};
 use coracle_storage::{Identity, StateMachine, StorageError, Store};
 use coracle_transport::{Address, Route, Transport};
@@ -15,12 +15,15 @@ use tracing::Instrument;
 
 use crate::{
     Configuration, FoundingMode, Node, NodeEvent, NodeOptions, StartError, StopReason,
+    acquaintances::Acquaintances,
+    admissions::Admissions,
     directory::Directory,
     effects::Storage,
     founding,
     host::NodeHost,
-    identity,
+    identity::{self, Standing},
     inbox::{Inbox, InboxLimits, Life},
+    joining::{self, Beside},
     node::Shared,
     run::{Clock, Loop},
     status::StoreFacts,
@@ -61,7 +64,8 @@ async fn start_with_identity(
 ) -> Result<Node, StartError> {
     let directory = Arc::new(Directory::new(options.group, boot_nonce, identity.clone()));
     let inbox = Arc::new(Inbox::new(limits(&options)));
-    let host = Arc::new(NodeHost { directory: directory.clone(), inbox: inbox.clone() });
+    let admissions = Admissions::new();
+    let host = Arc::new(NodeHost { directory: directory.clone(), inbox: inbox.clone(), admissions });
     let addresses = listen(&options, &*transport, host).await?;
     directory.set_founder(founder(&options, &identity, boot_nonce, &addresses));
     let identity = be_founded(&options, &store, &directory, &transport, identity).await?;
@@ -96,8 +100,11 @@ impl Assembly {
         let (published, status) = watch::channel(Arc::new(replica.status()));
         let (events, _) = broadcast::channel(options.events_max.max(1));
         let (stop, stopped) = watch::channel(None);
-        let run = Loop {
+        let raft = &options.replica.raft;
+        let acquaintances = Acquaintances::new(raft.id, raft.election_timeout_max * 2);
+        let mut run = Loop {
             replica,
+            acquaintances,
             storage,
             transport: transport.clone(),
             directory: directory.clone(),
@@ -113,13 +120,30 @@ impl Assembly {
             failure: None,
             fatal: None,
         };
-        run.meet_members();
+        run.meet_members(clock.now());
         inbox.advance(Life::Running);
+        directory.set_status(status.clone());
+        let beside = Beside {
+            directory: directory.clone(),
+            transport: transport.clone(),
+            inbox: inbox.clone(),
+            status: status.clone(),
+        };
+        attend(beside, &options);
         let end = End { inbox: inbox.clone(), transport: transport.clone(), events: events.clone(), stop };
         tokio::spawn(supervise(run, end).in_current_span());
         let store = StoreFacts { engine: store.engine(), durability: store.durability() };
         let next_request = AtomicU64::new(0);
         Ok(Node::new(Shared { inbox, directory, transport, store, addresses, status, events, stopped, next_request }))
+    }
+}
+
+/// Sets going what happens beside the loop; it ends with it.
+fn attend(beside: Beside, options: &NodeOptions) {
+    tokio::spawn(beside.clone().introduce().in_current_span());
+    if let FoundingMode::Join(addresses) = &options.founding {
+        // Ends at once where the node is a member.
+        tokio::spawn(beside.pursue(addresses.clone(), options.join_role).in_current_span());
     }
 }
 
@@ -153,6 +177,9 @@ fn validate(options: &NodeOptions) -> Result<(), Configuration> {
     }
     if options.addresses.is_empty() {
         return Err(Configuration::Empty { what: "the list of advertised addresses" });
+    }
+    if options.founding == FoundingMode::Join(Vec::new()) {
+        return Err(Configuration::Empty { what: "the list of nodes to ask to be taken in" });
     }
     Ok(options.replica.raft.validate()?)
 }
@@ -206,7 +233,7 @@ fn founder(options: &NodeOptions, identity: &Identity, boot_nonce: u64, addresse
     }
 }
 
-/// Founds the cluster if the store is empty; repairs what a crash left half done if it is not.
+/// Founds or joins a cluster if the store is empty; repairs what a crash left half done if it is not.
 async fn be_founded(
     options: &NodeOptions,
     store: &Arc<dyn Store>,
@@ -221,16 +248,18 @@ async fn be_founded(
             return Ok((identity, None));
         }
         let first = identity::repair(&*kept, group, &mut identity, &found)?;
+        let standing = identity::standing(&identity, &found);
         let latest = found.memberships.last().map(|(_, membership)| membership.clone());
-        Ok::<_, StartError>((identity, Some((first, latest.or(found.base.membership)))))
+        let none = || StorageError::damaged("the log", "it holds no membership");
+        let membership = latest.or(found.base.membership).ok_or_else(none)?;
+        Ok::<_, StartError>((identity, Some((first, standing, membership))))
     })
     .await?;
     identity = repaired;
-    if let Some((first, membership)) = first {
-        if let Some(membership) = membership {
-            directory.set_membership(membership);
-        }
-        warn_of_changes(options, directory, first.as_ref());
+    if let Some((first, standing, membership)) = first {
+        directory.set_standing(standing);
+        directory.set_known(incarnations(&membership));
+        warn_of_changes(options, directory, standing, first.as_ref(), &membership);
         directory.founded(identity.clone(), first);
         return Ok(identity);
     }
@@ -244,9 +273,9 @@ async fn be_founded(
             &[]
         }
         FoundingMode::Peers(peers) => peers,
-        FoundingMode::Join(_) | FoundingMode::Standby => {
-            let source = io::Error::other("this build does not");
-            return Err(StartError::Environment { what: "cannot wait to be taken in", source });
+        mode @ (FoundingMode::Join(_) | FoundingMode::Standby) => {
+            let (_, membership) = joining::be_taken_in(directory, transport, mode, options.join_role).await?;
+            return keep_joining(group, store, directory, identity, membership.cluster).await;
         }
     };
     let (first, membership) = founding::found(directory, transport, peers).await?;
@@ -256,25 +285,67 @@ async fn be_founded(
         Ok::<_, StartError>((identity, membership))
     })
     .await?;
-    directory.set_membership(membership);
+    directory.set_known(incarnations(&membership));
     directory.founded(identity.clone(), Some(first));
     Ok(identity)
 }
 
+/// Keeps durably which cluster takes this node in; it acknowledges nothing before that (C2).
+async fn keep_joining(
+    group: GroupId,
+    store: &Arc<dyn Store>,
+    directory: &Directory,
+    mut identity: Identity,
+    cluster: ClusterId,
+) -> Result<Identity, StartError> {
+    let kept = store.clone();
+    let identity = blocking(move || {
+        identity::keep_joining(&*kept, group, &mut identity, cluster)?;
+        Ok::<_, StartError>(identity)
+    })
+    .await?;
+    tracing::info!(%cluster, "joins the cluster");
+    directory.set_standing(Standing::Joining);
+    directory.set_known(BTreeMap::new());
+    directory.founded(identity.clone(), None);
+    Ok(identity)
+}
+
+fn incarnations(membership: &Membership) -> BTreeMap<NodeId, Incarnation> {
+    membership.nodes.iter().map(|node| (node.id, node.incarnation)).collect()
+}
+
 /// A founded node ignores what it is told of its peers; it says so when that differs from what is recorded.
-fn warn_of_changes(options: &NodeOptions, directory: &Directory, first: Option<&bytes::Bytes>) {
-    let membership = first.and_then(|first| coracle_core::Membership::decode(first.clone()).ok());
-    let (Some(membership), Some(own)) = (membership, directory.founder()) else { return };
-    if let FoundingMode::Peers(peers) = &options.founding {
-        let peers: Vec<String> = peers.iter().map(Address::to_string).collect();
-        if list_differs(&peers, own.id, &membership) {
-            tracing::warn!("the list of peers differs from the one that the cluster was founded with, and is ignored");
+fn warn_of_changes(
+    options: &NodeOptions,
+    directory: &Directory,
+    standing: Standing,
+    first: Option<&bytes::Bytes>,
+    latest: &Membership,
+) {
+    let Some(own) = directory.founder() else { return };
+    let first = first.and_then(|first| Membership::decode(first.clone()).ok());
+    match (&options.founding, first) {
+        (FoundingMode::Peers(peers), Some(first)) => {
+            let peers: Vec<String> = peers.iter().map(Address::to_string).collect();
+            if list_differs(&peers, own.id, &first) {
+                tracing::warn!(
+                    "the list of peers differs from the one that the cluster was founded with, and is ignored"
+                );
+            }
         }
+        (FoundingMode::Peers(_), None) => {
+            tracing::warn!("this node joined its cluster: the list of peers to found one with is ignored");
+        }
+        (FoundingMode::Join(_) | FoundingMode::Standby, _) if standing != Standing::Joining => {
+            tracing::warn!("this node belongs to a cluster already: it neither joins one nor stands by");
+        }
+        _ => {}
     }
-    let recorded = membership.node(own.id);
+    let recorded = latest.node(own.id);
     if recorded.is_some_and(|node| node.addresses != own.addresses || node.client_address != own.client_address) {
         tracing::warn!(
-            "this node's addresses differ from those that the cluster was founded with: peers and clients use the recorded ones"
+            "this node's addresses differ from those that the cluster knows: peers and clients use the known ones until it is joined again"
         );
     }
 }

@@ -5,7 +5,7 @@ use coracle_storage::Durability;
 use coracle_transport::{PeerStats, Transport};
 use serde::Serialize;
 
-use crate::directory::Directory;
+use crate::{directory::Directory, identity::Standing};
 
 /// A node, seen from outside: what it knew a moment ago.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -130,7 +130,7 @@ pub(crate) fn compose(
         cluster_name: identity.cluster_name.clone(),
         cluster: identity.cluster,
         is_founded: identity.cluster.is_some(),
-        role: role(status).to_owned(),
+        role: role(status, directory.standing()).to_owned(),
         term: status.term,
         leader: status.leader,
         leader_client_address: leader_client_address(status),
@@ -153,13 +153,15 @@ pub(crate) fn leader_client_address(status: &Status) -> Option<String> {
     (!leader.client_address.is_empty()).then(|| leader.client_address.clone())
 }
 
-fn role(status: &Status) -> &'static str {
+fn role(status: &Status, standing: Standing) -> &'static str {
     match status.role {
+        Role::Leader => "leader",
+        _ if standing == Standing::Removed => "removed",
+        _ if standing == Standing::Joining => "joining",
         Role::Follower if !status.membership.is_voter(status.id) => "learner",
         Role::Follower => "follower",
         Role::PreCandidate => "pre-candidate",
         Role::Candidate => "candidate",
-        Role::Leader => "leader",
     }
 }
 

@@ -385,6 +385,27 @@ fn c02_a_cluster_founded_without_this_node_has_to_be_joined() {
 }
 
 #[test]
+fn c02_who_joined_later_says_less_than_who_founded() {
+    let peers = [address(1), address(2)];
+    let mut machine = Founding::new(founder(0, 10), peers, ClusterId(1), Time::ZERO);
+    let mut asked = Vec::new();
+    while let Step::Ask { address, question } = machine.poll(Time::ZERO) {
+        asked.push((address, question));
+    }
+    let [(one, question), (two, _)] = &asked[..] else { panic!("both are asked") };
+    let joined = founder(1, 20).answer(question, AnswerState::Joined { cluster: ClusterId(7) });
+    let mut refused = machine.clone();
+    refused.answered(one, joined.clone(), Time::ZERO);
+    let not_member = FoundingRefusal::NotMember { address: one.clone(), cluster: ClusterId(7) };
+    assert_eq!(refused.poll(Time::ZERO), Step::Refuse(not_member));
+    // A founder that lost its entry before it was durable finds it again.
+    let first = Membership::new(ClusterId(7), vec![founder(0, 10).record(coracle_core::MemberRole::Voter)]).encode();
+    machine.answered(one, joined, Time::ZERO);
+    machine.answered(two, founder(2, 30).answer(question, AnswerState::Founded { first }), Time::ZERO);
+    assert!(matches!(machine.poll(Time::ZERO), Step::Copy { .. }));
+}
+
+#[test]
 fn c01_a_copied_directory_is_found_out() {
     let mut world = World::new(&[10, 20]);
     world.processes[1].own.id = NodeId(10);
