@@ -6,10 +6,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use coracle_core::{GroupId, Incarnation, Index, MemberRole, Membership, NodeId, Status, Time};
+use coracle_core::{ClusterId, GroupId, Incarnation, Index, MemberRole, Membership, NodeId, Status, Time};
 use coracle_replica::{Answer, AnswerState, Bond, Founder, Founding, Invite, InviteAnswer, Question, Step};
 use coracle_storage::Identity;
-use coracle_transport::{GroupHello, Hello, PROTOCOL_VERSION, Refusal};
+use coracle_transport::{GroupHello, Refusal, Transport};
 use tokio::sync::{Notify, watch};
 
 use crate::identity::Standing;
@@ -17,7 +17,7 @@ use crate::identity::Standing;
 /// See the module.
 pub(crate) struct Directory {
     group: GroupId,
-    boot_nonce: u64,
+    node: NodeId,
     state: Mutex<State>,
     /// Raised when a node that stands by is invited.
     invited: Notify,
@@ -50,8 +50,15 @@ struct State {
     founding: Option<Founding>,
 }
 
+impl State {
+    fn cluster(&self, group: GroupId) -> Option<ClusterId> {
+        self.identity.clusters.get(&group).copied()
+    }
+}
+
 impl Directory {
-    pub(crate) fn new(group: GroupId, boot_nonce: u64, identity: Identity) -> Directory {
+    pub(crate) fn new(group: GroupId, identity: Identity) -> Directory {
+        let node = identity.node;
         let state = State {
             identity,
             standing: Standing::Member,
@@ -65,7 +72,7 @@ impl Directory {
             first: None,
             founding: None,
         };
-        Directory { group, boot_nonce, state: Mutex::new(state), invited: Notify::new() }
+        Directory { group, node, state: Mutex::new(state), invited: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -75,6 +82,15 @@ impl Directory {
 
     pub(crate) fn group(&self) -> GroupId {
         self.group
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The id of the group's cluster, once it is founded.
+    pub(crate) fn cluster(&self) -> Option<ClusterId> {
+        self.lock().cluster(self.group)
     }
 
     pub(crate) fn identity(&self) -> Identity {
@@ -160,7 +176,7 @@ impl Directory {
     pub(crate) fn answer_invite(&self, invite: &Invite) -> Option<(InviteAnswer, bool)> {
         let mut state = self.lock();
         let founder = state.founder.clone()?;
-        let bond = state.bond()?;
+        let bond = state.bond(self.group)?;
         match invite.consider(&founder, bond) {
             Ok(membership) => {
                 let is_new = state.tell((invite.index, membership));
@@ -170,6 +186,12 @@ impl Directory {
             }
             Err(refusal) => Some((InviteAnswer::Refused(refusal), false)),
         }
+    }
+
+    /// The group has ended here: the transport need not know its members any more.
+    pub(crate) fn forget_members(&self, transport: &dyn Transport) {
+        let known = self.lock().known.clone().unwrap_or_default();
+        known.into_keys().for_each(|id| transport.remove_peer(self.group, id));
     }
 
     /// The node's addresses are known: from now on it answers questions.
@@ -218,7 +240,7 @@ impl Directory {
         if let Some(first) = &state.first {
             return Some(founder.answer(question, AnswerState::Founded { first: first.clone() }));
         }
-        if let Some(cluster) = state.identity.cluster {
+        if let Some(cluster) = state.cluster(self.group) {
             return state.is_founded.then(|| founder.answer(question, AnswerState::Joined { cluster }));
         }
         if state.is_waiting {
@@ -230,41 +252,33 @@ impl Directory {
         Some(founder.answer(question, AnswerState::Unfounded { peers }))
     }
 
-    pub(crate) fn hello(&self) -> Hello {
-        let identity = self.identity();
-        Hello {
-            version: PROTOCOL_VERSION,
-            features: 0,
-            boot_nonce: self.boot_nonce,
-            groups: vec![GroupHello {
-                group: self.group,
-                cluster_name: identity.cluster_name,
-                cluster: identity.cluster,
-                node: identity.node,
-                incarnation: identity.incarnation,
-            }],
+    pub(crate) fn hello(&self) -> GroupHello {
+        let state = self.lock();
+        GroupHello {
+            group: self.group,
+            cluster_name: state.identity.cluster_name.clone(),
+            cluster: state.cluster(self.group),
+            node: state.identity.node,
+            incarnation: state.identity.incarnation,
         }
     }
 
-    /// Whether a process that says `hello` may talk to this one.
-    pub(crate) fn admit(&self, hello: &Hello) -> Result<(), Refusal> {
-        if hello.version != PROTOCOL_VERSION {
-            return Err(Refusal::Version { ours: PROTOCOL_VERSION, theirs: hello.version });
-        }
-        let theirs = hello.groups.iter().find(|group| group.group == self.group).ok_or(Refusal::NoGroup)?;
+    /// Whether a process that says this of the group may talk to this one.
+    pub(crate) fn admit(&self, theirs: &GroupHello) -> Result<(), Refusal> {
         let state = self.lock();
+        let cluster = state.cluster(self.group);
         if theirs.cluster_name != state.identity.cluster_name {
             let ours = state.identity.cluster_name.clone();
             return Err(Refusal::ClusterName { ours, theirs: theirs.cluster_name.clone() });
         }
-        if let (Some(ours), Some(theirs)) = (state.identity.cluster, theirs.cluster)
+        if let (Some(ours), Some(theirs)) = (cluster, theirs.cluster)
             && ours != theirs
         {
             return Err(Refusal::Cluster { ours, theirs });
         }
         let Some(known) = &state.known else {
             // An unfounded store knows nobody and hears nobody; a founded one does not let strangers in while it starts.
-            return if state.identity.cluster.is_none() { Ok(()) } else { Err(Refusal::NoGroup) };
+            return if cluster.is_none() { Ok(()) } else { Err(Refusal::NoGroup) };
         };
         match known.get(&theirs.node) {
             Some(incarnation) if *incarnation == theirs.incarnation => Ok(()),
@@ -278,8 +292,8 @@ impl Directory {
 
 impl State {
     /// How far the node is bound to a cluster; `None` while that is about to be decided.
-    fn bond(&self) -> Option<Bond> {
-        if let Some(cluster) = self.identity.cluster {
+    fn bond(&self, group: GroupId) -> Option<Bond> {
+        if let Some(cluster) = self.cluster(group) {
             return Some(Bond::Cluster(cluster));
         }
         if self.founding.is_some() {
@@ -302,7 +316,6 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use coracle_core::ClusterId;
 
     use super::*;
 
@@ -312,12 +325,12 @@ mod tests {
             incarnation: Incarnation(0),
             engine: "memory".to_owned(),
             cluster_name: "test".to_owned(),
-            cluster: cluster.map(ClusterId),
+            clusters: cluster.map(|cluster| (GroupId(1), ClusterId(cluster))).into_iter().collect(),
         }
     }
 
     fn directory(node: u64, cluster: Option<u64>) -> Directory {
-        Directory::new(GroupId(1), 1, identity(node, cluster))
+        Directory::new(GroupId(1), identity(node, cluster))
     }
 
     #[test]
@@ -328,7 +341,7 @@ mod tests {
         assert_eq!(own.admit(&directory(2, None).hello()), Ok(()), "a member that has not copied the entry yet");
         assert_eq!(own.admit(&directory(3, Some(5)).hello()), Err(Refusal::Stranger { node: NodeId(3) }));
         let mut hello = directory(2, Some(5)).hello();
-        hello.groups[0].incarnation = Incarnation(9);
+        hello.incarnation = Incarnation(9);
         assert_eq!(own.admit(&hello), Err(Refusal::Incarnation { node: NodeId(2) }));
     }
 
@@ -342,6 +355,7 @@ mod tests {
     #[test]
     fn h54_a_node_that_has_decided_does_not_pass_for_an_unfounded_one() {
         let founder = |node: u64| Founder {
+            group: GroupId(1),
             id: NodeId(node),
             incarnation: Incarnation(node),
             boot_nonce: node,
@@ -350,6 +364,7 @@ mod tests {
             client_address: String::new(),
         };
         let question = |node: u64| Question {
+            group: GroupId(1),
             at: "/memory/2".to_owned(),
             id: NodeId(node),
             incarnation: Incarnation(node),
@@ -378,16 +393,7 @@ mod tests {
         let other = Refusal::Cluster { ours: ClusterId(5), theirs: ClusterId(6) };
         assert_eq!(own.admit(&directory(2, Some(6)).hello()), Err(other));
         let mut hello = directory(2, Some(5)).hello();
-        hello.groups[0].cluster_name = "other".to_owned();
+        hello.cluster_name = "other".to_owned();
         assert!(matches!(own.admit(&hello), Err(Refusal::ClusterName { .. })));
-        hello.groups.clear();
-        assert_eq!(own.admit(&hello), Err(Refusal::NoGroup));
-    }
-
-    #[test]
-    fn other_versions_are_not_admitted() {
-        let mut hello = directory(2, None).hello();
-        hello.version = 9;
-        assert_eq!(directory(1, None).admit(&hello), Err(Refusal::Version { ours: PROTOCOL_VERSION, theirs: 9 }));
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use coracle_core::{Incarnation, Index, MemberRole, MembershipChange, NodeId, RejectReason, Status};
 use coracle_replica::{
-    Inquiry, Invite, InviteAnswer, JoinRefusal, JoinRole, Matter, RequestError, Wire, conflict, is_member, proposed,
+    Inquiry, Invite, InviteAnswer, JoinRefusal, JoinRole, RequestError, Wire, conflict, is_member, proposed,
 };
 use coracle_transport::{Address, Transport};
 
@@ -164,8 +164,9 @@ pub(crate) fn invite(directory: &Directory, status: &Status, expected: Option<(N
     let membership = status.membership.encode();
     let cluster_name = directory.identity().cluster_name;
     let (cluster, index) = (status.membership.cluster, status.membership_index);
-    let invite = Invite { cluster, cluster_name, membership, index, expected };
-    Inquiry { group: directory.group(), matter: Matter::Invite(invite) }
+    let group = directory.group();
+    let invite = Invite { group, cluster, cluster_name, membership, index, expected };
+    Inquiry::Invite(invite)
 }
 
 /// Asks what is asked from outside of a group, for an answer of the kind that belongs to it.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use coracle_core::{Membership, NodeId, Status};
-use coracle_replica::{Inquiry, InviteAnswer, JoinAnswer, JoinRefusal, JoinRequest, JoinRole, Matter, members};
+use coracle_replica::{Inquiry, InviteAnswer, JoinAnswer, JoinRefusal, JoinRequest, JoinRole, members};
 use coracle_transport::{Address, Transport};
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 
@@ -110,11 +110,12 @@ impl<'a> Asker<'a> {
     async fn round(&self) -> Round {
         let Some(own) = self.directory.founder() else { return Round::Nobody(Vec::new()) };
         let request = JoinRequest {
+            group: self.directory.group(),
             record: own.record(self.role.member_role()),
             role: self.role,
             cluster_name: own.cluster_name.clone(),
         };
-        let inquiry = Inquiry { group: self.directory.group(), matter: Matter::Join(request) };
+        let inquiry = Inquiry::Join(request);
         let mut reasons = Vec::new();
         for address in &self.addresses {
             if own.addresses.contains(&address.to_string()) {
@@ -183,7 +184,7 @@ impl Beside {
             addresses.extend(addresses_of(&membership).filter(|address| !given.contains(address)));
             let round = Asker::new(&self.directory, &self.transport, &addresses, role).round().await;
             match round {
-                Round::Accepted(told) if self.directory.identity().cluster == Some(told.1.cluster) => {
+                Round::Accepted(told) if self.directory.cluster() == Some(told.1.cluster) => {
                     if self.directory.tell(told) {
                         self.inbox.push_order(Order::LookAtTold);
                     }

@@ -4,6 +4,7 @@
 mod common;
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,7 +15,7 @@ use coracle_node::{
     FoundingMode, JoinError, JoinRefusal, JoinRole, Node, NodeEvent, NodeOptions, PromotionError, RequestError,
     StartError,
 };
-use coracle_replica::{Answer, AnswerState, Question, Wire};
+use coracle_replica::{Answer, AnswerState, Inquiry, Question, Wire};
 use coracle_storage::{Identity, LogBatch, StorageError, Store};
 use coracle_transport::{Address, Transport};
 use coracle_transport_memory::MemoryNetwork;
@@ -143,13 +144,14 @@ async fn c02_a_joined_node_is_founded_but_not_by_a_list() {
     let second = starting(&network, &stores[1], joiner(2, &[1])).await.unwrap().unwrap();
     wait_for_role(&second, "follower").await;
     let question = Question {
+        group: GroupId(1),
         at: "/memory/2".to_owned(),
         id: NodeId(1),
         incarnation: Incarnation(2),
         cluster_name: "test".to_owned(),
         addresses: vec!["/memory/9".to_owned()],
     };
-    let inquiry = question.inquiry(GroupId(1)).encode();
+    let inquiry = Inquiry::Founding(question).encode();
     let answer = network.transport().ask(&Address::memory(2), inquiry).await.unwrap();
     let cluster = nodes[0].status().cluster.unwrap();
     assert_eq!(Answer::decode(&answer).unwrap().state, AnswerState::Joined { cluster });
@@ -353,17 +355,20 @@ async fn c02_a_crash_between_base_and_identity_is_repaired_from_the_log() {
         incarnation: Incarnation(8),
         engine: "memory".to_owned(),
         cluster_name: "test".to_owned(),
-        cluster: None,
+        clusters: BTreeMap::new(),
     };
-    let cluster = nodes[0].status().cluster;
-    let base = Recovered::joining(cluster.unwrap()).base;
+    let cluster = nodes[0].status().cluster.unwrap();
+    let base = Recovered::joining(cluster).base;
     let group = GroupId(1);
     let batch = LogBatch { group, truncate_from: None, entries: Vec::new(), hard_state: None, base: Some(base) };
     stores[1].set_identity(&identity).unwrap();
     stores[1].log().write(&[batch]).unwrap();
     // It goes on with what it had begun, instead of standing by for any cluster.
     let second = start(&network, &stores[1], standby(2)).await.unwrap();
-    assert_eq!(stores[1].identity().unwrap().unwrap(), Identity { cluster, ..identity });
+    assert_eq!(
+        stores[1].identity().unwrap().unwrap(),
+        Identity { clusters: BTreeMap::from([(group, cluster)]), ..identity }
+    );
     assert_eq!((second.status().role.as_str(), second.id()), ("joining", NodeId(7)));
     second.shutdown().await;
     let second = start(&network, &stores[1], joiner(2, &[1])).await.unwrap();

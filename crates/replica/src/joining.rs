@@ -7,7 +7,7 @@
 mod tests;
 
 use bytes::Bytes;
-use coracle_core::{ClusterId, Incarnation, Index, MemberRole, Membership, NodeId, NodeRecord};
+use coracle_core::{ClusterId, GroupId, Incarnation, Index, MemberRole, Membership, NodeId, NodeRecord};
 use serde::{Deserialize, Serialize};
 
 use crate::Founder;
@@ -40,6 +40,8 @@ impl JoinRole {
 /// What a member tells a node that is to join, or that is a member and does not answer: which cluster it is, and who is in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invite {
+    /// Which group it is about.
+    pub group: GroupId,
     /// The cluster's id.
     pub cluster: ClusterId,
     /// Its name.
@@ -67,6 +69,8 @@ pub enum InviteAnswer {
 /// What a node that is to join asks of any member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinRequest {
+    /// Which group it is about.
+    pub group: GroupId,
     /// Who it is.
     pub record: NodeRecord,
     /// What it is to be.

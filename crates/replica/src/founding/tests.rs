@@ -27,6 +27,7 @@ fn address(n: usize) -> String {
 
 fn founder(n: usize, id: u64) -> Founder {
     Founder {
+        group: GroupId(1),
         id: NodeId(id),
         incarnation: Incarnation(id * 10),
         boot_nonce: id * 100,
@@ -96,8 +97,7 @@ impl World {
             let Some(machine) = &mut self.processes[n].machine else { return };
             match machine.poll(now) {
                 Step::Ask { address, question } => {
-                    let Matter::Founding(question) =
-                        Inquiry::decode(&question.inquiry(GroupId(1)).encode()).unwrap().matter
+                    let Inquiry::Founding(question) = Inquiry::decode(&Inquiry::Founding(question).encode()).unwrap()
                     else {
                         panic!("it is a question of founding")
                     };
@@ -261,6 +261,7 @@ fn c02_a_question_of_a_new_node_invalidates_its_predecessors_answer() {
         machine.answered(&known_as, answer, Time::ZERO);
         let successor = founder(1, 21);
         machine.asked_by(&Question {
+            group: GroupId(1),
             at: address(0),
             id: successor.id,
             incarnation: successor.incarnation,
@@ -453,13 +454,14 @@ fn a_later_list_is_compared_with_the_membership() {
 #[test]
 fn damaged_questions_and_answers_are_errors() {
     let question = Question {
+        group: GroupId(1),
         at: address(0),
         id: NodeId(1),
         incarnation: Incarnation(2),
         cluster_name: "test".to_owned(),
         addresses: vec![address(1)],
     };
-    let inquiry = question.inquiry(GroupId(1));
+    let inquiry = Inquiry::Founding(question);
     let bytes = inquiry.encode();
     assert_eq!(Inquiry::decode(&bytes), Ok(inquiry));
     assert_eq!(Inquiry::decode(&[9, 0]), Err(WireError::Version { found: 9 }));
@@ -474,6 +476,7 @@ fn damaged_questions_and_answers_are_errors() {
 #[test]
 fn the_bytes_of_a_question_do_not_change() {
     let question = Question {
+        group: GroupId(7),
         at: "a".to_owned(),
         id: NodeId(1),
         incarnation: Incarnation(2),
@@ -482,9 +485,9 @@ fn the_bytes_of_a_question_do_not_change() {
     };
     let expected = [
         &[2][..],
-        // Which group, and what is asked.
-        &[7, 0, 0, 0, 0, 0, 0, 0],
+        // What is asked, and of which group.
         &[0, 0, 0, 0],
+        &[7, 0, 0, 0, 0, 0, 0, 0],
         &[1, 0, 0, 0, 0, 0, 0, 0, b'a'],
         &[1, 0, 0, 0, 0, 0, 0, 0],
         &[2, 0, 0, 0, 0, 0, 0, 0],
@@ -493,5 +496,5 @@ fn the_bytes_of_a_question_do_not_change() {
         &[1, 0, 0, 0, 0, 0, 0, 0, b'c'],
     ]
     .concat();
-    assert_eq!(&question.inquiry(GroupId(7)).encode()[..], &expected[..]);
+    assert_eq!(&Inquiry::Founding(question).encode()[..], &expected[..]);
 }

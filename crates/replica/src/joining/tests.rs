@@ -1,13 +1,13 @@
 //! What follows from invitations and requests to be taken in.
 
 use super::*;
-use crate::{Answer, AnswerState, Inquiry, Matter, Question, Wire, WireError};
-use coracle_core::GroupId;
+use crate::{Answer, AnswerState, Inquiry, Question, Wire, WireError};
 
 const CLUSTER: ClusterId = ClusterId(7);
 
 fn founder(id: u64) -> Founder {
     Founder {
+        group: GroupId(3),
         id: NodeId(id),
         incarnation: Incarnation(id + 100),
         boot_nonce: id,
@@ -27,6 +27,7 @@ fn voters(ids: &[u64]) -> Membership {
 
 fn invite(membership: &Membership) -> Invite {
     Invite {
+        group: GroupId(3),
         cluster: membership.cluster,
         cluster_name: "test".to_owned(),
         membership: membership.encode(),
@@ -36,7 +37,12 @@ fn invite(membership: &Membership) -> Invite {
 }
 
 fn request(id: u64, role: JoinRole) -> JoinRequest {
-    JoinRequest { record: founder(id).record(MemberRole::Learner), role, cluster_name: "test".to_owned() }
+    JoinRequest {
+        group: GroupId(3),
+        record: founder(id).record(MemberRole::Learner),
+        role,
+        cluster_name: "test".to_owned(),
+    }
 }
 
 /// What node 1 says to it.
@@ -142,9 +148,9 @@ fn what_the_application_keeps_with_a_member_stays() {
 
 #[test]
 fn questions_and_answers_survive_the_wire() {
-    let inquiries = [Matter::Invite(invite(&voters(&[1, 2]))), Matter::Join(request(3, JoinRole::Learner))];
-    for matter in inquiries {
-        let inquiry = Inquiry { group: GroupId(3), matter };
+    let inquiries = [Inquiry::Invite(invite(&voters(&[1, 2]))), Inquiry::Join(request(3, JoinRole::Learner))];
+    for inquiry in inquiries {
+        assert_eq!(inquiry.group(), GroupId(3));
         let bytes = inquiry.encode();
         assert_eq!(Inquiry::decode(&bytes), Ok(inquiry));
         for len in 1..bytes.len() {
@@ -165,6 +171,7 @@ fn questions_and_answers_survive_the_wire() {
         assert_eq!(InviteAnswer::decode(&answer.encode()), Ok(answer));
     }
     let question = Question {
+        group: GroupId(3),
         at: "/memory/1".to_owned(),
         id: NodeId(2),
         incarnation: Incarnation(2),
