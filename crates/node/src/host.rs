@@ -11,11 +11,16 @@ use std::{
 
 use bytes::Bytes;
 use coracle_core::{GroupId, Message, NodeId};
-use coracle_replica::Question;
+use coracle_replica::{Inquiry, Wire};
 use coracle_transport::{Frame, GroupHello, Hello, Host, PROTOCOL_VERSION, Refusal};
 use tokio::sync::watch;
 
-use crate::{Configuration, directory::Directory, inbox::Inbox};
+use crate::{
+    Configuration,
+    admissions::Admissions,
+    directory::Directory,
+    inbox::{Inbox, Order},
+};
 
 /// How many groups a process hosts at most: all of them have to fit into one hello.
 pub(crate) const GROUPS_MAX: usize = 1024;
@@ -41,6 +46,7 @@ struct State {
 struct Hosted {
     directory: Arc<Directory>,
     inbox: Arc<Inbox>,
+    admissions: Arc<Admissions>,
 }
 
 impl GroupHost {
@@ -66,7 +72,7 @@ impl GroupHost {
         if state.groups.len() >= GROUPS_MAX {
             return Err(Configuration::TooManyGroups { max: GROUPS_MAX });
         }
-        state.groups.insert(group, Hosted { directory, inbox });
+        state.groups.insert(group, Hosted { directory, inbox, admissions: Arc::new(Admissions::new()) });
         self.count.send_replace(state.groups.len());
         drop(state);
         Ok(Registration { host: self, group, is_left_behind: false })
@@ -179,12 +185,20 @@ impl Host for GroupHost {
         }
     }
 
+    fn refused(&self, group: GroupId, peer: NodeId, refusal: &Refusal) {
+        // Of several groups, the refusal does not say which one is meant.
+        let is_only_one = self.read().groups.len() == 1;
+        let Some(hosted) = self.hosted(group).filter(|_| is_only_one) else { return };
+        if *refusal == (Refusal::Stranger { node: hosted.directory.node() }) && hosted.directory.refused_by(peer) {
+            hosted.inbox.push_order(Order::LookAtRefusals);
+        }
+    }
+
     fn answer(&self, question: Bytes) -> Bytes {
-        match Question::decode(&question) {
-            Ok(question) => {
-                let hosted = self.hosted(question.group);
-                let answer = hosted.and_then(|hosted| hosted.directory.answer(&question));
-                answer.map(|answer| answer.encode()).unwrap_or_default()
+        match Inquiry::decode(&question) {
+            Ok(inquiry) => {
+                let hosted = self.hosted(inquiry.group());
+                hosted.and_then(|hosted| hosted.answer(inquiry)).unwrap_or_default()
             }
             Err(error) => {
                 tracing::debug!(%error, "refused a question");
@@ -194,9 +208,29 @@ impl Host for GroupHost {
     }
 }
 
+impl Hosted {
+    /// What the group answers; nothing while there is nothing to say.
+    fn answer(&self, inquiry: Inquiry) -> Option<Bytes> {
+        match inquiry {
+            Inquiry::Founding(question) => Some(self.directory.answer(&question)?.encode()),
+            Inquiry::Invite(invite) => {
+                let (answer, is_new) = self.directory.answer_invite(&invite)?;
+                if is_new {
+                    self.inbox.push_order(Order::LookAtTold);
+                }
+                Some(answer.encode())
+            }
+            Inquiry::Join(request) => {
+                let status = self.directory.status()?;
+                Some(self.admissions.answer(&self.directory, &self.inbox, &status, request).encode())
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use coracle_core::{Body, Incarnation, Membership, Term};
+    use coracle_core::{Body, Incarnation, Term};
     use coracle_storage::Identity;
 
     use super::*;
@@ -250,8 +284,9 @@ mod tests {
     fn c01_each_group_judges_for_itself() {
         let host = Arc::new(GroupHost::new(1));
         let (one, two) = (directory(1), directory(2));
-        one.set_membership(Membership::of_voters([NodeId(1), NodeId(2)]));
-        two.set_membership(Membership::of_voters([NodeId(1), NodeId(3)]));
+        let known = |nodes: [u64; 2]| nodes.map(|node| (NodeId(node), Incarnation(0))).into();
+        one.set_known(known([1, 2]));
+        two.set_known(known([1, 3]));
         let inbox = || Arc::new(open_inbox());
         let _registrations =
             [host.clone().register(one, inbox()).unwrap(), host.clone().register(two, inbox()).unwrap()];

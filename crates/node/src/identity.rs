@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use coracle_core::{Entry, EntryKind, GroupId, HardState, Incarnation, Index, LogRead, Membership, NodeId, Run, Term};
+use coracle_core::{
+    Base, ClusterId, Entry, EntryKind, GroupId, HardState, Incarnation, Index, LogRead, Membership, NodeId, Recovered,
+    Run, Term,
+};
 use coracle_storage::{Identity, LogBatch, LogStore, RecoveredLog, StorageError, Store};
 
 use bytes::Bytes;
@@ -62,6 +65,48 @@ pub(crate) fn keep_founding(
     keep_cluster(store, group, identity, membership)
 }
 
+/// Keeps which cluster the node is to join, in the log's base and then in the identity: a crash in between is repaired from the log.
+pub(crate) fn keep_joining(
+    store: &dyn Store,
+    group: GroupId,
+    identity: &mut Identity,
+    cluster: ClusterId,
+) -> Result<(), StorageError> {
+    let Recovered { base, hard_state, .. } = Recovered::joining(cluster);
+    let batch =
+        LogBatch { group, truncate_from: None, entries: Vec::new(), hard_state: Some(hard_state), base: Some(base) };
+    store.log().write(&[batch])?;
+    identity.clusters.insert(group, cluster);
+    store.set_identity(identity)
+}
+
+/// Where a node stands towards its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is to become a member, and has never known itself to be one.
+    Joining,
+    /// It is a member.
+    Member,
+    /// It was one.
+    Removed,
+}
+
+/// Where the node stands, as its log tells it. A log that was cut below all that it says of the node is most likely that of one that was removed; should it be catching up, it learns better soon.
+pub(crate) fn standing(identity: &Identity, recovered: &RecoveredLog) -> Standing {
+    let is_listed = |membership: &Membership| {
+        membership.node(identity.node).is_some_and(|node| node.incarnation == identity.incarnation)
+    };
+    let Base { membership: first, index: base, .. } = &recovered.base;
+    let commit_index = recovered.hard_state.commit_index.max(*base);
+    let committed = recovered.memberships.iter().filter(|(index, _)| *index <= commit_index);
+    let committed: Vec<&Membership> = first.iter().chain(committed.map(|(_, membership)| membership)).collect();
+    match committed.last() {
+        Some(latest) if is_listed(latest) => Standing::Member,
+        Some(_) if *base > Index::ZERO || committed.iter().any(|earlier| is_listed(earlier)) => Standing::Removed,
+        _ => Standing::Joining,
+    }
+}
+
 /// Brings the identity and the record of the founding in line with what the log says, and returns the first entry's data if it is still known.
 pub(crate) fn repair(
     store: &dyn Store,
@@ -82,7 +127,8 @@ pub(crate) fn repair(
     }
     if cluster.is_none() {
         let is_own = membership.node(identity.node).is_some_and(|node| node.incarnation == identity.incarnation);
-        if !is_own {
+        let is_joining = recovered.base.membership.as_ref().is_some_and(|membership| membership.nodes.is_empty());
+        if !is_own && !is_joining {
             return Err(Configuration::NotInLog { node: identity.node.to_string() }.into());
         }
         keep_cluster(store, group, identity, membership)?;
@@ -91,7 +137,8 @@ pub(crate) fn repair(
     if !log.recover(kept, 0)?.is_empty() {
         return Ok(read_first(&*log, kept)?);
     }
-    let first = if recovered.base.index == Index::ZERO { read_first(&*log, group)? } else { None };
+    let holds_first = recovered.base.index == Index::ZERO && recovered.last_index > Index::ZERO;
+    let first = if holds_first { read_first(&*log, group)? } else { None };
     if let Some(first) = &first {
         log.write(&[first_batch(kept, first)])?;
     }

@@ -7,6 +7,8 @@
 //!
 //! Read [`Node`] and [`NodeOptions`] first.
 
+mod acquaintances;
+mod admissions;
 mod directory;
 mod effects;
 mod error;
@@ -16,6 +18,8 @@ mod groups;
 mod host;
 mod identity;
 mod inbox;
+mod join;
+mod joining;
 mod log_thread;
 mod node;
 mod operate;
@@ -31,10 +35,11 @@ mod workers;
 #[cfg(test)]
 mod tests;
 
-pub use coracle_replica::{Consistency, FoundingRefusal, Reply, RequestError};
+pub use coracle_replica::{Consistency, FoundingRefusal, JoinRefusal, JoinRole, Reply, RequestError};
 pub use error::{Configuration, StartError, StopReason};
 pub use event::NodeEvent;
 pub use groups::Groups;
+pub use join::{JoinError, PromotionError};
 pub use node::Node;
 pub use operate::TransferError;
 pub use options::{FoundingMode, GroupOptions, NodeOptions, ProcessOptions};

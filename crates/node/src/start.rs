@@ -1,11 +1,11 @@
 //! How a group starts: registration, founding, recovery, loop, in this order.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
-use coracle_core::{GroupId, Time};
+use coracle_core::{ClusterId, GroupId, Incarnation, Membership, NodeId, Time};
 use coracle_replica::{Founder, Replica, Start, list_differs, recover};
 use coracle_storage::{Identity, StateMachine, StorageError, Store};
 use coracle_transport::{Address, Transport};
@@ -14,12 +14,14 @@ use tracing::Instrument;
 
 use crate::{
     Configuration, FoundingMode, GroupOptions, Node, NodeEvent, NodeOptions, StartError, StopReason,
+    acquaintances::Acquaintances,
     directory::Directory,
     effects::Storage,
     founding,
     host::Registration,
-    identity,
+    identity::{self, Standing},
     inbox::{Inbox, InboxLimits, Life},
+    joining::{self, Beside},
     node::Shared,
     process::{Parts, Process, blocking},
     run::{Clock, Finished, Loop},
@@ -117,8 +119,11 @@ impl Assembly {
         let (events, _) = broadcast::channel(options.events_max.max(1));
         let (stop, stopped) = watch::channel(None);
         let transport = process.transport.clone();
-        let run = Loop {
+        let raft = &options.replica.raft;
+        let acquaintances = Acquaintances::new(raft.id, raft.election_timeout_max * 2);
+        let mut run = Loop {
             replica,
+            acquaintances,
             storage,
             transport: transport.clone(),
             directory: directory.clone(),
@@ -134,8 +139,13 @@ impl Assembly {
             failure: None,
             fatal: None,
         };
-        run.meet_members();
+        run.meet_members(clock.now());
         inbox.advance(Life::Running);
+        directory.set_status(status.clone());
+        let (transport_too, status_too) = (transport.clone(), status.clone());
+        let beside =
+            Beside { directory: directory.clone(), transport: transport_too, inbox: inbox.clone(), status: status_too };
+        attend(beside, &options);
         let (store, addresses) = (process.store, process.addresses.clone());
         let (inbox_too, directory_too) = (inbox.clone(), directory.clone());
         let end = End {
@@ -158,6 +168,15 @@ fn seed(boot_nonce: u64, group: GroupId) -> u64 {
     /// 2^64 divided by the golden ratio: spreads consecutive numbers.
     const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
     boot_nonce.wrapping_add(group.0.wrapping_mul(SPREAD))
+}
+
+/// Sets going what happens beside the loop; it ends with it.
+fn attend(beside: Beside, options: &GroupOptions) {
+    tokio::spawn(beside.clone().introduce().in_current_span());
+    if let FoundingMode::Join(addresses) = &options.founding {
+        // Ends at once where the node is a member.
+        tokio::spawn(beside.pursue(addresses.clone(), options.join_role).in_current_span());
+    }
 }
 
 /// What is closed, and who is told, when a node has ended.
@@ -200,6 +219,9 @@ fn validate(options: &GroupOptions) -> Result<(), Configuration> {
     if !identity::is_valid_group(options.group) {
         return Err(Configuration::GroupOutOfRange { group: options.group });
     }
+    if options.founding == FoundingMode::Join(Vec::new()) {
+        return Err(Configuration::Empty { what: "the list of nodes to ask to be taken in" });
+    }
     Ok(options.replica.raft.validate()?)
 }
 
@@ -225,7 +247,7 @@ fn founder(options: &GroupOptions, process: &Process) -> Founder {
     }
 }
 
-/// Founds the group if its log is empty; repairs what a crash left half done if it is not.
+/// Founds or joins the group if its log is empty; repairs what a crash left half done if it is not.
 async fn be_founded(
     options: &GroupOptions,
     parts: &Parts,
@@ -240,15 +262,17 @@ async fn be_founded(
         }
         let mut identity = lock(&kept.identity);
         let first = identity::repair(&*kept.store, group, &mut identity, &found)?;
+        let standing = identity::standing(&identity, &found);
         let latest = found.memberships.last().map(|(_, membership)| membership.clone());
-        Ok::<_, StartError>(Some((identity.clone(), first, latest.or(found.base.membership))))
+        let none = || StorageError::damaged("the log", "it holds no membership");
+        let membership = latest.or(found.base.membership).ok_or_else(none)?;
+        Ok::<_, StartError>(Some((identity.clone(), first, standing, membership)))
     })
     .await?;
-    if let Some((identity, first, membership)) = found {
-        if let Some(membership) = membership {
-            directory.set_membership(membership);
-        }
-        warn_of_changes(options, directory, first.as_ref());
+    if let Some((identity, first, standing, membership)) = found {
+        directory.set_standing(standing);
+        directory.set_known(incarnations(&membership));
+        warn_of_changes(options, directory, standing, first.as_ref(), &membership);
         directory.founded(identity, first);
         return Ok(());
     }
@@ -259,7 +283,7 @@ async fn be_founded(
     be_founded_anew(options, parts, directory, transport).await
 }
 
-/// Founds a group whose log is empty.
+/// Founds or joins a group whose log is empty.
 async fn be_founded_anew(
     options: &GroupOptions,
     parts: &Parts,
@@ -272,6 +296,10 @@ async fn be_founded_anew(
             &[]
         }
         FoundingMode::Peers(peers) => peers,
+        mode @ (FoundingMode::Join(_) | FoundingMode::Standby) => {
+            let (_, membership) = joining::be_taken_in(directory, transport, mode, options.join_role).await?;
+            return keep_joining(options.group, parts, directory, membership.cluster).await;
+        }
     };
     let (first, membership) = founding::found(directory, transport, peers).await?;
     let (group, kept, data) = (options.group, parts.clone(), first.clone());
@@ -281,9 +309,34 @@ async fn be_founded_anew(
         Ok::<_, StartError>((identity.clone(), membership))
     })
     .await?;
-    directory.set_membership(membership);
+    directory.set_known(incarnations(&membership));
     directory.founded(identity, Some(first));
     Ok(())
+}
+
+/// Keeps durably which cluster takes this node in; it acknowledges nothing before that (C2).
+async fn keep_joining(
+    group: GroupId,
+    parts: &Parts,
+    directory: &Directory,
+    cluster: ClusterId,
+) -> Result<(), StartError> {
+    let kept = parts.clone();
+    let identity = blocking(move || {
+        let mut identity = lock(&kept.identity);
+        identity::keep_joining(&*kept.store, group, &mut identity, cluster)?;
+        Ok::<_, StartError>(identity.clone())
+    })
+    .await?;
+    tracing::info!(%cluster, "joins the cluster");
+    directory.set_standing(Standing::Joining);
+    directory.set_known(BTreeMap::new());
+    directory.founded(identity, None);
+    Ok(())
+}
+
+fn incarnations(membership: &Membership) -> BTreeMap<NodeId, Incarnation> {
+    membership.nodes.iter().map(|node| (node.id, node.incarnation)).collect()
 }
 
 /// An identity that a panic left half changed differs from the store at most by a founding that is done again.
@@ -292,19 +345,36 @@ fn lock(identity: &Mutex<Identity>) -> MutexGuard<'_, Identity> {
 }
 
 /// A founded node ignores what it is told of its peers; it says so when that differs from what is recorded.
-fn warn_of_changes(options: &GroupOptions, directory: &Directory, first: Option<&bytes::Bytes>) {
-    let membership = first.and_then(|first| coracle_core::Membership::decode(first.clone()).ok());
-    let (Some(membership), Some(own)) = (membership, directory.founder()) else { return };
-    if let FoundingMode::Peers(peers) = &options.founding {
-        let peers: Vec<String> = peers.iter().map(Address::to_string).collect();
-        if list_differs(&peers, own.id, &membership) {
-            tracing::warn!("the list of peers differs from the one that the cluster was founded with, and is ignored");
+fn warn_of_changes(
+    options: &GroupOptions,
+    directory: &Directory,
+    standing: Standing,
+    first: Option<&bytes::Bytes>,
+    latest: &Membership,
+) {
+    let Some(own) = directory.founder() else { return };
+    let first = first.and_then(|first| Membership::decode(first.clone()).ok());
+    match (&options.founding, first) {
+        (FoundingMode::Peers(peers), Some(first)) => {
+            let peers: Vec<String> = peers.iter().map(Address::to_string).collect();
+            if list_differs(&peers, own.id, &first) {
+                tracing::warn!(
+                    "the list of peers differs from the one that the cluster was founded with, and is ignored"
+                );
+            }
         }
+        (FoundingMode::Peers(_), None) => {
+            tracing::warn!("this node joined its cluster: the list of peers to found one with is ignored");
+        }
+        (FoundingMode::Join(_) | FoundingMode::Standby, _) if standing != Standing::Joining => {
+            tracing::warn!("this node belongs to a cluster already: it neither joins one nor stands by");
+        }
+        _ => {}
     }
-    let recorded = membership.node(own.id);
+    let recorded = latest.node(own.id);
     if recorded.is_some_and(|node| node.addresses != own.addresses || node.client_address != own.client_address) {
         tracing::warn!(
-            "this node's addresses differ from those that the cluster was founded with: peers and clients use the recorded ones"
+            "this node's addresses differ from those that the cluster knows: peers and clients use the known ones until it is joined again"
         );
     }
 }

@@ -5,7 +5,7 @@ use coracle_storage::Durability;
 use coracle_transport::{PeerStats, Transport};
 use serde::Serialize;
 
-use crate::directory::Directory;
+use crate::{directory::Directory, identity::Standing};
 
 /// A node, seen from outside: what it knew a moment ago.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -22,7 +22,7 @@ pub struct NodeStatus {
     pub cluster: Option<ClusterId>,
     /// Whether it is founded.
     pub is_founded: bool,
-    /// Its role: `follower`, `pre-candidate`, `candidate`, `leader` or `learner`.
+    /// Its role: `follower`, `pre-candidate`, `candidate`, `leader` or `learner`; `joining` before it knows itself to be a member, `removed` once it knows that it is none any more.
     pub role: String,
     /// Its term.
     pub term: Term,
@@ -63,7 +63,7 @@ pub struct MemberStatus {
     pub addresses: Vec<String>,
     /// Where clients reach it.
     pub client_address: String,
-    /// What it is in the membership: `voter`, `learner` or `promotable`.
+    /// What it is in the membership: `voter`, `learner`, `promotable`, `retiring` or `demoting`.
     pub role: String,
     /// Whether this is the node that tells.
     pub is_self: bool,
@@ -133,7 +133,7 @@ pub(crate) fn compose(
         cluster_name: identity.cluster_name.clone(),
         cluster,
         is_founded: cluster.is_some(),
-        role: role(status).to_owned(),
+        role: role(status, directory.standing()).to_owned(),
         term: status.term,
         leader: status.leader,
         leader_client_address: leader_client_address(status),
@@ -156,13 +156,15 @@ pub(crate) fn leader_client_address(status: &Status) -> Option<String> {
     (!leader.client_address.is_empty()).then(|| leader.client_address.clone())
 }
 
-fn role(status: &Status) -> &'static str {
+fn role(status: &Status, standing: Standing) -> &'static str {
     match status.role {
+        Role::Leader => "leader",
+        _ if standing == Standing::Removed => "removed",
+        _ if standing == Standing::Joining => "joining",
         Role::Follower if !status.membership.is_voter(status.id) => "learner",
         Role::Follower => "follower",
         Role::PreCandidate => "pre-candidate",
         Role::Candidate => "candidate",
-        Role::Leader => "leader",
     }
 }
 

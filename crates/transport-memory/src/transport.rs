@@ -159,7 +159,7 @@ impl Shared {
             let connection = existing
                 .filter(|known| known.endpoint.generation == endpoint.generation)
                 .filter(|known| known.theirs.expect(peer.group, peer.id, peer.incarnation).is_ok())
-                .or_else(|| shake_hands(host.as_ref(), endpoint))
+                .or_else(|| shake_hands(host.as_ref(), endpoint, &peer))
                 .filter(|new| new.theirs.expect(peer.group, peer.id, peer.incarnation).is_ok())?;
             let mut state = self.state();
             state.connections.insert(address, connection.clone());
@@ -250,8 +250,14 @@ impl Shared {
 }
 
 /// Both sides say who they are and let each other in, or there is no connection.
-fn shake_hands(host: &dyn Host, endpoint: Endpoint) -> Option<Connection> {
-    let inbound = Inbound::admit(endpoint.host.clone(), &host.hello()).ok()?;
+fn shake_hands(host: &dyn Host, endpoint: Endpoint, peer: &Peer) -> Option<Connection> {
+    let inbound = match Inbound::admit(endpoint.host.clone(), &host.hello()) {
+        Ok(inbound) => inbound,
+        Err(refusal) => {
+            host.refused(peer.group, peer.id, &refusal);
+            return None;
+        }
+    };
     let their_hello = endpoint.host.hello();
     check_hello(host, &their_hello).ok()?;
     Some(Connection { endpoint, theirs: Hosted::of(&their_hello), inbound: Arc::new(Mutex::new(inbound)) })

@@ -70,7 +70,10 @@ async fn converse(
     *connected_at = Some(Instant::now());
     tracing::debug!(%address, "connected");
     let result = session.pump(closing).await;
-    result.map_err(|error| complain(shared, link, &address, &error))
+    result.map_err(|error| {
+        tell_refusal(link, host, &error);
+        complain(shared, link, &address, &error);
+    })
 }
 
 /// The first address at which somebody is whom we look for.
@@ -87,7 +90,10 @@ async fn dial<'a>(shared: &'a Shared, link: &'a Link, host: &'a dyn Host) -> Opt
         };
         match attempt.await {
             Ok(session) => return Some((address.clone(), session)),
-            Err(error) => complain(shared, link, address, &error),
+            Err(error) => {
+                tell_refusal(link, host, &error);
+                complain(shared, link, address, &error);
+            }
         }
     }
     None
@@ -104,6 +110,13 @@ fn complain(shared: &Shared, link: &Link, address: &Address, error: &WireError) 
     match fault {
         Some(_) => tracing::warn!(%address, %error, suppressed, "no connection to a peer"),
         None => tracing::info!(%address, %error, suppressed, "no connection to a peer"),
+    }
+}
+
+/// Tells the host that the other side does not let it in.
+fn tell_refusal(link: &Link, host: &dyn Host, error: &WireError) {
+    if let WireError::RefusedThere(refusal) = error {
+        link.members().iter().for_each(|member| host.refused(member.group, member.id, refusal));
     }
 }
 

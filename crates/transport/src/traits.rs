@@ -30,6 +30,11 @@ pub trait Host: Send + Sync + 'static {
     /// The connection to a node was lost, or could not be made.
     fn unreachable(&self, group: GroupId, peer: NodeId);
 
+    /// The process of `peer` does not let this one in, and says why. It counts as unreachable, too.
+    fn refused(&self, group: GroupId, peer: NodeId, refusal: &Refusal) {
+        let _ = (group, peer, refusal);
+    }
+
     /// Answers a question from outside of any group: founding and joining (C2). `question` and the answer are the node's own encoding, at most 1 MiB.
     fn answer(&self, question: Bytes) -> Bytes;
 }

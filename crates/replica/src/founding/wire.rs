@@ -1,8 +1,10 @@
-//! The questions and answers of founding as bytes: a version byte, then bincode's legacy encoding.
+//! The questions and answers of founding and joining as bytes: a version byte, then bincode's legacy encoding.
 
 use bytes::Bytes;
-use coracle_core::{GroupId, Incarnation, NodeId};
+use coracle_core::{ClusterId, GroupId, Incarnation, NodeId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::joining::{Invite, InviteAnswer, JoinAnswer, JoinRequest};
 
 /// The version of the encoding, its first byte.
 const VERSION: u8 = 2;
@@ -60,6 +62,33 @@ pub enum AnswerState {
         /// The data of the entry at index 1.
         first: Bytes,
     },
+    /// It joined a cluster that is founded, and does not know by which list.
+    Joined {
+        /// The cluster.
+        cluster: ClusterId,
+    },
+}
+
+/// Everything that a process may be asked from outside of its groups.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Inquiry {
+    /// A node that is being founded asks its peers; answered by an [`Answer`].
+    Founding(Question),
+    /// A member invites; answered by an [`InviteAnswer`].
+    Invite(Invite),
+    /// A node asks to be taken in; answered by a [`JoinAnswer`].
+    Join(JoinRequest),
+}
+
+impl Inquiry {
+    /// Which of the process's groups is meant.
+    pub fn group(&self) -> GroupId {
+        match self {
+            Inquiry::Founding(question) => question.group,
+            Inquiry::Invite(invite) => invite.group,
+            Inquiry::Join(request) => request.group,
+        }
+    }
 }
 
 /// Why bytes are no question or answer.
@@ -85,9 +114,10 @@ pub enum WireError {
     Undecodable(String),
 }
 
-impl Question {
+/// Something that travels between nodes outside of a group.
+pub trait Wire: Serialize + DeserializeOwned {
     /// As bytes.
-    pub fn encode(&self) -> Bytes {
+    fn encode(&self) -> Bytes {
         encode(self)
     }
 
@@ -95,25 +125,15 @@ impl Question {
     ///
     /// # Errors
     /// When they are anything else than what `encode` makes.
-    pub fn decode(bytes: &[u8]) -> Result<Question, WireError> {
+    fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         decode(bytes)
     }
 }
 
-impl Answer {
-    /// As bytes.
-    pub fn encode(&self) -> Bytes {
-        encode(self)
-    }
-
-    /// From bytes.
-    ///
-    /// # Errors
-    /// When they are anything else than what `encode` makes.
-    pub fn decode(bytes: &[u8]) -> Result<Answer, WireError> {
-        decode(bytes)
-    }
-}
+impl Wire for Inquiry {}
+impl Wire for Answer {}
+impl Wire for InviteAnswer {}
+impl Wire for JoinAnswer {}
 
 fn encode(value: &impl Serialize) -> Bytes {
     let mut out = vec![VERSION];
