@@ -6,7 +6,7 @@ use clap::{
     ArgMatches, Args, CommandFactory, Error, FromArgMatches, Parser, Subcommand, ValueEnum, error::ErrorKind,
     parser::ValueSource,
 };
-use coracle::{StorageUrl, transport::Address};
+use coracle::{StorageUrl, level::ReadAt, transport::Address};
 
 use crate::parse::{self, DurationRange};
 
@@ -117,6 +117,16 @@ pub(crate) struct ServeArgs {
     /// Between which times without a leader an election is called
     #[arg(long, value_name = "MIN..MAX", value_parser = parse::duration_range, default_value = "500ms..1s")]
     pub(crate) election_timeout: DurationRange,
+    /// Allow lease reads: a leader then answers reads that ask for it without asking a majority.
+    ///
+    /// A node promises with each heartbeat to elect nobody else for as long as the smallest election timeout.
+    /// Lease reads are wrong where the clocks of two nodes drift apart by more than 10 percent, and where a machine is suspended or its process stopped for longer than that.
+    /// Other reads do not depend on clocks.
+    #[arg(long)]
+    pub(crate) lease: bool,
+    /// After how long without news from a node that is to become a voter the change is called off
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration, default_value = "30s")]
+    pub(crate) promotion_timeout: Duration,
     /// How many applied entries the log may retain before it is compacted
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), default_value_t = 100_000)]
     pub(crate) log_entries_max: u64,
@@ -161,12 +171,29 @@ pub(crate) struct KeyArgs {
 pub(crate) struct GetArgs {
     /// The key
     pub(crate) key: String,
-    /// Print what some node has, which may be old, without asking a majority
-    #[arg(long)]
-    pub(crate) stale: bool,
+    #[command(flatten)]
+    pub(crate) reads: ReadArgs,
     /// Print a JSON object with revisions
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// How fresh what is printed has to be.
+#[derive(Debug, Args)]
+pub(crate) struct ReadArgs {
+    /// How fresh: linearizable; lease (the same, if clocks drift little and nodes run with --lease); bounded:AGE (at most so old, for example bounded:500ms); stale (what some node has)
+    #[arg(long, value_name = "HOW", value_parser = parse::consistency, default_value = "linearizable")]
+    consistency: ReadAt,
+    /// Short for --consistency stale
+    #[arg(long, conflicts_with = "consistency")]
+    stale: bool,
+}
+
+impl ReadArgs {
+    /// Which state is read.
+    pub(crate) fn at(&self) -> ReadAt {
+        if self.stale { ReadAt::Stale } else { self.consistency }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -195,6 +222,8 @@ pub(crate) struct ScanArgs {
     /// The most keys to print
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
+    #[command(flatten)]
+    pub(crate) reads: ReadArgs,
     /// Leave the values out
     #[arg(long)]
     pub(crate) keys: bool,

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use coracle::level::ReadAt;
+
 /// No timer needs more, and no sum of such times leaves the clock's range.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
@@ -24,6 +26,17 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) if duration <= LONGEST => Ok(duration),
         _ if number < 0.0 => Err(wrong(&format!("\"{text}\" is not longer than zero"))),
         _ => Err(wrong(&format!("\"{text}\" is longer than a day"))),
+    }
+}
+
+/// `linearizable`, `lease`, `bounded:500ms`, `stale`.
+pub(crate) fn consistency(text: &str) -> Result<ReadAt, String> {
+    match text.split_once(':') {
+        None if text == "linearizable" => Ok(ReadAt::Linearizable),
+        None if text == "lease" => Ok(ReadAt::Lease),
+        None if text == "stale" => Ok(ReadAt::Stale),
+        Some(("bounded", max_age)) => duration(max_age).map(ReadAt::Bounded),
+        _ => Err("expected linearizable, lease, stale, or bounded:AGE like bounded:500ms".to_owned()),
     }
 }
 
@@ -82,6 +95,18 @@ mod tests {
         ] {
             let error = duration(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn how_fresh_a_read_is_has_a_name() {
+        assert_eq!(consistency("linearizable"), Ok(ReadAt::Linearizable));
+        assert_eq!(consistency("lease"), Ok(ReadAt::Lease));
+        assert_eq!(consistency("stale"), Ok(ReadAt::Stale));
+        assert_eq!(consistency("bounded:1.5s"), Ok(ReadAt::Bounded(Duration::from_millis(1500))));
+        assert!(consistency("bounded:5").unwrap_err().contains("unit is missing"));
+        for text in ["bounded", "strong", "stale:5s"] {
+            assert!(consistency(text).unwrap_err().contains("bounded:500ms"));
         }
     }
 

@@ -78,6 +78,14 @@ fn keys_are_put_read_counted_and_removed() {
     node.ok(&["put", "boat", "coracle"]);
     assert_eq!(node.ok(&["get", "boat"]), "coracle\n");
     assert_eq!(node.ok(&["get", "boat", "--stale"]), "coracle\n");
+    for how in ["linearizable", "lease", "bounded:500ms", "stale"] {
+        assert_eq!(node.ok(&["get", "boat", "--consistency", how]), "coracle\n");
+        assert_eq!(node.ok(&["scan", "--consistency", how]), "boat\tcoracle\n");
+    }
+    let (code, _, err) = node.run(&["get", "boat", "--consistency", "bounded"]);
+    assert!(code == 2 && err.contains("bounded:500ms"), "{err}");
+    let (code, _, err) = node.run(&["get", "boat", "--consistency", "lease", "--stale"]);
+    assert!(code == 2 && err.contains("--stale"), "{err}");
     assert_eq!(node.ok(&["incr", "n"]), "1\n");
     assert_eq!(node.ok(&["incr", "n", "-11"]), "-10\n");
     node.ok(&["del", "boat"]);

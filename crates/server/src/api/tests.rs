@@ -69,7 +69,7 @@ async fn what_is_written_is_read() {
     let committed = client.commit(Txn { ops }, None).await.unwrap();
     assert_eq!(committed.integers, [-7]);
     let keys = vec![bytes("k0001"), bytes("k0002"), bytes("n")];
-    for at in [ReadAt::Linearizable, ReadAt::Stale] {
+    for at in [ReadAt::Linearizable, ReadAt::Lease, ReadAt::Bounded(Duration::from_millis(5)), ReadAt::Stale] {
         let read = client.get_many(at, keys.clone()).await.unwrap();
         let values: Vec<_> = read.value.iter().map(|value| value.as_ref().map(|value| value.value.clone())).collect();
         assert_eq!(values, [Some(bytes("1")), None, Some(bytes("-7"))]);

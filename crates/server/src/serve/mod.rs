@@ -73,6 +73,10 @@ async fn start(args: &ServeArgs, api: SocketAddr, log_entries_kept: u64) -> Outc
         .options(|options| {
             options.replica.log_entries_max = args.log_entries_max;
             options.replica.log_entries_kept = log_entries_kept;
+            options.replica.raft.promotion_timeout = args.promotion_timeout;
+            if args.lease {
+                options.replica.raft.lease_duration = args.election_timeout.min;
+            }
         });
     for address in &args.addresses {
         builder = builder.address(address);
