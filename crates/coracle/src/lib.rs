@@ -41,8 +41,8 @@ pub use coracle_client as client;
 pub use coracle_core as core;
 pub use coracle_level as level;
 pub use coracle_node::{
-    Configuration, FoundingMode, FoundingRefusal, MemberStatus, NodeEvent, NodeOptions, NodeStatus, PeerProgress,
-    StartError, StopReason,
+    Configuration, FoundingMode, FoundingRefusal, JoinError, JoinRefusal, JoinRole, MemberStatus, NodeEvent,
+    NodeOptions, NodeStatus, PeerProgress, PromotionError, StartError, StopReason, TransferError,
 };
 pub use coracle_replica::{Consistency, Reply, RequestError};
 pub use coracle_storage as storage;

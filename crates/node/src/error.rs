@@ -1,7 +1,7 @@
 //! Why a node does not start, and why it stops.
 
 use coracle_core::ConfigError;
-use coracle_replica::FoundingRefusal;
+use coracle_replica::{FoundingRefusal, JoinRefusal};
 use coracle_storage::StorageError;
 use coracle_transport::TransportError;
 
@@ -15,6 +15,9 @@ pub enum StartError {
     /// The peers found, or have founded, a cluster without this node.
     #[error(transparent)]
     Refused(#[from] FoundingRefusal),
+    /// The cluster that it was to join does not take it in.
+    #[error(transparent)]
+    NotTakenIn(#[from] JoinRefusal),
     /// The store cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use coracle_core::{GroupId, NodeId};
-use coracle_replica::Question;
+use coracle_replica::{Inquiry, Matter, Wire};
 use coracle_transport::{Frame, Hello, Host, Refusal};
 
 use crate::{directory::Directory, inbox::Inbox};
@@ -36,12 +36,24 @@ impl Host for NodeHost {
     }
 
     fn answer(&self, question: Bytes) -> Bytes {
-        match Question::decode(&question) {
-            Ok(question) => self.directory.answer(&question).map(|answer| answer.encode()).unwrap_or_default(),
+        match Inquiry::decode(&question) {
+            Ok(inquiry) if inquiry.group == self.directory.group() => self.answer_matter(inquiry.matter),
+            Ok(_) => Bytes::new(),
             Err(error) => {
                 tracing::debug!(%error, "refused a question");
                 Bytes::new()
             }
         }
+    }
+}
+
+impl NodeHost {
+    /// What is answered; nothing while there is nothing to say.
+    fn answer_matter(&self, matter: Matter) -> Bytes {
+        match matter {
+            Matter::Founding(question) => self.directory.answer(&question).map(|answer| answer.encode()),
+            Matter::Invite(_) | Matter::Join(_) => None,
+        }
+        .unwrap_or_default()
     }
 }

@@ -14,6 +14,7 @@ mod founding;
 mod host;
 mod identity;
 mod inbox;
+mod join;
 mod node;
 mod operate;
 mod options;
@@ -26,9 +27,10 @@ mod workers;
 #[cfg(test)]
 mod tests;
 
-pub use coracle_replica::{Consistency, FoundingRefusal, Reply, RequestError};
+pub use coracle_replica::{Consistency, FoundingRefusal, JoinRefusal, JoinRole, Reply, RequestError};
 pub use error::{Configuration, StartError, StopReason};
 pub use event::NodeEvent;
+pub use join::{JoinError, PromotionError};
 pub use node::Node;
 pub use operate::TransferError;
 pub use options::{FoundingMode, NodeOptions};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coracle_core::{Config, GroupId, NodeId};
-use coracle_replica::ReplicaOptions;
+use coracle_replica::{JoinRole, ReplicaOptions};
 use coracle_transport::Address;
 
 /// How an unfounded store becomes part of a cluster (C2). A founded one ignores it, with a warning when it differs from what is recorded.
@@ -14,6 +14,10 @@ pub enum FoundingMode {
     Alone,
     /// It founds one with these; its own address may be among them.
     Peers(Vec<Address>),
+    /// It joins the cluster of these: it asks one after the other until it is taken in.
+    Join(Vec<Address>),
+    /// It waits until a cluster takes it in ([`Node::join`](crate::Node::join)).
+    Standby,
 }
 
 /// What a node is told when it starts.
@@ -29,6 +33,8 @@ pub struct NodeOptions {
     pub client_address: String,
     /// How an unfounded store becomes part of a cluster.
     pub founding: FoundingMode,
+    /// What it asks to be with [`FoundingMode::Join`]. Default a voter.
+    pub join_role: JoinRole,
     /// Which group of the store and the transport it is.
     pub group: GroupId,
     /// The replica's options. The node fills in its id, the seed and the boot nonce.
@@ -52,6 +58,7 @@ impl NodeOptions {
             bind: Vec::new(),
             client_address: String::new(),
             founding: FoundingMode::Alone,
+            join_role: JoinRole::Voter,
             group: GroupId(1),
             replica: ReplicaOptions::new(Config::new(NodeId(0), 0), 0),
             inbox_messages_max: 1 << 14,

@@ -244,6 +244,10 @@ async fn be_founded(
             &[]
         }
         FoundingMode::Peers(peers) => peers,
+        FoundingMode::Join(_) | FoundingMode::Standby => {
+            let source = io::Error::other("this build does not");
+            return Err(StartError::Environment { what: "cannot wait to be taken in", source });
+        }
     };
     let (first, membership) = founding::found(directory, transport, peers).await?;
     let (kept, data) = (store.clone(), first.clone());

@@ -20,7 +20,7 @@ pub struct NodeStatus {
     pub cluster: Option<ClusterId>,
     /// Whether it is founded.
     pub is_founded: bool,
-    /// Its role: `follower`, `pre-candidate`, `candidate`, `leader` or `learner`.
+    /// Its role: `follower`, `pre-candidate`, `candidate`, `leader` or `learner`; `joining` before it knows itself to be a member, `removed` once it knows that it is none any more.
     pub role: String,
     /// Its term.
     pub term: Term,
@@ -61,7 +61,7 @@ pub struct MemberStatus {
     pub addresses: Vec<String>,
     /// Where clients reach it.
     pub client_address: String,
-    /// What it is in the membership: `voter`, `learner` or `promotable`.
+    /// What it is in the membership: `voter`, `learner`, `promotable`, `retiring` or `demoting`.
     pub role: String,
     /// Whether this is the node that tells.
     pub is_self: bool,

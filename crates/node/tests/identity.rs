@@ -10,7 +10,7 @@ use coracle_core::{
     ClusterId, Entry, EntryKind, GroupId, HardState, Incarnation, Index, Membership, NodeId, Run, Term,
 };
 use coracle_node::{Configuration, StartError, StopReason};
-use coracle_replica::{Answer, AnswerState, Question};
+use coracle_replica::{Answer, AnswerState, Question, Wire};
 use coracle_storage::{Identity, LogBatch, StorageError, Store};
 use coracle_transport::{Address, Transport};
 use coracle_transport_memory::MemoryNetwork;
@@ -67,7 +67,7 @@ async fn c02_a_crash_before_the_log_has_its_entry_does_not_stand_in_the_way_of_f
         cluster_name: "test".to_owned(),
         addresses: vec!["/memory/9".to_owned()],
     };
-    let answer = network.transport().ask(&Address::memory(1), question.encode()).await.unwrap();
+    let answer = network.transport().ask(&Address::memory(1), question.inquiry(GroupId(1)).encode()).await.unwrap();
     let AnswerState::Founded { first } = Answer::decode(&answer).unwrap().state else { panic!("it is founded") };
     let told = Membership::decode(first).unwrap();
     assert_eq!((Some(told.cluster), told.node(node.id()).is_some()), (node.status().cluster, true));
@@ -135,7 +135,7 @@ async fn c02_the_first_entry_is_told_after_it_is_compacted_away() {
         cluster_name: "test".to_owned(),
         addresses: vec!["/memory/9".to_owned()],
     };
-    let answer = network.transport().ask(&Address::memory(1), question.encode()).await.unwrap();
+    let answer = network.transport().ask(&Address::memory(1), question.inquiry(GroupId(1)).encode()).await.unwrap();
     let answer = Answer::decode(&answer).unwrap();
     let AnswerState::Founded { first } = answer.state else { panic!("{answer:?}") };
     assert_eq!(answer.echo, Incarnation(2));

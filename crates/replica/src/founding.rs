@@ -15,7 +15,7 @@ use std::{collections::BTreeSet, time::Duration};
 use bytes::Bytes;
 use coracle_core::{ClusterId, Incarnation, Membership, NodeId, Time};
 
-pub use wire::{Answer, AnswerState, Question, WireError};
+pub use wire::{Answer, AnswerState, Inquiry, Matter, Question, Wire, WireError};
 
 /// How long after an answer or a failure a peer is asked again, at first.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coracle_core::NodeRecord;
+use coracle_core::{GroupId, NodeRecord};
 
 use super::*;
 
@@ -96,7 +96,11 @@ impl World {
             let Some(machine) = &mut self.processes[n].machine else { return };
             match machine.poll(now) {
                 Step::Ask { address, question } => {
-                    let question = Question::decode(&question.encode()).unwrap();
+                    let Matter::Founding(question) =
+                        Inquiry::decode(&question.inquiry(GroupId(1)).encode()).unwrap().matter
+                    else {
+                        panic!("it is a question of founding")
+                    };
                     let answer = self.ask(&address, &question);
                     let machine = self.processes[n].machine.as_mut().unwrap();
                     match answer {
@@ -434,15 +438,16 @@ fn damaged_questions_and_answers_are_errors() {
         cluster_name: "test".to_owned(),
         addresses: vec![address(1)],
     };
-    let bytes = question.encode();
-    assert_eq!(Question::decode(&bytes), Ok(question));
-    assert_eq!(Question::decode(&[9, 0]), Err(WireError::Version { found: 9 }));
+    let inquiry = question.inquiry(GroupId(1));
+    let bytes = inquiry.encode();
+    assert_eq!(Inquiry::decode(&bytes), Ok(inquiry));
+    assert_eq!(Inquiry::decode(&[9, 0]), Err(WireError::Version { found: 9 }));
     for len in 0..bytes.len() {
-        assert!(matches!(Question::decode(&bytes[..len]), Err(WireError::Undecodable(_))), "{len} bytes");
+        assert!(matches!(Inquiry::decode(&bytes[..len]), Err(WireError::Undecodable(_))), "{len} bytes");
     }
     let trailing = [&bytes[..], b"x"].concat();
-    assert!(matches!(Question::decode(&trailing), Err(WireError::Undecodable(_))));
-    assert!(matches!(Question::decode(&vec![1; (1 << 20) + 1]), Err(WireError::TooLarge { .. })));
+    assert!(matches!(Inquiry::decode(&trailing), Err(WireError::Undecodable(_))));
+    assert!(matches!(Inquiry::decode(&vec![2; (1 << 20) + 1]), Err(WireError::TooLarge { .. })));
 }
 
 #[test]
@@ -455,7 +460,10 @@ fn the_bytes_of_a_question_do_not_change() {
         addresses: vec!["c".to_owned()],
     };
     let expected = [
-        &[1][..],
+        &[2][..],
+        // Which group, and what is asked.
+        &[7, 0, 0, 0, 0, 0, 0, 0],
+        &[0, 0, 0, 0],
         &[1, 0, 0, 0, 0, 0, 0, 0, b'a'],
         &[1, 0, 0, 0, 0, 0, 0, 0],
         &[2, 0, 0, 0, 0, 0, 0, 0],
@@ -464,5 +472,5 @@ fn the_bytes_of_a_question_do_not_change() {
         &[1, 0, 0, 0, 0, 0, 0, 0, b'c'],
     ]
     .concat();
-    assert_eq!(&question.encode()[..], &expected[..]);
+    assert_eq!(&question.inquiry(GroupId(7)).encode()[..], &expected[..]);
 }

@@ -1,11 +1,13 @@
-//! The questions and answers of founding as bytes: a version byte, then bincode's legacy encoding.
+//! The questions and answers of founding and joining as bytes: a version byte, then bincode's legacy encoding.
 
 use bytes::Bytes;
-use coracle_core::{Incarnation, NodeId};
+use coracle_core::{ClusterId, GroupId, Incarnation, NodeId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::joining::{Invite, InviteAnswer, JoinAnswer, JoinRequest};
+
 /// The version of the encoding, its first byte.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// The largest question or answer, in bytes.
 const BYTES_MAX: usize = 1 << 20;
 
@@ -58,6 +60,31 @@ pub enum AnswerState {
         /// The data of the entry at index 1.
         first: Bytes,
     },
+    /// It joined a cluster that is founded, and does not know by which list.
+    Joined {
+        /// The cluster.
+        cluster: ClusterId,
+    },
+}
+
+/// Everything that a node may be asked from outside of its group, and of which of its groups.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inquiry {
+    /// Which group is meant.
+    pub group: GroupId,
+    /// What is asked.
+    pub matter: Matter,
+}
+
+/// What is asked from outside of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Matter {
+    /// A node that is being founded asks its peers; answered by an [`Answer`].
+    Founding(Question),
+    /// A member invites; answered by an [`InviteAnswer`].
+    Invite(Invite),
+    /// A node asks to be taken in; answered by a [`JoinAnswer`].
+    Join(JoinRequest),
 }
 
 /// Why bytes are no question or answer.
@@ -65,7 +92,7 @@ pub enum AnswerState {
 #[non_exhaustive]
 pub enum WireError {
     /// They are of another version.
-    #[error("a question or answer of version {found}; this build speaks version 1")]
+    #[error("a question or answer of version {found}; this build speaks version {VERSION}")]
     Version {
         /// The version found.
         found: u8,
@@ -83,9 +110,10 @@ pub enum WireError {
     Undecodable(String),
 }
 
-impl Question {
+/// Something that travels between nodes outside of a group.
+pub trait Wire: Serialize + DeserializeOwned {
     /// As bytes.
-    pub fn encode(&self) -> Bytes {
+    fn encode(&self) -> Bytes {
         encode(self)
     }
 
@@ -93,23 +121,20 @@ impl Question {
     ///
     /// # Errors
     /// When they are anything else than what `encode` makes.
-    pub fn decode(bytes: &[u8]) -> Result<Question, WireError> {
+    fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         decode(bytes)
     }
 }
 
-impl Answer {
-    /// As bytes.
-    pub fn encode(&self) -> Bytes {
-        encode(self)
-    }
+impl Wire for Inquiry {}
+impl Wire for Answer {}
+impl Wire for InviteAnswer {}
+impl Wire for JoinAnswer {}
 
-    /// From bytes.
-    ///
-    /// # Errors
-    /// When they are anything else than what `encode` makes.
-    pub fn decode(bytes: &[u8]) -> Result<Answer, WireError> {
-        decode(bytes)
+impl Question {
+    /// As it is asked of `group`.
+    pub fn inquiry(self, group: GroupId) -> Inquiry {
+        Inquiry { group, matter: Matter::Founding(self) }
     }
 }
 

@@ -1,0 +1,1 @@
+//! What follows from invitations and requests to be taken in.
