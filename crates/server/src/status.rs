@@ -35,6 +35,8 @@ pub(crate) fn role(status: &pb::StatusResponse) -> &'static str {
         pb::Role::Candidate => "candidate",
         pb::Role::Leader => "leader",
         pb::Role::Learner => "learner",
+        pb::Role::Joining => "joining",
+        pb::Role::Removed => "removed",
     }
 }
 
