@@ -40,6 +40,23 @@ pub(crate) fn consistency(text: &str) -> Result<ReadAt, String> {
     }
 }
 
+/// A duration, or none at all: `0s`.
+pub(crate) fn duration_or_none(text: &str) -> Result<Duration, String> {
+    match text.trim_end_matches(|c: char| c.is_ascii_alphabetic()) {
+        "0" if text.len() > 1 => Ok(Duration::ZERO),
+        _ => duration(text),
+    }
+}
+
+/// The beginning of a node's id: 1 to 16 hexadecimal digits, in lower case from here on.
+pub(crate) fn id_prefix(text: &str) -> Result<String, String> {
+    if (1..=16).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err("expected the beginning of a node's id: 1 to 16 digits from 0 to 9 and a to f, as `coracle members` shows them"
+        .to_owned())
+}
+
 /// A range of durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DurationRange {
@@ -115,6 +132,21 @@ mod tests {
         let range = duration_range("500ms..1s").unwrap();
         assert_eq!((range.min, range.max), (Duration::from_millis(500), Duration::from_secs(1)));
         assert!(duration_range("1s..1s").is_err() && duration_range("1s").is_err());
+    }
+
+    #[test]
+    fn the_beginning_of_an_id_is_hexadecimal() {
+        assert_eq!(id_prefix("7F3a"), Ok("7f3a".to_owned()));
+        for text in ["", "x", "7f-3a", "0x7f", "00000000000000001"] {
+            assert!(id_prefix(text).unwrap_err().contains("coracle members"), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_time_at_all_has_a_unit_too() {
+        assert_eq!(duration_or_none("0s"), Ok(Duration::ZERO));
+        assert_eq!(duration_or_none("5s"), Ok(Duration::from_secs(5)));
+        assert!(duration_or_none("0").is_err() && duration_or_none("-1s").is_err());
     }
 
     #[test]
