@@ -38,6 +38,8 @@ Examples:
   coracle transfer 7f3a       to this one";
 
 const SNAPSHOT_HELP: &str = "\
+The log is cut below what of the state is durable, up to the --log-entries-kept that its node was started with.
+
 Examples:
   coracle snapshot            on the leader
   coracle snapshot 7f3a       on this node";
