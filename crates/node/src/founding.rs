@@ -41,7 +41,7 @@ pub(crate) async fn found(
             Step::Ask { address, question } => {
                 let to = names.get(&address).map(|address| (*address).clone());
                 let transport = transport.clone();
-                let inquiry = question.inquiry(directory.group());
+                let inquiry = Inquiry::Founding(question);
                 questions.spawn(async move { (address, ask(&*transport, to, inquiry).await) });
             }
             Step::Found(membership) => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use coracle_core::{Incarnation, Index, MemberRole, MembershipChange, NodeId, RejectReason, Status};
 use coracle_replica::{
-    Inquiry, Invite, InviteAnswer, JoinRefusal, JoinRole, Matter, RequestError, Wire, conflict, is_member, proposed,
+    Inquiry, Invite, InviteAnswer, JoinRefusal, JoinRole, RequestError, Wire, conflict, is_member, proposed,
 };
 use coracle_transport::{Address, Transport};
 
@@ -163,8 +163,10 @@ fn promotion(status: &Status, id: NodeId, was_member: &mut bool) -> Option<Resul
 pub(crate) fn invite(directory: &Directory, status: &Status, expected: Option<(NodeId, Incarnation)>) -> Inquiry {
     let membership = status.membership.encode();
     let cluster_name = directory.identity().cluster_name;
-    let invite = Invite { cluster: status.membership.cluster, cluster_name, membership, expected };
-    Inquiry { group: directory.group(), matter: Matter::Invite(invite) }
+    let (cluster, index) = (status.membership.cluster, status.membership_index);
+    let group = directory.group();
+    let invite = Invite { group, cluster, cluster_name, membership, index, expected };
+    Inquiry::Invite(invite)
 }
 
 /// Asks what is asked from outside of a group, for an answer of the kind that belongs to it.

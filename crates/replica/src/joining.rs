@@ -7,7 +7,7 @@
 mod tests;
 
 use bytes::Bytes;
-use coracle_core::{ClusterId, Incarnation, MemberRole, Membership, NodeId, NodeRecord};
+use coracle_core::{ClusterId, GroupId, Incarnation, Index, MemberRole, Membership, NodeId, NodeRecord};
 use serde::{Deserialize, Serialize};
 
 use crate::Founder;
@@ -40,12 +40,16 @@ impl JoinRole {
 /// What a member tells a node that is to join, or that is a member and does not answer: which cluster it is, and who is in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invite {
+    /// Which group it is about.
+    pub group: GroupId,
     /// The cluster's id.
     pub cluster: ClusterId,
     /// Its name.
     pub cluster_name: String,
     /// Its members, as [`Membership::encode`] has them.
     pub membership: Bytes,
+    /// Where in the log that membership lies.
+    pub index: Index,
     /// Who is expected at the address; `None` for whoever is there.
     pub expected: Option<(NodeId, Incarnation)>,
 }
@@ -65,6 +69,8 @@ pub enum InviteAnswer {
 /// What a node that is to join asks of any member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinRequest {
+    /// Which group it is about.
+    pub group: GroupId,
     /// Who it is.
     pub record: NodeRecord,
     /// What it is to be.
@@ -82,6 +88,8 @@ pub enum JoinAnswer {
         cluster: ClusterId,
         /// Its members so far, as [`Membership::encode`] has them.
         membership: Bytes,
+        /// Where in the log that membership lies.
+        index: Index,
     },
     /// Only the leader takes nodes in.
     AskLeader {
@@ -205,15 +213,12 @@ impl Invite {
         if self.expected.is_some_and(|expected| expected != (own.id, own.incarnation)) {
             return Err(JoinRefusal::Unexpected { node: own.id });
         }
-        match bond {
-            Bond::Founding => return Err(JoinRefusal::Founding),
-            Bond::Cluster(cluster) if cluster != self.cluster => return Err(JoinRefusal::OtherCluster { cluster }),
-            Bond::Free | Bond::Cluster(_) => {}
-        }
         let membership = members(&self.membership, self.cluster)?;
-        match conflict(&membership, &own.record(MemberRole::Learner)) {
-            Some(refusal) => Err(refusal),
-            None => Ok(membership),
+        match bond {
+            Bond::Founding => Err(JoinRefusal::Founding),
+            Bond::Cluster(cluster) if cluster != self.cluster => Err(JoinRefusal::OtherCluster { cluster }),
+            Bond::Cluster(_) => Ok(membership),
+            Bond::Free => conflict(&membership, &own.record(MemberRole::Learner)).map_or(Ok(membership), Err),
         }
     }
 }
@@ -240,6 +245,8 @@ pub struct Asked<'a> {
     pub cluster_name: &'a str,
     /// The membership in force.
     pub membership: &'a Membership,
+    /// Where in the log it lies.
+    pub index: Index,
     /// Who leads, if known.
     pub leader: Option<NodeId>,
 }
@@ -254,32 +261,27 @@ pub enum Verdict {
 }
 
 impl JoinRequest {
-    /// What follows from it at the member `asked`.
+    /// What follows from it at the member `asked`. Only the leader says who is a member: what others know may be old.
     pub fn consider(&self, asked: Asked<'_>) -> Verdict {
-        let Asked { id, cluster_name, membership, leader } = asked;
+        let Asked { id, cluster_name, membership, index, leader } = asked;
         if self.cluster_name != cluster_name {
             let (node, cluster) = (self.cluster_name.clone(), cluster_name.to_owned());
             return Verdict::Answer(JoinAnswer::Refused(JoinRefusal::ClusterName { node, cluster }));
+        }
+        if leader != Some(id) {
+            let leader = leader.and_then(|leader| membership.node(leader));
+            return Verdict::Answer(match leader {
+                Some(leader) => JoinAnswer::AskLeader { addresses: leader.addresses.clone() },
+                None => JoinAnswer::NotYet { reason: "it knows no leader".to_owned() },
+            });
         }
         if let Some(refusal) = conflict(membership, &self.record) {
             return Verdict::Answer(JoinAnswer::Refused(refusal));
         }
         if is_member(membership, &self.record, self.role) {
-            return Verdict::Answer(JoinAnswer::accepted(membership));
+            return Verdict::Answer(JoinAnswer::accepted(membership, index));
         }
-        match leader {
-            Some(leader) if leader == id => Verdict::Propose(self.proposed(membership)),
-            Some(leader) if membership.node(leader).is_some() => {
-                let addresses = membership.node(leader).map(|node| node.addresses.clone()).unwrap_or_default();
-                Verdict::Answer(JoinAnswer::AskLeader { addresses })
-            }
-            _ => Verdict::Answer(JoinAnswer::NotYet { reason: "it knows no leader".to_owned() }),
-        }
-    }
-
-    /// The record that makes it a member; what the application keeps with it stays.
-    fn proposed(&self, membership: &Membership) -> NodeRecord {
-        proposed(membership, self.record.clone(), self.role)
+        Verdict::Propose(proposed(membership, self.record.clone(), self.role))
     }
 }
 
@@ -297,7 +299,7 @@ pub fn proposed(membership: &Membership, mut record: NodeRecord, role: JoinRole)
 
 impl JoinAnswer {
     /// The newcomer is a member, or about to be.
-    pub fn accepted(membership: &Membership) -> JoinAnswer {
-        JoinAnswer::Accepted { cluster: membership.cluster, membership: membership.encode() }
+    pub fn accepted(membership: &Membership, index: Index) -> JoinAnswer {
+        JoinAnswer::Accepted { cluster: membership.cluster, membership: membership.encode(), index }
     }
 }

@@ -21,15 +21,14 @@ mod state_worker;
 mod testing;
 
 pub use founding::{
-    Answer, AnswerState, Founder, Founding, FoundingRefusal, Inquiry, Matter, Question, Step, Wire, WireError,
-    list_differs,
+    Answer, AnswerState, Founder, Founding, FoundingRefusal, Inquiry, Question, Step, Wire, WireError, list_differs,
 };
 pub use io::*;
 pub use joining::{
     Asked, Bond, Invite, InviteAnswer, JoinAnswer, JoinRefusal, JoinRequest, JoinRole, Verdict, conflict, is_member,
     members, proposed,
 };
-pub use log_worker::LogWorker;
+pub use log_worker::{LogWorker, Written, write_groups};
 pub use options::{ReplicaOptions, Start};
 pub use recover::recover;
 pub use replica::Replica;

@@ -41,7 +41,7 @@ impl Disk {
             incarnation: Incarnation(0),
             engine: "sim".into(),
             cluster_name: "sim".into(),
-            cluster: Some(ClusterId(0)),
+            clusters: BTreeMap::from([(GROUP, ClusterId(0))]),
         };
         Disk { log: Arc::new(SimLog::founded(founded)), groups: Mutex::default(), identity: Mutex::new(Some(identity)) }
     }

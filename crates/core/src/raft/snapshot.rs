@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 
-use super::Raft;
+use super::{Raft, canonical::Form};
 use crate::{Base, Body, Event, Index, InstallSnapshot, NodeId, Output, SnapshotMeta, Term};
 
 /// A whole snapshot on its way into the state machine.
@@ -11,6 +11,13 @@ pub(super) struct Installing {
     meta: Box<SnapshotMeta>,
     /// Whether the state machine has been told; before that the log's base has to be durable.
     is_handed_out: bool,
+}
+
+impl Installing {
+    pub(super) fn canonical(&self) -> impl Form {
+        let Installing { meta, is_handed_out } = self;
+        (meta, *is_handed_out)
+    }
 }
 
 impl Raft {
@@ -36,7 +43,7 @@ impl Raft {
 
     pub(super) fn on_install_snapshot(&mut self, from: NodeId, term: Term, piece: Box<InstallSnapshot>) {
         let meta = &piece.meta;
-        if !meta.membership.is_of_a_group() || meta.last_included_index == Index::ZERO {
+        if !meta.membership.is_valid() || meta.last_included_index == Index::ZERO {
             return self.fault(from, "a snapshot without valid members");
         }
         if meta.last_included_term > term || meta.membership_index > meta.last_included_index {

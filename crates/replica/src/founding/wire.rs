@@ -14,6 +14,8 @@ const BYTES_MAX: usize = 1 << 20;
 /// What an unfounded node asks each of its peers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
+    /// Which group is being founded: a process may host many.
+    pub group: GroupId,
     /// The address that is asked: a name by which the asker knows the asked.
     pub at: String,
     /// Who asks.
@@ -67,24 +69,26 @@ pub enum AnswerState {
     },
 }
 
-/// Everything that a node may be asked from outside of its group, and of which of its groups.
+/// Everything that a process may be asked from outside of its groups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Inquiry {
-    /// Which group is meant.
-    pub group: GroupId,
-    /// What is asked.
-    pub matter: Matter,
-}
-
-/// What is asked from outside of a group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Matter {
+pub enum Inquiry {
     /// A node that is being founded asks its peers; answered by an [`Answer`].
     Founding(Question),
     /// A member invites; answered by an [`InviteAnswer`].
     Invite(Invite),
     /// A node asks to be taken in; answered by a [`JoinAnswer`].
     Join(JoinRequest),
+}
+
+impl Inquiry {
+    /// Which of the process's groups is meant.
+    pub fn group(&self) -> GroupId {
+        match self {
+            Inquiry::Founding(question) => question.group,
+            Inquiry::Invite(invite) => invite.group,
+            Inquiry::Join(request) => request.group,
+        }
+    }
 }
 
 /// Why bytes are no question or answer.
@@ -130,13 +134,6 @@ impl Wire for Inquiry {}
 impl Wire for Answer {}
 impl Wire for InviteAnswer {}
 impl Wire for JoinAnswer {}
-
-impl Question {
-    /// As it is asked of `group`.
-    pub fn inquiry(self, group: GroupId) -> Inquiry {
-        Inquiry { group, matter: Matter::Founding(self) }
-    }
-}
 
 fn encode(value: &impl Serialize) -> Bytes {
     let mut out = vec![VERSION];
