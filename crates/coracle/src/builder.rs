@@ -151,7 +151,7 @@ impl Builder {
         let limits = self.limits.clamped();
         let (store, machine, group) = (self.store, self.machine, options.group);
         let data = Data { store, machine, url, group, limits: limits.clone() };
-        let (store, machine) = tokio::task::spawn_blocking(move || open_data(data)).await.map_err(broken)??;
+        let (store, machine) = blocking(move || open_data(data)).await?;
         let node = coracle_node::Node::start(options, store, transport, machine).await?;
         let kv = Arc::new(LocalKv::new(node.clone(), limits, self.session_limits));
         Ok(Node::new(node, kv))
@@ -179,19 +179,31 @@ fn open_data(data: Data) -> Result<Opened, BuildError> {
     };
     let machine = match machine {
         Some(machine) => machine,
-        None => {
-            let options = LevelOptions { limits, ..LevelOptions::default() };
-            Box::new(LevelMachine::open(store.kv(group)?, options)?)
-        }
+        None => key_value_machine(&*store, group, limits)?,
     };
     Ok((store, machine))
 }
 
-fn broken(error: tokio::task::JoinError) -> BuildError {
-    let source = std::io::Error::other(error.to_string());
-    coracle_node::StartError::Environment { what: "opening the store failed", source }.into()
+/// The key-value store as a state machine, with its state in the group's part of the store. This may wait for a disk.
+pub(crate) fn key_value_machine(
+    store: &dyn Store,
+    group: GroupId,
+    limits: Limits,
+) -> Result<Box<dyn StateMachine>, BuildError> {
+    let options = LevelOptions { limits, ..LevelOptions::default() };
+    Ok(Box::new(LevelMachine::open(store.kv(group)?, options)?))
 }
 
-fn parse(texts: &[impl AsRef<str>]) -> Result<Vec<Address>, AddressError> {
+/// Runs what waits for a disk where waiting is allowed.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
+) -> Result<T, BuildError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        let source = std::io::Error::other(error.to_string());
+        Err(coracle_node::StartError::Environment { what: "opening the store failed", source }.into())
+    })
+}
+
+pub(crate) fn parse(texts: &[impl AsRef<str>]) -> Result<Vec<Address>, AddressError> {
     texts.iter().map(|text| text.as_ref().parse()).collect()
 }
