@@ -5,7 +5,7 @@
 use alloc::vec::Vec;
 
 use super::{Raft, RoleState, proposals::Waiting};
-use crate::{Entry, EntryKind, Index, MemberRole, Membership, NodeRecord, ProposalId, RejectReason, Run};
+use crate::{Bug, Entry, EntryKind, Index, MemberRole, Membership, NodeRecord, ProposalId, RejectReason, Run};
 
 /// The most bytes of a membership: it goes to every peer, past all other limits.
 const BYTES_MAX: usize = 256 << 10;
@@ -83,7 +83,8 @@ impl Raft {
         };
         let (index, membership) = self.log.membership();
         let is_settled = index <= self.commit_index && self.commit_index >= leader.term_start;
-        if !is_settled || membership.is_joint() || leader.transfer.is_some() {
+        let must_wait = !is_settled || membership.is_joint() || leader.transfer.is_some();
+        if must_wait && !self.config.has_bug(Bug::TwoChangesAtOnce) {
             return self.reject_proposals(id, 1, RejectReason::ChangeInProgress);
         }
         match membership.intent(nodes) {
@@ -110,7 +111,8 @@ impl Raft {
     pub(super) fn settle_membership(&mut self) {
         let RoleState::Leader(leader) = &self.role else { return };
         let (index, membership) = self.log.membership();
-        if index > self.commit_index || self.commit_index < leader.term_start || leader.transfer.is_some() {
+        let is_moving = leader.transfer.is_some() && !self.config.has_bug(Bug::ChangeDuringTransfer);
+        if index > self.commit_index || self.commit_index < leader.term_start || is_moving {
             return;
         }
         if membership.is_joint() {

@@ -1,6 +1,6 @@
 //! When the log is cut, and when snapshots are taken.
 
-use coracle_core::{Index, Input as RaftInput, SnapshotMeta};
+use coracle_core::{Bug, Index, Input as RaftInput, SnapshotMeta};
 use coracle_storage::Applied;
 
 use super::Replica;
@@ -86,7 +86,9 @@ impl Replica {
         if !self.is_over_limits() || !self.has_grown() {
             return;
         }
-        if self.compaction.is_durable {
+        if self.options.raft.has_bug(Bug::CompactUnflushed) {
+            self.compact();
+        } else if self.compaction.is_durable {
             self.compaction.doing = Doing::Flushing;
             self.effects.late.push_back(Effect::State(StateEffect::Flush));
         } else {
@@ -118,12 +120,16 @@ impl Replica {
         }
         let Some(last_included_term) = self.raft.term_at(index) else { return };
         let (membership_index, membership) = self.raft.membership_at(index);
+        let mut membership = membership.clone();
+        if self.options.raft.has_bug(Bug::SnapshotWithoutMembership) {
+            membership.nodes.clear();
+        }
         let meta = SnapshotMeta {
             content: 0,
             last_included_index: index,
             last_included_term,
             membership_index,
-            membership: membership.clone(),
+            membership,
             size: 0,
             checksum: 0,
         };
@@ -151,7 +157,8 @@ impl Replica {
         if !self.is_over_limits() {
             return;
         }
-        let flushed = self.applying.applied.flushed;
+        let Applied { applied, flushed } = self.applying.applied;
+        let flushed = if self.options.raft.has_bug(Bug::CompactUnflushed) { applied } else { flushed };
         let by_count = Index(flushed.0.saturating_sub(self.options.log_entries_kept));
         let by_bytes = self.compaction.log.index_before_last(self.options.log_bytes_max / 2);
         let up_to = by_count.max(by_bytes).min(flushed);
