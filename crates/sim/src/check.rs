@@ -1,6 +1,6 @@
 //! The checkers: what all nodes together have said and done, held against the invariants.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_core::{AppendResult, Body, Entry, HardState, Index, Message, NodeId, Run, Term};
 
@@ -9,7 +9,7 @@ use crate::{
     disk::LogState,
     report::Invariant::{
         AckDurability, CommitImmutable, CommitOnQuorum, ElectionSafety, LeaderCompleteness, LogMatching, Monotonic,
-        Ordering, StateMachineSafety,
+        Ordering, PreVote, StateMachineSafety,
     },
 };
 
@@ -30,6 +30,10 @@ pub(crate) struct Ghost {
     committed: Vec<(Term, Entry)>,
     /// In which term each was seen to be committed.
     committed_in: Vec<Term>,
+    /// Who was offered a vote, or leadership, in a term that nobody is in yet.
+    offered: BTreeSet<(Term, NodeId)>,
+    /// The newest term that anybody was seen in.
+    newest: Term,
     /// The state's hash by applied index.
     states: BTreeMap<Index, u64>,
 }
@@ -43,6 +47,31 @@ impl Ghost {
     /// The last committed index.
     pub(crate) fn committed(&self) -> Index {
         Index(self.committed.len() as u64)
+    }
+
+    /// I1: `node`, which leads in `term`, has on disk the votes of a majority of `nodes`.
+    pub(crate) fn is_elected(&self, node: usize, id: NodeId, term: Term, nodes: usize) -> Checked {
+        let votes = self.votes.range((term, 0)..=(term, usize::MAX)).filter(|(_, vote)| **vote == id).count();
+        if votes > nodes / 2 {
+            return Ok(());
+        }
+        fail(ElectionSafety, format!("n{node} leads in term {term} by the votes of {votes} of {nodes} disks"))
+    }
+
+    /// A node offers another one its vote in `term`, or leadership.
+    pub(crate) fn offers(&mut self, term: Term, to: NodeId) {
+        self.offered.insert((term, to));
+    }
+
+    /// Thesis §9.6: `id` is in `term` only if it was offered a vote there, or leadership, or another node was there before.
+    pub(crate) fn enters(&mut self, node: usize, id: NodeId, term: Term) -> Checked {
+        // A group is founded in its first term.
+        if self.newest > Term(0) && term > self.newest && !self.offered.contains(&(term, id)) {
+            return fail(PreVote, format!("n{node} begins term {term}, in which nobody has offered it a vote"));
+        }
+        self.newest = self.newest.max(term);
+        self.offered = self.offered.split_off(&(self.newest.next(), NodeId(0)));
+        Ok(())
     }
 
     /// I1 and I3: `node` leads in `term`, with `log`.

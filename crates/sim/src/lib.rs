@@ -30,8 +30,9 @@ mod trace;
 mod workload;
 mod world;
 
+pub use bugs::{Bug, KnownBug};
 pub use level::LevelWorkload;
-pub use options::{Bug, NODES_MAX, Nodes, Options};
+pub use options::{NODES_MAX, Nodes, Options};
 pub use report::{Failure, Invariant, Report, Violation};
 pub use run::{replay, run_seed, run_with};
 pub use workload::{Operation, Phase, Progress, Request, Workload};

@@ -179,6 +179,8 @@ pub enum Invariant {
     NoPanic,
     /// I16: indexes are in order.
     Ordering,
+    /// Thesis §9.6: a term begins by the wish of a majority, or by a handover.
+    PreVote,
     /// The same seed gives the same run.
     Determinism,
     /// The canary, which does not hold.
@@ -202,7 +204,7 @@ impl fmt::Display for Invariant {
             Invariant::Liveness => "I13 ",
             Invariant::NoPanic => "I15 ",
             Invariant::Ordering => "I16 ",
-            Invariant::Determinism | Invariant::Canary => "",
+            Invariant::PreVote | Invariant::Determinism | Invariant::Canary => "",
         };
         write!(f, "{number}{self:?}")
     }

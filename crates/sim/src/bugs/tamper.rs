@@ -1,10 +1,14 @@
-//! Bugs on purpose, in the simulator's own layer.
+//! Bugs round the state machine and below it.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use coracle_core::{Entry, EntryKind, Index, Run};
-use coracle_storage::{Applied, Result, SnapshotReader, SnapshotSource, StateMachine};
+use coracle_storage::{
+    Applied, KvBatch, KvStore, Page, Result, ScanRange, SnapshotReader, SnapshotSource, StateMachine,
+};
 
-use crate::Bug;
+use super::Bug;
 
 /// Changes a command before it is applied.
 type Change = Box<dyn Fn(Index, &Bytes) -> Option<Bytes> + Send>;
@@ -80,5 +84,69 @@ impl StateMachine for Tampered {
 
     fn never_blocks(&self) -> bool {
         self.machine.never_blocks()
+    }
+}
+
+/// The first bytes of the rows that the level state machine keeps for sessions.
+const SESSION_ROWS: [u8; 2] = [b's', b'r'];
+
+/// A store that does not keep its promises.
+struct Faulty {
+    kv: Arc<dyn KvStore>,
+    bug: Bug,
+}
+
+/// Puts a bug below the state machine, if it is one that belongs there.
+pub(crate) fn store(kv: Arc<dyn KvStore>, bug: Option<Bug>) -> Arc<dyn KvStore> {
+    match bug {
+        Some(bug @ (Bug::ApplyTwice | Bug::SessionsNotInSnapshot)) => Arc::new(Faulty { kv, bug }),
+        _ => kv,
+    }
+}
+
+impl KvStore for Faulty {
+    fn applied(&self) -> Result<Option<Index>> {
+        self.kv.applied()
+    }
+
+    fn write(&self, batch: KvBatch, applied: Index) -> Result<()> {
+        if self.bug == Bug::ApplyTwice
+            && let Some(before) = self.kv.applied()?
+        {
+            self.kv.write(batch, before)?;
+            return self.kv.write(Vec::new(), applied);
+        }
+        self.kv.write(batch, applied)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        self.kv.get(key)
+    }
+
+    fn scan(&self, range: &ScanRange, count_max: usize, bytes_max: usize) -> Result<Page> {
+        self.kv.scan(range, count_max, bytes_max)
+    }
+
+    fn flush(&self) -> Result<Index> {
+        self.kv.flush()
+    }
+
+    fn replace_begin(&self) -> Result<()> {
+        self.kv.replace_begin()
+    }
+
+    fn replace_add(&self, mut page: Page) -> Result<()> {
+        if self.bug == Bug::SessionsNotInSnapshot {
+            page.retain(|(key, _)| !key.first().is_some_and(|kind| SESSION_ROWS.contains(kind)));
+        }
+        self.kv.replace_add(page)
+    }
+
+    fn replace_end(&self, applied: Index) -> Result<()> {
+        self.kv.replace_end(applied)
+    }
+
+    fn never_blocks(&self) -> bool {
+        self.kv.never_blocks()
     }
 }

@@ -60,6 +60,11 @@ impl World {
         let Some(to) = self.nodes.iter().position(|other| other.id == message.to) else {
             return Err(Violation::new(Invariant::Ordering, format!("n{node} writes to nobody: {message:?}")));
         };
+        match message.body {
+            Body::PreVoteResponse { next_term, granted: true } => self.ghost.offers(next_term, message.to),
+            Body::TimeoutNow => self.ghost.offers(message.term.next(), message.to),
+            _ => {}
+        }
         self.matches_leader(node, to, &message)?;
         let sent = self.now;
         let arrivals = self.network.send(sent, node, to);
@@ -165,13 +170,18 @@ impl World {
         if running.is_log_busy || running.log_queue.is_empty() {
             return Ok(());
         }
-        if has_error {
+        let is_ignored = self.bug == Some(Bug::IgnoreDiskError);
+        if has_error && !is_ignored {
             this.disk.log.fail_next();
             this.has_disk_error = true;
             self.report.disk_errors += 1;
         }
         running.is_log_busy = true;
-        let completion = running.log.write(mem::take(&mut running.log_queue));
+        let writes = mem::take(&mut running.log_queue);
+        let completion = match writes.last() {
+            Some(lost) if has_error && is_ignored => Completion::Written { ticket: lost.ticket },
+            _ => running.log.write(writes),
+        };
         let latency = self.disk_latency();
         if self.bug == Some(Bug::AcknowledgeBeforeDurable) {
             self.later(node, latency, Done::LateSync);
@@ -326,6 +336,7 @@ impl World {
         match event {
             RaftEvent::Role { role: Role::Leader, term, .. } => {
                 self.report.elections += 1;
+                self.ghost.is_elected(node, self.nodes[node].id, term, self.nodes.len())?;
                 self.ghost.leads(node, term, &self.nodes[node].issued)?;
             }
             RaftEvent::Truncated { .. } => self.report.truncations += 1,

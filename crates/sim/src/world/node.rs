@@ -86,7 +86,11 @@ impl World {
         if self.bug == Some(Bug::TruncateLog) && this.life > 0 {
             this.disk.log.lose_entries(2);
         }
-        let opened = self.clients.workload.open(this.disk.kv_store(GROUP)).map_err(|error| broken(node, &error))?;
+        let opened = self
+            .clients
+            .workload
+            .open(bugs::store(this.disk.kv_store(GROUP), self.bug))
+            .map_err(|error| broken(node, &error))?;
         let mut machine = bugs::wrap(opened, self.bug, node);
         let snapshots = this.disk.snapshot_store(GROUP);
         let tail_bytes_max = self.shape.tail_bytes_max;
@@ -114,6 +118,10 @@ impl World {
     fn replica_options(&self, node: usize, nonce: u64) -> ReplicaOptions {
         let shape = &self.shape;
         let mut raft = Config::new(self.nodes[node].id, nonce);
+        #[cfg(feature = "bugs")]
+        {
+            raft.bug = self.bug.and_then(Bug::in_core);
+        }
         raft.heartbeat_interval = shape.heartbeat_interval;
         raft.election_timeout_max = shape.election_timeout_max;
         raft.election_timeout_min = shape.election_timeout_max / 2;
@@ -237,6 +245,7 @@ impl World {
 
     /// I5, I6, I7, I16: looks at what a replica takes for committed.
     pub(super) fn observe(&mut self, node: usize) -> Step {
+        let has_peers = self.nodes.len() > 1;
         let this = &mut self.nodes[node];
         let Some(running) = &mut this.running else { return Ok(()) };
         let raft = running.replica.raft();
@@ -252,6 +261,14 @@ impl World {
         }
         if self.bug == Some(Bug::Canary) && term > Term(2) {
             return Err(Violation::new(Invariant::Canary, "no term is above 2"));
+        }
+        if has_peers {
+            self.ghost.enters(node, this.id, term)?;
+        }
+        let first = running.commit.next();
+        if raft.is_leader() && commit >= first && raft.term_at(commit) != Some(term) {
+            let what = format!("n{node} leads in term {term} and commits {commit}, which is of an earlier one");
+            return Err(Violation::new(Invariant::CommitOnQuorum, what));
         }
         running.term = term;
         let known = mem::replace(&mut running.commit, commit);
