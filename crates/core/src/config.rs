@@ -17,6 +17,14 @@ pub struct Config {
     pub election_timeout_min: Duration,
     /// The longest election timeout; each is drawn between the two. Default 1 s.
     pub election_timeout_max: Duration,
+    /// For how long this node promises, with each answer to a leader, to help elect nobody else: what lease reads rest on (C13). At most `election_timeout_min`; zero promises nothing, and allows no lease. Default zero.
+    ///
+    /// A restarted node keeps still for as long as its promise may last, so lower it only while no leader relies on it.
+    pub lease_duration: Duration,
+    /// By how many percent the clocks of two nodes may drift apart, for lease reads; those are wrong beyond it, and where a machine is suspended (C13). Default 10.
+    pub clock_drift_percent: u32,
+    /// A change of voters is called off when a node that is to be promoted is not heard of for so long. Default 30 s.
+    pub promotion_timeout: Duration,
     /// A write of the log that takes longer makes a leader step down (C18). Default 2 s.
     pub disk_write_max: Duration,
     /// The most bytes of entries in one `AppendEntries`; a single larger entry travels alone. Default 1 MiB.
@@ -27,6 +35,8 @@ pub struct Config {
     pub inflight_bytes_max: usize,
     /// The most bytes of entries that are appended and not committed; more is `Busy`. Default 64 MiB.
     pub uncommitted_bytes_max: usize,
+    /// The most bytes of a leader's own proposals that are committed and not yet applied here; more is `Busy`. Default 64 MiB.
+    pub unapplied_bytes_max: usize,
     /// The most bytes of entries handed out to be applied and not yet applied. Default 16 MiB.
     pub apply_bytes_max: usize,
     /// The most reads that wait; more is `Busy`. Default 65,536.
@@ -55,6 +65,18 @@ pub enum ConfigError {
         /// `heartbeat_interval`.
         heartbeat: Duration,
     },
+    /// A lease that voters could not keep to, or clocks that say nothing.
+    #[error(
+        "lease_duration must be at most election_timeout_min, and clock_drift_percent below 100: got {lease:?}, {min:?} and {drift}"
+    )]
+    Lease {
+        /// `lease_duration`.
+        lease: Duration,
+        /// `election_timeout_min`.
+        min: Duration,
+        /// `clock_drift_percent`.
+        drift: u32,
+    },
     /// A limit that must not be zero.
     #[error("{limit} must be at least 1")]
     Zero {
@@ -78,11 +100,15 @@ impl Config {
             heartbeat_interval: Duration::from_millis(100),
             election_timeout_min: Duration::from_millis(500),
             election_timeout_max: Duration::from_millis(1000),
+            lease_duration: Duration::ZERO,
+            clock_drift_percent: 10,
+            promotion_timeout: Duration::from_secs(30),
             disk_write_max: Duration::from_secs(2),
             append_bytes_max: 1 << 20,
             inflight_messages_max: 64,
             inflight_bytes_max: 8 << 20,
             uncommitted_bytes_max: 64 << 20,
+            unapplied_bytes_max: 64 << 20,
             apply_bytes_max: 16 << 20,
             reads_max: 1 << 16,
             tail_bytes_max: 16 << 20,
@@ -106,11 +132,19 @@ impl Config {
                 heartbeat: self.heartbeat_interval,
             });
         }
+        if self.lease_duration > self.election_timeout_min || self.clock_drift_percent >= 100 {
+            return Err(ConfigError::Lease {
+                lease: self.lease_duration,
+                min: self.election_timeout_min,
+                drift: self.clock_drift_percent,
+            });
+        }
         for (limit, value) in [
             ("append_bytes_max", self.append_bytes_max),
             ("inflight_messages_max", self.inflight_messages_max),
             ("inflight_bytes_max", self.inflight_bytes_max),
             ("uncommitted_bytes_max", self.uncommitted_bytes_max),
+            ("unapplied_bytes_max", self.unapplied_bytes_max),
             ("apply_bytes_max", self.apply_bytes_max),
             ("reads_max", self.reads_max),
             ("tail_bytes_max", self.tail_bytes_max),

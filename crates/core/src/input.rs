@@ -1,12 +1,13 @@
 //! What a driver hands in.
 
 use alloc::{boxed::Box, vec::Vec};
+use core::time::Duration;
 
 use bytes::Bytes;
 
 use crate::{
-    Base, Entry, EntryKind, HardState, Index, Membership, Message, NodeId, NodeRecord, ProposalId, ReadId, Run,
-    SnapshotMeta, Term, Ticket,
+    Base, ClusterId, Entry, EntryKind, HardState, Index, Membership, MembershipChange, Message, NodeId, ProposalId,
+    ReadId, Run, SnapshotMeta, Term, Ticket,
 };
 
 /// What has happened. [`Raft::handle`](crate::Raft::handle) takes any number of these before outputs are polled.
@@ -27,6 +28,8 @@ pub enum Input {
         first: ReadId,
         /// How many.
         count: u32,
+        /// Whether a leader may answer from its lease, without asking anybody (C13). Where there is none that holds, a round is made as ever.
+        is_lease: bool,
     },
     /// Everything up to this ticket is durable.
     Persisted {
@@ -54,14 +57,20 @@ pub enum Input {
         /// The last index to go.
         up_to: Index,
     },
-    /// Make the group consist of `nodes`, of which each is a voter or a learner (C16). Ends in one [`Outcome`](crate::Outcome): committed is the entry that states the intent, from which every leader goes on by itself.
+    /// Change who is in the group (C16). Ends in one [`Outcome`](crate::Outcome): committed is the entry that states the intent, from which every leader goes on by itself.
     ///
-    /// New voters are learners until they have caught up; then all changes of voters take effect at once, through a joint configuration (Raft §6). Naming the current voters calls a change off that still waits for learners.
+    /// New voters are learners until they have caught up; then all changes of voters take effect at once, through a joint configuration (Raft §6).
+    /// Learners that do not catch up stay what they were, and no voter leaves in their stead ([`Event::ChangeCalledOff`](crate::Event::ChangeCalledOff)).
     ChangeMembership {
         /// The driver's name for it.
         id: ProposalId,
-        /// Everybody that is to be in the group.
-        nodes: Vec<NodeRecord>,
+        /// What is to change.
+        change: MembershipChange,
+    },
+    /// For so long this node prefers that others lead: it hands leadership over, declines to take it, and lets others campaign first (C15). It votes as ever, and campaigns late rather than never. Zero ends it.
+    Weaken {
+        /// For how long.
+        duration: Duration,
     },
     /// Hand leadership over, to a voter of choice or to the one that is furthest (C14). Proposals are refused meanwhile.
     Transfer {
@@ -146,6 +155,20 @@ pub struct Recovered {
 }
 
 impl Recovered {
+    /// The store of a node that is to join `cluster`: an empty log, and nobody in it that this node knows of. It votes when asked, and campaigns only once it learns that it is a voter.
+    pub fn joining(cluster: ClusterId) -> Recovered {
+        let nobody = Membership { cluster, nodes: Vec::new(), outgoing: Vec::new() };
+        Recovered {
+            hard_state: HardState::default(),
+            base: Base { membership: Some(nobody), ..Base::default() },
+            terms: Vec::new(),
+            memberships: Vec::new(),
+            last_index: Index::ZERO,
+            tail: Vec::new(),
+            applied: Index::ZERO,
+        }
+    }
+
     /// The store of a node that has just been founded: its log begins with `membership` at index 1, term 1 (C2).
     pub fn founded(membership: Membership) -> Recovered {
         let entry = Entry { kind: EntryKind::Membership, data: membership.encode() };

@@ -54,7 +54,7 @@ pub use bugs::Bug;
 pub use config::{Config, ConfigError};
 pub use entry::{DecodeError, Entry, EntryKind, Run, decode_runs, encode_runs, encoded_len};
 pub use input::{Input, LogRead, Recovered};
-pub use membership::{Membership, NodeRecord, Role as MemberRole};
+pub use membership::{Membership, MembershipChange, NodeRecord, Role as MemberRole};
 pub use message::{AppendResult, Body, Forwarded, InstallSnapshot, Message, SnapshotMeta};
 pub use output::{Base, Event, Fatal, HardState, Outcome, Output, Persist, RejectReason};
 pub use raft::{Progress, Raft, Role, Status};

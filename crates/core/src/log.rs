@@ -2,7 +2,7 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use crate::{Base, ConfigError, DecodeError, EntryKind, Index, Membership, NodeId, Recovered, Run, Term};
+use crate::{Base, ConfigError, DecodeError, EntryKind, Index, Membership, NodeId, NodeRecord, Recovered, Run, Term};
 
 /// How many of the last runs are looked at one by one.
 const RECENT: usize = 8;
@@ -141,6 +141,12 @@ impl Log {
                 (None, None) => unreachable!("a log holds a membership"),
             },
         }
+    }
+
+    /// Everybody in the membership effective at `index`, or in a later one; some of them more than once.
+    pub(crate) fn nodes_since(&self, index: Index) -> impl Iterator<Item = &NodeRecord> {
+        let later = self.memberships.iter().filter(move |(at, _)| *at > index).map(|(_, membership)| membership);
+        core::iter::once(self.membership_at(index).1).chain(later).flat_map(|membership| &membership.nodes)
     }
 
     /// Whether `id` votes in any membership that may still be in force, as far as `commit_index` tells.

@@ -41,6 +41,16 @@ pub struct NodeRecord {
     pub metadata: Bytes,
 }
 
+/// A change of the membership, relative to what the group is on its way to: a change that still waits for learners is added to, or taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct MembershipChange {
+    /// These are to be what their records say, each a voter or a learner; a record of the same node is replaced, in the same incarnation.
+    pub set: Vec<NodeRecord>,
+    /// These are to go; each is a member.
+    pub remove: Vec<NodeId>,
+}
+
 /// Who is in the group, effective as soon as it is appended (thesis §4.1).
 ///
 /// While `outgoing` is not empty the group is in joint consensus (Raft §6): elections and commitment need a majority of the voters and a majority of `outgoing`.

@@ -84,6 +84,8 @@ pub enum Body {
     HeartbeatResponse {
         /// The round that was asked for.
         round: u64,
+        /// For how many nanoseconds from then on the sender helps elect nobody else; 0 promises nothing (C13).
+        promise: u64,
     },
     /// A follower asks from which index on a read is linearizable (thesis §6.4).
     ReadIndex {

@@ -196,6 +196,16 @@ pub enum Event {
         /// Its entry.
         index: Index,
     },
+    /// The effective membership is committed.
+    MembershipCommitted {
+        /// Its entry.
+        index: Index,
+    },
+    /// A change of voters was called off, since the learners that were to be promoted did not catch up.
+    ChangeCalledOff {
+        /// The entry that takes it back.
+        index: Index,
+    },
     /// The log now begins after this index.
     Compacted {
         /// The last index that went.

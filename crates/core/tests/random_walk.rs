@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{Cluster, Disk};
 use coracle_core::{
-    Body, Config, Event, Index, Input, InstallSnapshot, MemberRole, Membership, Message, NodeId, Outcome, ProposalId,
-    Rng, Term,
+    Body, Config, Event, Index, Input, InstallSnapshot, MemberRole, Membership, MembershipChange, Message, NodeId,
+    Outcome, ProposalId, Rng, Term,
 };
 
 /// What must stay true for the whole walk.
@@ -71,8 +71,9 @@ impl Ghost {
     }
 }
 
-fn small(id: NodeId, seed: u64, rng: &mut Rng) -> Config {
+fn small(id: NodeId, seed: u64, lease_duration: Duration, rng: &mut Rng) -> Config {
     Config {
+        lease_duration,
         append_bytes_max: 1 + rng.below(64) as usize,
         inflight_messages_max: 1 + rng.below(4) as usize,
         inflight_bytes_max: 1 + rng.below(128) as usize,
@@ -88,24 +89,27 @@ struct Walk {
     ghost: Ghost,
     rng: Rng,
     commands: u64,
+    /// What voters promise in this walk, if anything.
+    lease: Duration,
 }
 
 impl Walk {
     fn new(seed: u64) -> Walk {
         let mut rng = Rng::new(seed);
         let count = [1, 2, 3, 3, 5][rng.below(5) as usize];
+        let lease = if rng.chance(0.5) { Duration::from_millis(500) } else { Duration::ZERO };
         let membership = Membership::of_voters((1..=count).map(NodeId));
         let mut cluster = Cluster::with_disks([]);
         for n in 1..=count {
-            let config = small(NodeId(n), seed, &mut rng);
+            let config = small(NodeId(n), seed, lease, &mut rng);
             cluster.start_with(config, Disk::founded(&membership));
         }
         // Two more wait to be joined.
         for n in count + 1..=count + 2 {
-            let config = small(NodeId(n), seed, &mut rng);
+            let config = small(NodeId(n), seed, lease, &mut rng);
             cluster.start_with(config, Disk::outsider());
         }
-        Walk { cluster, ghost: Ghost::default(), rng, commands: 0 }
+        Walk { cluster, ghost: Ghost::default(), rng, commands: 0, lease }
     }
 
     fn some_node(&mut self) -> NodeId {
@@ -133,7 +137,8 @@ impl Walk {
             }
             78..84 => {
                 let begun = self.ghost.acknowledged;
-                let read = self.cluster.read(n);
+                let is_lease = self.rng.chance(0.5);
+                let read = self.cluster.read_by(n, is_lease);
                 self.ghost.reads.insert(read, begun);
             }
             84..87 => self.crash(n),
@@ -155,7 +160,10 @@ impl Walk {
             }
             98 => {
                 self.cluster.heal();
-                self.cluster.handle(n, Input::Transfer { to: None });
+                let is_weak = self.rng.chance(0.3);
+                let duration = self.rng.duration(Duration::ZERO, Duration::from_secs(3));
+                let input = if is_weak { Input::Weaken { duration } } else { Input::Transfer { to: None } };
+                self.cluster.handle(n, input);
             }
             _ => {
                 let peer = self.some_node();
@@ -177,7 +185,10 @@ impl Walk {
         }
         self.commands += 1;
         let id = ProposalId((1 << 40) + self.commands);
-        self.cluster.handle(leader, Input::ChangeMembership { id, nodes });
+        let members = self.cluster.raft(leader).status().membership.nodes.into_iter().map(|node| node.id);
+        let remove = members.filter(|id| nodes.iter().all(|node| node.id != *id)).collect();
+        let change = MembershipChange { set: nodes, remove };
+        self.cluster.handle(leader, Input::ChangeMembership { id, change });
     }
 
     /// Any message next: dropped, delivered, or delivered and kept for later.
@@ -209,7 +220,7 @@ impl Walk {
         let disk = self.cluster.node(n).disk.clone();
         // A boot nonce is never used twice (C24).
         let nonce = self.rng.next_u64();
-        let config = small(n, nonce, &mut self.rng);
+        let config = small(n, nonce, self.lease, &mut self.rng);
         self.cluster.start_with(config, disk);
     }
 

@@ -4,10 +4,11 @@ use std::{
     collections::BTreeSet,
     mem,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use coracle_core::{Body, Message, NodeId, RejectReason};
+use coracle_core::{Body, MembershipChange, Message, NodeId, RejectReason};
 use coracle_replica::{Completion, Consistency, Reply, RequestError, RequestId};
 use tokio::sync::{Notify, oneshot};
 
@@ -18,12 +19,21 @@ pub(crate) type Waiter = oneshot::Sender<Result<Reply, RequestError>>;
 pub(crate) enum Request {
     Propose(Bytes),
     Query(Bytes, Consistency),
+    Change(MembershipChange),
+    Snapshot,
+}
+
+/// What an operator orders; nobody waits for an answer.
+pub(crate) enum Order {
+    Transfer(Option<NodeId>),
+    Weaken(Duration),
 }
 
 impl Request {
     fn len(&self) -> usize {
         match self {
             Request::Propose(data) | Request::Query(data, _) => data.len(),
+            Request::Change(_) | Request::Snapshot => 0,
         }
     }
 }
@@ -32,6 +42,7 @@ impl Request {
 pub(crate) enum Item {
     Request(RequestId, Request, Waiter),
     Cancel(RequestId),
+    Order(Order),
     Message(Message),
     Done(Completion),
 }
@@ -115,6 +126,10 @@ impl Inbox {
 
     pub(crate) fn push_cancel(&self, id: RequestId) {
         self.push(Item::Cancel(id));
+    }
+
+    pub(crate) fn push_order(&self, order: Order) {
+        self.push(Item::Order(order));
     }
 
     pub(crate) fn push_done(&self, completion: Completion) {
@@ -235,7 +250,7 @@ mod tests {
     }
 
     fn heartbeat() -> Message {
-        let body = Body::HeartbeatResponse { round: 1 };
+        let body = Body::HeartbeatResponse { round: 1, promise: 0 };
         Message { from: NodeId(1), to: NodeId(2), term: Term(1), body }
     }
 

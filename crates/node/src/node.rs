@@ -27,7 +27,7 @@ use crate::{
 /// A running node. Cheap to clone; when the last clone is dropped, the node is shut down.
 #[derive(Clone)]
 pub struct Node {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What handles need of a node, also after it has stopped: nothing of its store.
@@ -85,7 +85,7 @@ impl Node {
         self.submit(Request::Query(query.into(), consistency)).await
     }
 
-    async fn submit(&self, request: Request) -> Result<Reply, RequestError> {
+    pub(crate) async fn submit(&self, request: Request) -> Result<Reply, RequestError> {
         let id = RequestId(self.shared.next_request.fetch_add(1, Ordering::Relaxed));
         requests::submit(&self.shared.inbox, id, request).await
     }

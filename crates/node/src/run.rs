@@ -15,7 +15,7 @@ use crate::{
     NodeEvent, StopReason,
     directory::Directory,
     effects::Storage,
-    inbox::{Inbox, Item, Life, Request, Waiter},
+    inbox::{Inbox, Item, Life, Order, Request, Waiter},
     workers::{ReadRange, SnapshotWork},
 };
 
@@ -132,6 +132,8 @@ impl Loop {
                 match what {
                     Request::Propose(command) => Input::Propose { request, command },
                     Request::Query(query, consistency) => Input::Query { request, query, consistency },
+                    Request::Change(change) => Input::ChangeMembership { request, change },
+                    Request::Snapshot => Input::TakeSnapshot { request },
                 }
             }
             Item::Cancel(request) => {
@@ -141,6 +143,8 @@ impl Loop {
                 }
                 Input::Cancel { request }
             }
+            Item::Order(Order::Transfer(to)) => Input::Transfer { to },
+            Item::Order(Order::Weaken(duration)) => Input::Weaken { duration },
             Item::Message(message) => Input::Message(message),
             Item::Done(completion) => {
                 self.done(now, completion);

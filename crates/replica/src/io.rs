@@ -1,9 +1,11 @@
 //! What goes into a replica and what comes out of it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use coracle_core::{
-    Event, Fatal, Index, InstallSnapshot, LogRead, Message, NodeId, Persist, RejectReason, Run, SnapshotMeta, Term,
-    Ticket, Time,
+    Event, Fatal, Index, InstallSnapshot, LogRead, MembershipChange, Message, NodeId, Persist, RejectReason, Run,
+    SnapshotMeta, Term, Ticket, Time,
 };
 use coracle_storage::Applied;
 
@@ -16,6 +18,13 @@ pub struct RequestId(pub u64);
 pub enum Consistency {
     /// It sees every write that was acknowledged before it was asked.
     Linearizable,
+    /// It sees every write that was acknowledged before it was asked, as long as clocks drift apart by no more than the configured bound and no machine is suspended: a leader answers from its lease, without asking anybody (C13). Without a lease it is as `Linearizable`.
+    Lease,
+    /// It sees every write that was acknowledged longer ago than this. Where the replica cannot tell, it asks the leader.
+    Bounded {
+        /// The largest age of what is seen.
+        max_age: Duration,
+    },
     /// It sees what this replica has applied.
     Stale,
 }
@@ -44,6 +53,23 @@ pub enum Input {
     /// A client gave up: its request needs no reply any more, and gets none.
     Cancel {
         /// Which.
+        request: RequestId,
+    },
+    /// Change who is in the group (C16); rejected with a hint where another node leads. Replied to when the intent is committed: the leader carries it out, and says so by events.
+    ChangeMembership {
+        /// The driver's name for it.
+        request: RequestId,
+        /// What is to change.
+        change: MembershipChange,
+    },
+    /// Prefer for so long that others lead (C15).
+    Weaken {
+        /// For how long; zero ends it.
+        duration: Duration,
+    },
+    /// Take a snapshot now, and cut the log below what of it is durable. Replied to with the index that it covers.
+    TakeSnapshot {
+        /// The driver's name for it.
         request: RequestId,
     },
     /// Hand leadership over, to a voter of choice or to the one that is furthest; commands wait meanwhile (C14).

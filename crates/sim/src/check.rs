@@ -44,6 +44,18 @@ impl Ghost {
         self.leaders.len()
     }
 
+    /// In how many terms votes went to more than one, and nobody led.
+    pub(crate) fn split_votes(&self) -> usize {
+        let mut split = BTreeSet::new();
+        for ((term, _), vote) in &self.votes {
+            let others = self.votes.range((*term, 0)..=(*term, usize::MAX));
+            if !self.leaders.contains_key(term) && others.into_iter().any(|(_, other)| other != vote) {
+                split.insert(*term);
+            }
+        }
+        split.len()
+    }
+
     /// The last committed index.
     pub(crate) fn committed(&self) -> Index {
         Index(self.committed.len() as u64)
@@ -241,6 +253,14 @@ pub(crate) fn asserts(node: usize, message: &Message, durable: &LogState) -> Che
     }
     let disk = format!("its disk holds {} and {hard_state:?}", durable.last());
     fail(AckDurability, format!("n{node} says {message:?}, {disk}"))
+}
+
+/// C8: the state is replaced by what covers `index` when the log on the disk begins there, or reaches it.
+pub(crate) fn installs(node: usize, index: Index, durable: &LogState) -> Checked {
+    if durable.last() >= index {
+        return Ok(());
+    }
+    fail(Ordering, format!("n{node} installs the snapshot at {index}, its disk holds {}", durable.last()))
 }
 
 fn differs(a: Option<Term>, b: Option<Term>) -> bool {

@@ -1,11 +1,11 @@
 //! Deliberate bugs inside the core are caught: those that a few seeds show. `cargo xtask sim --bugs` shows all.
 
-use coracle_sim::{Bug, Failure, Invariant, Options, run_seed};
+use coracle_sim::{Bug, Failure, FaultMix, Invariant, Options, run_seed};
 
 /// The first failure with the bug called `name`, which has to come within `seeds`.
 fn caught(name: &str, seeds: u64) -> Box<Failure> {
     let Some(known) = Bug::all().find(|known| known.name == name) else { panic!("{name} is no bug") };
-    let options = Options { bug: Some(known.bug), nodes: known.nodes, ..Options::default() };
+    let options = Options { bug: Some(known.bug), nodes: known.nodes, faults: FaultMix::Swarm, ..Options::default() };
     let failure = (1..=seeds).find_map(|seed| run_seed(seed, &options).err());
     failure.unwrap_or_else(|| panic!("{name} is not caught within {seeds} seeds"))
 }

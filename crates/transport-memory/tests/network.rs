@@ -76,7 +76,7 @@ impl Process {
     }
 
     fn send_in(&self, group: GroupId, to: u64) -> Sent {
-        let body = Body::HeartbeatResponse { round: 1 };
+        let body = Body::HeartbeatResponse { round: 1, promise: 0 };
         let message = Message { from: self.host.node, to: NodeId(to), term: Term(1), body };
         self.transport.send(Frame { group, message })
     }

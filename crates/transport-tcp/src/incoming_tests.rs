@@ -47,7 +47,7 @@ fn hello(node: u64) -> Hello {
 }
 
 fn frame(from: u64, to: u64, term: u64) -> Frame {
-    let body = Body::HeartbeatResponse { round: 1 };
+    let body = Body::HeartbeatResponse { round: 1, promise: 0 };
     Frame { group: GroupId(1), message: Message { from: NodeId(from), to: NodeId(to), term: Term(term), body } }
 }
 

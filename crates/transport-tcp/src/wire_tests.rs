@@ -59,7 +59,7 @@ fn golden() -> Vec<(Body, &'static str)> {
             "81b5417070656e64456e7472696573526573706f6e73659281a852656a656374656493050402c3",
         ),
         (Body::Heartbeat { round: 8, leader_commit: index }, "81a9486561727462656174920805"),
-        (Body::HeartbeatResponse { round: 8 }, "81b1486561727462656174526573706f6e73659108"),
+        (Body::HeartbeatResponse { round: 8, promise: 300 }, "81b1486561727462656174526573706f6e73659208cd012c"),
         (Body::ReadIndex { nonce, sequence }, "81a952656164496e64657892cd012c04"),
         (
             Body::ReadIndexResponse { nonce, sequence, index: Some(index) },
@@ -243,7 +243,7 @@ fn a_frame_beyond_the_limit_leaves_the_others_alone() {
 
 #[test]
 fn what_follows_a_value_is_refused() {
-    let bytes = encoded(&frame(Body::HeartbeatResponse { round: 1 }));
+    let bytes = encoded(&frame(Body::HeartbeatResponse { round: 1, promise: 0 }));
     for trailing in [0x00, 0x91, 0xc0, 0xc4, 0xff] {
         let longer = [&bytes[LENGTH_LEN + 1..], &[trailing]].concat();
         assert!(matches!(decode_frame(&longer), Err(WireError::Malformed(_))), "{trailing:02x}");

@@ -133,7 +133,11 @@ async fn a_full_queue_says_so_and_is_shared_by_the_groups_of_a_process() {
     a.transport.set_peer(peer);
     let sent = [1, 2, 3, 4].map(|round| a.send(9, round));
     assert_eq!(sent, [Sent::Queued, Sent::Queued, Sent::Queued, Sent::Full]);
-    assert_eq!(a.send_body(GroupId(2), 9, Body::HeartbeatResponse { round: 1 }), Sent::Full, "one process, one queue");
+    assert_eq!(
+        a.send_body(GroupId(2), 9, Body::HeartbeatResponse { round: 1, promise: 0 }),
+        Sent::Full,
+        "one process, one queue"
+    );
     let _first = listener.accept().await.unwrap();
     assert_eq!(a.transport.stats(GROUP, NodeId(9)).frames_dropped, 1);
 }
@@ -156,7 +160,7 @@ async fn groups_share_a_connection_and_come_later() {
     let (id, incarnation) = (NodeId(2), Incarnation(2));
     a.transport.set_peer(Peer { group: later, id, incarnation, addresses: vec![b.address.clone()] });
     eventually("the other side does not host it", || {
-        a.send_body(later, 2, Body::HeartbeatResponse { round: 1 });
+        a.send_body(later, 2, Body::HeartbeatResponse { round: 1, promise: 0 });
         a.host.lost.lock().unwrap().contains(&(later, id))
     })
     .await;

@@ -301,7 +301,7 @@ mod tests {
     }
 
     fn frame(group: u64, term: u64) -> Frame {
-        Frame { group: GroupId(group), message: message(term, Body::HeartbeatResponse { round: 1 }) }
+        Frame { group: GroupId(group), message: message(term, Body::HeartbeatResponse { round: 1, promise: 0 }) }
     }
 
     #[test]
@@ -386,7 +386,7 @@ mod tests {
             let message = message(5, body);
             assert!(check_message(&message).is_err(), "{message:?}");
         }
-        assert!(check_message(&message(u64::MAX, Body::HeartbeatResponse { round: 1 })).is_err());
+        assert!(check_message(&message(u64::MAX, Body::HeartbeatResponse { round: 1, promise: 0 })).is_err());
         assert_eq!(check_message(&message(5, append(4, run(5, Entry::noop())))), Ok(()));
     }
 }

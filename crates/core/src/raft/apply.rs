@@ -2,7 +2,7 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use super::Raft;
+use super::{Raft, RoleState};
 use crate::{Bug, Event, Fatal, Index, LogRead, Output, Run};
 
 /// How far the state machine is.
@@ -108,6 +108,14 @@ impl Raft {
         {
             a.outstanding_bytes -= bytes;
             a.outstanding.pop_front();
+        }
+        if let RoleState::Leader(leader) = &mut self.role {
+            while let Some((last, bytes)) = leader.unapplied.front()
+                && *last <= a.applied
+            {
+                leader.unapplied_bytes -= bytes;
+                leader.unapplied.pop_front();
+            }
         }
         self.evict();
     }

@@ -5,19 +5,60 @@
 use alloc::vec::Vec;
 
 use super::{Raft, RoleState, proposals::Waiting};
-use crate::{Bug, Entry, EntryKind, Index, MemberRole, Membership, NodeRecord, ProposalId, RejectReason, Run};
+use crate::{
+    Bug, Entry, EntryKind, Event, Index, MemberRole, Membership, MembershipChange, NodeId, NodeRecord, ProposalId,
+    RejectReason, Run, Time,
+};
 
 /// The most bytes of a membership: it goes to every peer, past all other limits.
 const BYTES_MAX: usize = 256 << 10;
+/// In how many rounds learners have to catch up (thesis §4.2.1).
+const ROUNDS_MAX: u32 = 10;
 
-impl Membership {
-    /// What states the intent to become `target`.
-    fn intent(&self, target: Vec<NodeRecord>) -> Result<Membership, &'static str> {
-        let wished = target.len();
-        let mut next = Membership::new(self.cluster, target);
-        if next.nodes.len() != wished {
+/// How the learners that are to be promoted catch up: in a round they replicate what the log held when it began (thesis §4.2.1).
+#[derive(Clone, Debug)]
+pub(super) struct Promotion {
+    /// The entry that states the intent.
+    intent: Index,
+    /// How many rounds took too long.
+    slow_rounds: u32,
+    /// What has to be replicated in this round.
+    target: Index,
+    began: Time,
+}
+
+/// What a change of voters can do next.
+enum Step {
+    Wait,
+    Join,
+    CallOff,
+}
+
+impl MembershipChange {
+    /// Everybody who is to be in a group that has, or is on its way to, `membership`.
+    fn target(self, membership: &Membership) -> Result<Vec<NodeRecord>, &'static str> {
+        let mut target = membership.clone().left();
+        for node in target.nodes.iter_mut().filter(|node| node.role == MemberRole::Promotable) {
+            node.role = MemberRole::Voter;
+        }
+        let mut ids: Vec<NodeId> = self.set.iter().map(|node| node.id).chain(self.remove.iter().copied()).collect();
+        ids.sort_unstable();
+        if ids.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err("a node is named twice");
         }
+        if self.remove.iter().any(|id| membership.node(*id).is_none()) {
+            return Err("a node that is to go is no member");
+        }
+        target.nodes.retain(|node| ids.binary_search(&node.id).is_err());
+        target.nodes.extend(self.set);
+        Ok(target.nodes)
+    }
+}
+
+impl Membership {
+    /// What states the intent to make `change`.
+    fn intent(&self, change: MembershipChange) -> Result<Membership, &'static str> {
+        let mut next = Membership::new(self.cluster, change.target(self)?);
         if !next.nodes.iter().all(|node| matches!(node.role, MemberRole::Voter | MemberRole::Learner)) {
             return Err("a node is to be a voter or a learner");
         }
@@ -64,19 +105,30 @@ impl Membership {
     }
 
     /// What is left when the joint configuration ends.
-    fn left(&self) -> Membership {
-        let mut next = self.clone();
-        next.outgoing.clear();
-        next.nodes.retain(|node| node.role != MemberRole::Retiring);
-        for node in next.nodes.iter_mut().filter(|node| node.role == MemberRole::Demoting) {
+    fn left(mut self) -> Membership {
+        self.outgoing.clear();
+        self.nodes.retain(|node| node.role != MemberRole::Retiring);
+        for node in self.nodes.iter_mut().filter(|node| node.role == MemberRole::Demoting) {
             node.role = MemberRole::Learner;
         }
-        next
+        self
+    }
+
+    /// The intent taken back: everybody stays what it was.
+    fn called_off(mut self) -> Membership {
+        for node in &mut self.nodes {
+            node.role = match node.role {
+                MemberRole::Promotable => MemberRole::Learner,
+                MemberRole::Retiring | MemberRole::Demoting => MemberRole::Voter,
+                role => role,
+            };
+        }
+        self
     }
 }
 
 impl Raft {
-    pub(super) fn on_change_membership(&mut self, id: ProposalId, nodes: Vec<NodeRecord>) {
+    pub(super) fn on_change_membership(&mut self, id: ProposalId, change: MembershipChange) {
         let RoleState::Leader(leader) = &self.role else {
             let leader = self.leader();
             return self.reject_proposals(id, 1, RejectReason::NotLeader { leader });
@@ -87,7 +139,7 @@ impl Raft {
         if must_wait && !self.config.has_bug(Bug::TwoChangesAtOnce) {
             return self.reject_proposals(id, 1, RejectReason::ChangeInProgress);
         }
-        match membership.intent(nodes) {
+        match membership.intent(change) {
             Ok(next) => self.append_membership(&next, Some(id)),
             Err(why) => self.reject_proposals(id, 1, RejectReason::Membership { why }),
         }
@@ -116,14 +168,21 @@ impl Raft {
             return;
         }
         if membership.is_joint() {
-            let next = membership.left();
+            let next = membership.clone().left();
             self.append_membership(&next, None);
         } else if !membership.is_voter(self.config.id) {
             self.hand_over_removed();
         } else if membership.is_changing() {
-            let next = membership.joint();
-            if self.can_carry(&next) {
-                self.append_membership(&next, None);
+            let joint = membership.joint();
+            let called_off = membership.clone().called_off();
+            match self.next_step_of_change(index, &joint) {
+                Step::Wait => {}
+                Step::Join => self.append_membership(&joint, None),
+                Step::CallOff => {
+                    self.append_membership(&called_off, None);
+                    let index = self.log.last_index();
+                    self.outputs.events.push(Event::ChangeCalledOff { index });
+                }
             }
         }
     }
@@ -136,8 +195,42 @@ impl Raft {
         }
     }
 
-    /// Whether everybody who is to be promoted keeps up, and a majority of the new voters is alive and keeps up.
-    fn can_carry(&self, joint: &Membership) -> bool {
+    /// Joint consensus begins when everybody who is to be promoted has caught up, and a majority of the new voters is alive and keeps up.
+    /// The change is called off when a learner is not heard of for long, or does not catch up in so many rounds.
+    fn next_step_of_change(&mut self, intent: Index, joint: &Membership) -> Step {
+        let now = self.now;
+        let last_index = self.log.last_index();
+        let RoleState::Leader(leader) = &mut self.role else { return Step::Wait };
+        let is_new = |id: &NodeId| !joint.outgoing.contains(id);
+        let peer_of = |id: NodeId| leader.peers.iter().find(|peer| peer.id == id);
+        let silence = joint.voters().filter(is_new).filter_map(peer_of).map(|peer| now.since(peer.contact)).max();
+        let replicated = joint.voters().filter(is_new).filter_map(peer_of).map(|peer| peer.match_index).min();
+        if silence.is_some_and(|silence| silence >= self.config.promotion_timeout) {
+            return Step::CallOff;
+        }
+        if let Some(replicated) = replicated {
+            let begin = |slow_rounds| Promotion { intent, slow_rounds, target: last_index, began: now };
+            let promotion = match leader.promotion.take().filter(|promotion| promotion.intent == intent) {
+                None => leader.promotion.insert(begin(0)),
+                Some(promotion) => leader.promotion.insert(promotion),
+            };
+            if replicated < promotion.target {
+                return Step::Wait;
+            }
+            let is_slow = now.since(promotion.began) >= self.config.election_timeout_min;
+            *promotion = begin(promotion.slow_rounds + u32::from(is_slow));
+            if promotion.slow_rounds >= ROUNDS_MAX {
+                return Step::CallOff;
+            }
+            if is_slow || replicated == Index::ZERO {
+                return Step::Wait;
+            }
+        }
+        if self.is_majority_alive(joint) { Step::Join } else { Step::Wait }
+    }
+
+    /// Whether a majority of the new voters answers and keeps up.
+    fn is_majority_alive(&self, joint: &Membership) -> bool {
         let RoleState::Leader(leader) = &self.role else { return false };
         let keeps_up = |id| match leader.peer_ref(id) {
             Some(peer) => {
@@ -146,8 +239,6 @@ impl Raft {
             }
             None => id == self.config.id,
         };
-        let voters = joint.voters().count();
-        let is_new = |id: &crate::NodeId| !joint.outgoing.contains(id);
-        joint.voters().filter(is_new).all(keeps_up) && 2 * joint.voters().filter(|id| keeps_up(*id)).count() > voters
+        2 * joint.voters().filter(|id| keeps_up(*id)).count() > joint.voters().count()
     }
 }

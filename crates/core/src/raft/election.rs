@@ -37,7 +37,9 @@ impl Campaign {
 impl Raft {
     pub(super) fn reset_election_timer(&mut self) {
         let timeout = self.rng.duration(self.config.election_timeout_min, self.config.election_timeout_max);
-        self.election_deadline = self.now.plus(timeout);
+        // A weakened node lets the others go first; should nobody be elected, it campaigns all the same.
+        let courtesy = self.weakened_until.since(self.now).min(self.config.election_timeout_max * 3);
+        self.election_deadline = self.now.plus(timeout).plus(courtesy);
     }
 
     pub(super) fn on_election_timeout(&mut self) {
@@ -83,8 +85,10 @@ impl Raft {
 
     /// Answers without changing or persisting anything.
     pub(super) fn on_pre_vote(&mut self, from: NodeId, next_term: Term, last_log_index: Index, last_log_term: Term) {
-        let granted =
-            next_term > self.term && !self.is_sticky_against(from) && self.is_up_to_date(last_log_index, last_log_term);
+        let granted = next_term > self.term
+            && !self.is_sticky_against(from)
+            && !self.has_promised_against(from)
+            && self.is_up_to_date(last_log_index, last_log_term);
         let body = Body::PreVoteResponse { next_term, granted };
         if granted {
             self.send_at_once(from, body);
@@ -120,10 +124,17 @@ impl Raft {
         self.reset_election_timer();
     }
 
-    pub(super) fn on_request_vote(&mut self, from: NodeId, last_log_index: Index, last_log_term: Term) {
+    pub(super) fn on_request_vote(
+        &mut self,
+        from: NodeId,
+        last_log_index: Index,
+        last_log_term: Term,
+        is_transfer: bool,
+    ) {
         let is_free = match self.voted_for {
             Some(voted_for) => voted_for == from,
-            None => self.leader().is_none(),
+            // A leader that asks for the campaign has no lease any more.
+            None => self.leader().is_none() && (is_transfer || !self.has_promised_against(from)),
         };
         let granted = is_free && self.is_up_to_date(last_log_index, last_log_term);
         if granted {

@@ -171,7 +171,8 @@ impl Raft {
         self.following.verified = self.following.verified.max(leader_commit);
         self.learn_commit(leader_commit);
         if round > 0 {
-            self.send(from, Body::HeartbeatResponse { round });
+            let promise = self.promise(from);
+            self.send(from, Body::HeartbeatResponse { round, promise });
             if self.needs_snapshot() {
                 self.want_ack();
             }

@@ -3,7 +3,15 @@
 use alloc::{collections::VecDeque, vec::Vec};
 use core::time::Duration;
 
-use super::{Progress, Raft, RoleState, proposals::Waiting, reads::LeaderReads, replication::Peer, transfer::Transfer};
+use super::{
+    Progress, Raft, RoleState,
+    change::Promotion,
+    lease::Lease,
+    proposals::Waiting,
+    reads::LeaderReads,
+    replication::{Peer, Standing},
+    transfer::Transfer,
+};
 use crate::{Body, Bug, Entry, Index, NodeId, Outcome, Output, RejectReason, Run, Time};
 
 /// What a leader keeps for its term.
@@ -17,7 +25,14 @@ pub(super) struct Leader {
     pub(super) waiting: VecDeque<Waiting>,
     /// The bytes of `waiting`.
     pub(super) uncommitted_bytes: usize,
+    /// Proposals that are committed and not applied here: the last index and the bytes of each portion.
+    pub(super) unapplied: VecDeque<(Index, usize)>,
+    /// The bytes of `unapplied`.
+    pub(super) unapplied_bytes: usize,
     pub(super) reads: LeaderReads,
+    pub(super) lease: Lease,
+    /// How learners catch up that are to be promoted.
+    pub(super) promotion: Option<Promotion>,
     /// The number of the last round of heartbeats.
     pub(super) round: u64,
     pub(super) heartbeat_deadline: Time,
@@ -59,7 +74,11 @@ impl Raft {
             term_start,
             waiting: VecDeque::new(),
             uncommitted_bytes: 0,
+            unapplied: VecDeque::new(),
+            unapplied_bytes: 0,
             reads: LeaderReads::default(),
+            lease: Lease::default(),
+            promotion: None,
             round: 0,
             heartbeat_deadline: self.now.plus(self.config.heartbeat_interval),
             commit_at_heartbeat: self.commit_index,
@@ -68,6 +87,7 @@ impl Raft {
         });
         self.following.leader = None;
         self.update_peers();
+        self.serve_removed();
         if self.config.has_bug(Bug::NoNoop) {
             return;
         }
@@ -87,18 +107,51 @@ impl Raft {
             let at = known.iter().position(|peer| peer.id == node.id && peer.incarnation == node.incarnation);
             let mut peer = at
                 .map_or_else(|| Peer::new(node.id, node.incarnation, next_index, self.now), |at| known.swap_remove(at));
-            peer.removed_at = None;
+            peer.standing = Standing::Member;
             leader.peers.push(peer);
         }
         // Who is removed is served, uncounted, until it knows (C16).
         for mut peer in known {
             if membership.node(peer.id).is_none() {
-                peer.removed_at.get_or_insert(self.now);
+                if peer.standing == Standing::Member {
+                    peer.standing = Standing::Removed { committed_at: None };
+                }
                 leader.peers.push(peer);
             } else if peer.is_installing() {
                 // An earlier life of a member.
                 self.outputs.results.push(Output::StopSnapshot { peer: peer.id });
             }
+        }
+    }
+
+    /// Whom a membership leaves out that is not known to be committed, this leader serves as its predecessor did (C16).
+    fn serve_removed(&mut self) {
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        let next_index = self.log.last_index().next();
+        for node in self.log.nodes_since(self.commit_index).filter(|node| node.id != self.config.id) {
+            if leader.peers.iter().all(|peer| peer.id != node.id) {
+                let mut peer = Peer::new(node.id, node.incarnation, next_index, self.now);
+                peer.standing = Standing::Removed { committed_at: None };
+                leader.peers.push(peer);
+            }
+        }
+    }
+
+    /// Lets go of those whose removal has been committed for long enough that they have heard of it, or cannot be reached.
+    fn forget_removed(&mut self) {
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        let is_committed = self.log.membership().0 <= self.commit_index;
+        let (now, grace) = (self.now, self.config.election_timeout_max * 2);
+        let is_over = |peer: &mut Peer| match &mut peer.standing {
+            Standing::Removed { committed_at: Some(at) } => now.since(*at) >= grace,
+            Standing::Removed { committed_at } => {
+                *committed_at = is_committed.then_some(now);
+                false
+            }
+            Standing::Member => false,
+        };
+        for peer in leader.peers.extract_if(.., is_over).filter(Peer::is_installing) {
+            self.outputs.results.push(Output::StopSnapshot { peer: peer.id });
         }
     }
 
@@ -136,19 +189,11 @@ impl Raft {
         }
         leader.heartbeat_deadline = self.now.plus(self.config.heartbeat_interval);
         leader.commit_at_heartbeat = self.commit_index;
-        let (now, membership_index) = (self.now, self.log.membership().0);
-        let grace = self.config.election_timeout_max * 2;
-        let is_served = |peer: &mut Peer| {
-            peer.removed_at.is_none_or(|at| now.since(at) < grace && peer.commit_told() < membership_index)
-        };
-        let dropped: Vec<Peer> = leader.peers.extract_if(.., |peer| !is_served(peer)).collect();
-        for peer in dropped.iter().filter(|peer| peer.is_installing()) {
-            self.outputs.results.push(Output::StopSnapshot { peer: peer.id });
-        }
         let patience = self.config.heartbeat_interval * 2;
         for peer in &mut leader.peers {
             peer.retry_when_stalled(self.now, patience);
         }
+        self.forget_removed();
         self.send_round();
     }
 
@@ -174,6 +219,9 @@ impl Raft {
         let RoleState::Leader(leader) = &mut self.role else { return };
         leader.round += 1;
         let round = leader.round;
+        if !self.config.lease_duration.is_zero() {
+            leader.lease.record(round, self.now, self.config.heartbeat_interval, self.config.lease_duration);
+        }
         let mut messages = Vec::with_capacity(leader.peers.len());
         for peer in &mut leader.peers {
             let mut leader_commit = peer.commit_to_tell(self.commit_index);

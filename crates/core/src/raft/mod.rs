@@ -8,9 +8,10 @@
 //! | `leader.rs` | taking over, stepping down, the quorum, committing |
 //! | `replication.rs` | what goes to each peer and what comes back |
 //! | `change.rs` | changing the membership (Raft §6; thesis §4) |
-//! | `transfer.rs` | handing leadership over (thesis §3.10) |
+//! | `transfer.rs` | handing leadership over, and preferring not to have it (thesis §3.10) |
 //! | `proposals.rs` | proposals and their outcomes |
 //! | `reads.rs` | rounds of linearizable reads |
+//! | `lease.rs` | reads without a round |
 //! | `persist.rs` | tickets, what is durable, withheld messages |
 //! | `apply.rs` | what is handed to the state machine, and compaction |
 //! | `snapshot.rs` | snapshots that arrive |
@@ -21,6 +22,7 @@ mod change;
 mod election;
 mod follower;
 mod leader;
+mod lease;
 mod persist;
 mod proposals;
 mod reads;
@@ -35,7 +37,7 @@ use alloc::{collections::VecDeque, vec::Vec};
 pub use status::{Progress, Role, Status};
 
 use self::{
-    apply::Applying, election::Campaign, follower::Following, leader::Leader, persist::Persistence,
+    apply::Applying, election::Campaign, follower::Following, leader::Leader, lease::Promise, persist::Persistence,
     reads::FollowerReads, snapshot::Installing,
 };
 use crate::{
@@ -63,6 +65,12 @@ pub struct Raft {
     /// When this node campaigns unless it hears from a leader. A leader does not look at it.
     election_deadline: Time,
     following: Following,
+    /// What keeps this node from helping to elect others (C13).
+    promise: Promise,
+    /// Until when this node prefers that others lead.
+    weakened_until: Time,
+    /// The committed membership that was last reported.
+    reported_membership: Index,
     persistence: Persistence,
     applying: Applying,
     installing: Option<Installing>,
@@ -75,6 +83,7 @@ pub struct Raft {
 
 /// What a role needs.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it, and the largest is the one in use")]
 enum RoleState {
     Follower,
     PreCandidate(Campaign),
@@ -118,6 +127,8 @@ impl Raft {
         } else {
             now.plus(rng.duration(config.election_timeout_min, config.election_timeout_max))
         };
+        // Nobody knows any more what was promised before (C13); a node that decides alone promised it to itself.
+        let promised_until = if quorum.is_sole(config.id) { now } else { now.plus(config.lease_duration) };
         let commit_index = hard_state.commit_index.max(log.base().index).max(recovered.applied);
         Ok(Raft {
             rng,
@@ -126,6 +137,9 @@ impl Raft {
             voted_for: hard_state.voted_for,
             commit_index,
             quorum,
+            promise: Promise::after_start(promised_until),
+            weakened_until: Time::ZERO,
+            reported_membership: log.membership_at(commit_index).0,
             role: RoleState::Follower,
             election_deadline,
             following: Following::new(commit_index),
@@ -151,13 +165,14 @@ impl Raft {
         match input {
             Input::Message(message) => self.on_message(message),
             Input::Propose { first, commands } => self.on_propose(first, commands),
-            Input::Read { first, count } => self.on_read(first, count),
+            Input::Read { first, count, is_lease } => self.on_read(first, count, is_lease),
             Input::Persisted { ticket } => self.on_persisted(ticket),
             Input::PersistFailed => self.stop(Fatal::PersistFailed),
             Input::EntriesRead { request, result } => self.on_entries_read(request, result),
             Input::Applied { applied, flushed } => self.on_applied(applied, flushed),
             Input::Compact { up_to } => self.on_compact(up_to),
-            Input::ChangeMembership { id, nodes } => self.on_change_membership(id, nodes),
+            Input::ChangeMembership { id, change } => self.on_change_membership(id, change),
+            Input::Weaken { duration } => self.on_weaken(duration),
             Input::Transfer { to } => self.on_transfer(to),
             Input::SnapshotSendFailed { peer } => self.on_snapshot_send_failed(peer),
             Input::SnapshotSending { peer, index } => self.on_snapshot_sending(peer, index),
@@ -179,7 +194,7 @@ impl Raft {
                 self.reject_proposals(first, commands.len() as u32, reason);
             }
             Input::ChangeMembership { id, .. } => self.reject_proposals(id, 1, reason),
-            Input::Read { first, count } => self.outputs.results.push(Output::ReadFailed { first, count, reason }),
+            Input::Read { first, count, .. } => self.outputs.results.push(Output::ReadFailed { first, count, reason }),
             _ => {}
         }
     }
@@ -208,9 +223,10 @@ impl Raft {
             Body::PreVoteResponse { next_term, granted } if message.term <= self.term => {
                 return self.on_pre_vote_response(message.from, *next_term, *granted);
             }
-            // A vote is not asked of somebody who hears a leader; such a request changes nothing, not even the term (thesis §4.2.3).
+            // A vote is not asked of somebody who hears a leader, or promised one something; such a request changes nothing, not even the term (thesis §4.2.3).
             Body::RequestVote { is_transfer: false, .. }
-                if message.term > self.term && self.is_sticky_against(message.from) =>
+                if message.term > self.term
+                    && (self.is_sticky_against(message.from) || self.has_promised_against(message.from)) =>
             {
                 return;
             }
@@ -239,8 +255,8 @@ impl Raft {
         match body {
             // These were handled before terms were compared.
             Body::PreVote { .. } | Body::PreVoteResponse { .. } => {}
-            Body::RequestVote { last_log_index, last_log_term, .. } => {
-                self.on_request_vote(from, last_log_index, last_log_term);
+            Body::RequestVote { last_log_index, last_log_term, is_transfer } => {
+                self.on_request_vote(from, last_log_index, last_log_term, is_transfer);
             }
             Body::RequestVoteResponse { granted } => self.on_request_vote_response(from, granted),
             Body::AppendEntries { prev_log_index, prev_log_term, leader_commit, entries } => {
@@ -256,7 +272,7 @@ impl Raft {
                     self.on_heartbeat(from, round, leader_commit);
                 }
             }
-            Body::HeartbeatResponse { round } => self.on_heartbeat_response(from, round),
+            Body::HeartbeatResponse { round, promise } => self.on_heartbeat_response(from, round, promise),
             Body::ReadIndex { nonce, sequence } => self.on_read_index(from, nonce, sequence),
             Body::ReadIndexResponse { nonce, sequence, index } => {
                 self.on_read_index_response(from, nonce, sequence, index);
@@ -278,7 +294,7 @@ impl Raft {
         let body = match message.body {
             Body::RequestVote { .. } => Body::RequestVoteResponse { granted: false },
             Body::AppendEntries { .. } | Body::Heartbeat { .. } | Body::InstallSnapshot(_) => {
-                Body::HeartbeatResponse { round: 0 }
+                Body::HeartbeatResponse { round: 0, promise: 0 }
             }
             _ => return,
         };

@@ -38,6 +38,10 @@ impl Raft {
         }
         let entries: Arc<[Entry]> = commands.into_iter().map(Entry::command).collect();
         let bytes: usize = entries.iter().map(Entry::size).sum();
+        if leader.unapplied_bytes >= self.config.unapplied_bytes_max {
+            // The state machine is behind: what is proposed now would only make it later.
+            return self.reject_proposals(first, count, RejectReason::Busy);
+        }
         if leader.uncommitted_bytes > 0 && leader.uncommitted_bytes + bytes > self.config.uncommitted_bytes_max {
             return self.reject_proposals(first, count, RejectReason::Busy);
         }
@@ -63,6 +67,8 @@ impl Raft {
             let bytes = waiting.bytes / waiting.count as usize * count as usize;
             let bytes = if count == waiting.count { waiting.bytes } else { bytes };
             leader.uncommitted_bytes -= bytes;
+            leader.unapplied_bytes += bytes;
+            leader.unapplied.push_back((waiting.first_index.plus(u64::from(count) - 1), bytes));
             waiting.bytes -= bytes;
             waiting.first.0 += u64::from(count);
             waiting.first_index = waiting.first_index.plus(u64::from(count));

@@ -72,9 +72,13 @@ struct Asked {
 }
 
 impl Raft {
-    pub(super) fn on_read(&mut self, first: ReadId, count: u32) {
+    pub(super) fn on_read(&mut self, first: ReadId, count: u32, is_lease: bool) {
         if count == 0 {
             return;
+        }
+        if is_lease && self.has_lease() {
+            let index = self.commit_index;
+            return self.outputs.results.push(Output::ReadReady { first, count, index });
         }
         let reads_max = self.config.reads_max;
         let hint = self.leader();

@@ -26,10 +26,22 @@ pub(super) struct Peer {
     pub(super) echoed: u64,
     /// The commit index that it was last told.
     commit_told: Index,
-    /// Since when it is not in the membership any more.
-    pub(super) removed_at: Option<Time>,
+    /// Until when it helps to elect nobody else, by this node's clock (C13).
+    pub(super) promised_until: Time,
+    pub(super) standing: Standing,
     /// The question to the log whose answer is for this peer.
     log_request: Option<u64>,
+}
+
+/// Whether a peer is in the effective membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Member,
+    /// It is served, uncounted, until it can know (C16).
+    Removed {
+        /// When the membership without it was seen to be committed.
+        committed_at: Option<Time>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,14 +80,10 @@ impl Peer {
             contact: now,
             echoed: 0,
             commit_told: Index::ZERO,
-            removed_at: None,
+            promised_until: Time::ZERO,
+            standing: Standing::Member,
             log_request: None,
         }
-    }
-
-    /// The commit index that it was last told.
-    pub(super) fn commit_told(&self) -> Index {
-        self.commit_told
     }
 
     pub(super) fn is_installing(&self) -> bool {
@@ -345,7 +353,7 @@ impl Raft {
         peer.next_index = agreement.next().min(prev_log_index).max(peer.match_index.next());
     }
 
-    pub(super) fn on_heartbeat_response(&mut self, from: NodeId, round: u64) {
+    pub(super) fn on_heartbeat_response(&mut self, from: NodeId, round: u64, promise: u64) {
         self.on_peer_contact(from);
         let RoleState::Leader(leader) = &mut self.role else { return };
         let newest = leader.round;
@@ -353,6 +361,7 @@ impl Raft {
         let round = if self.config.has_bug(Bug::StaleEcho) { newest } else { round };
         if round <= newest {
             peer.echoed = peer.echoed.max(round);
+            self.take_promise(from, round, promise);
         }
     }
 

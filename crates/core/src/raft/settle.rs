@@ -43,6 +43,7 @@ impl Raft {
             self.settle_install();
         }
         self.report_role();
+        self.report_membership();
         if !self.outputs.events.is_empty() {
             self.outputs.ready.extend(self.outputs.events.drain(..).map(Output::Event));
         }
@@ -55,6 +56,14 @@ impl Raft {
             self.outputs.reported = Some(current);
             let (role, term, leader) = current;
             self.outputs.events.push(Event::Role { role, term, leader });
+        }
+    }
+
+    fn report_membership(&mut self) {
+        let index = self.log.membership_at(self.commit_index).0;
+        if index > self.reported_membership {
+            self.reported_membership = index;
+            self.outputs.events.push(Event::MembershipCommitted { index });
         }
     }
 

@@ -1,4 +1,6 @@
-//! Handing leadership over (C14; thesis §3.10).
+//! Handing leadership over (C14; thesis §3.10), and preferring that others have it (C15).
+
+use core::time::Duration;
 
 use super::{Raft, RoleState, election::Campaign};
 use crate::{Body, Bug, Event, Index, MemberRole, NodeId, RejectReason, Time};
@@ -70,6 +72,7 @@ impl Raft {
             && !transfer.is_sent
         {
             transfer.is_sent = true;
+            leader.lease.make_void();
             self.send(to, Body::TimeoutNow);
         }
     }
@@ -88,11 +91,30 @@ impl Raft {
 
     /// Only the leader of the current term may ask for this (C14).
     pub(super) fn on_timeout_now(&mut self, from: NodeId) {
-        if self.following.leader == Some(from) && self.may_campaign() {
+        if self.following.leader == Some(from) && self.may_campaign() && !self.is_weakened() {
             self.become_candidate(Campaign::by_transfer());
             if self.config.has_bug(Bug::LeadWithoutElection) {
                 self.become_leader();
             }
         }
+    }
+
+    /// Prefers for a while that others lead (C15); a leader asks somebody else once.
+    pub(super) fn on_weaken(&mut self, duration: Duration) {
+        let now = self.now;
+        self.weakened_until = if duration.is_zero() { Time::ZERO } else { now.plus(duration) };
+        if self.is_leader() {
+            if self.is_weakened() {
+                self.on_transfer(None);
+            }
+        } else {
+            // A campaign that is under way goes on; the next one waits.
+            self.reset_election_timer();
+        }
+    }
+
+    /// Whether this node prefers that others lead.
+    pub fn is_weakened(&self) -> bool {
+        self.now < self.weakened_until
     }
 }

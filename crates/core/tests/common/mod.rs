@@ -11,9 +11,9 @@ use std::{
 
 use bytes::Bytes;
 use coracle_core::{
-    Base, Body, Config, EntryKind, Event, Fatal, HardState, Index, Input, LogRead, Membership, Message, NodeId,
-    NodeRecord, Outcome, Output, Persist, ProposalId, Raft, ReadId, Recovered, Role, Run, SnapshotMeta, Term, Ticket,
-    Time,
+    Base, Body, Config, EntryKind, Event, Fatal, HardState, Index, Input, LogRead, Membership, MembershipChange,
+    Message, NodeId, NodeRecord, Outcome, Output, Persist, ProposalId, Raft, ReadId, Recovered, Role, Run,
+    SnapshotMeta, Term, Ticket, Time,
 };
 
 /// What a node's disk holds.
@@ -423,17 +423,25 @@ impl Cluster {
         first
     }
 
+    /// Makes `nodes` everybody who is in the group.
     pub fn change_membership(&mut self, n: NodeId, nodes: Vec<NodeRecord>) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        self.handle(n, Input::ChangeMembership { id: ProposalId(id), nodes });
+        let members = self.raft(n).status().membership.nodes.into_iter().map(|node| node.id);
+        let remove = members.filter(|id| nodes.iter().all(|node| node.id != *id)).collect();
+        let change = MembershipChange { set: nodes, remove };
+        self.handle(n, Input::ChangeMembership { id: ProposalId(id), change });
         id
     }
 
     pub fn read(&mut self, n: NodeId) -> u64 {
+        self.read_by(n, false)
+    }
+
+    pub fn read_by(&mut self, n: NodeId, is_lease: bool) -> u64 {
         let first = self.next_id;
         self.next_id += 1;
-        self.handle(n, Input::Read { first: ReadId(first), count: 1 });
+        self.handle(n, Input::Read { first: ReadId(first), count: 1, is_lease });
         first
     }
 

@@ -162,7 +162,7 @@ fn c05_echoes_do_not_wait_for_entries() {
     hand(&mut cluster, 2, 2, append((2, 2), vec![run(3, 2, 1)]));
     cluster.network.clear();
     hand(&mut cluster, 2, 2, Body::Heartbeat { round: 7, leader_commit: Index(0) });
-    assert_eq!(cluster.between(id(1), id(2)), [&Body::HeartbeatResponse { round: 7 }]);
+    assert_eq!(cluster.between(id(1), id(2)), [&Body::HeartbeatResponse { round: 7, promise: 0 }]);
 }
 
 /// C6: the commit hint on disk never exceeds what the same write makes durable.
@@ -407,7 +407,7 @@ fn c05_what_is_withheld_is_bounded() {
     cluster.sync(id(1));
     let sent = cluster.between(id(1), id(2));
     assert!(sent.len() <= 1024, "{} messages waited", sent.len());
-    assert!(sent.contains(&&Body::HeartbeatResponse { round: 10_000 }));
+    assert!(sent.contains(&&Body::HeartbeatResponse { round: 10_000, promise: 0 }));
 }
 
 /// I14, C7: entries that wait to be applied do not stay in memory beyond the tail's limit: they are read again.

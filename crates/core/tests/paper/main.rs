@@ -7,6 +7,7 @@ mod common;
 
 mod contracts;
 mod elections;
+mod lease;
 mod membership;
 mod reads;
 mod replication;

@@ -25,7 +25,7 @@ fn h17_read_index_before_own_term_commit() {
     let mut cluster = fresh_leader();
     let read = cluster.read(id(1));
     for peer in [2, 3] {
-        let input = cluster.message(id(peer), id(1), 2, Body::HeartbeatResponse { round: 1 });
+        let input = cluster.message(id(peer), id(1), 2, Body::HeartbeatResponse { round: 1, promise: 0 });
         cluster.handle(id(1), input);
     }
     assert_eq!(cluster.node(id(1)).ready.get(&read), None);
@@ -47,10 +47,10 @@ fn h18_echoes_of_earlier_rounds_do_not_confirm() {
         _ => None,
     });
     let round = round.unwrap();
-    let late = cluster.message(other, leader, term, Body::HeartbeatResponse { round: round - 1 });
+    let late = cluster.message(other, leader, term, Body::HeartbeatResponse { round: round - 1, promise: 0 });
     cluster.handle(leader, late);
     assert_eq!(cluster.node(leader).ready.get(&read), None);
-    let echo = cluster.message(other, leader, term, Body::HeartbeatResponse { round });
+    let echo = cluster.message(other, leader, term, Body::HeartbeatResponse { round, promise: 0 });
     cluster.handle(leader, echo);
     assert!(cluster.node(leader).ready.contains_key(&read));
 }
@@ -62,7 +62,7 @@ fn a_round_from_the_future_does_not_confirm() {
     let leader = cluster.elect();
     let other = (1..=3).map(id).find(|n| *n != leader).unwrap();
     let term = cluster.raft(leader).term().0;
-    let forged = cluster.message(other, leader, term, Body::HeartbeatResponse { round: u64::MAX });
+    let forged = cluster.message(other, leader, term, Body::HeartbeatResponse { round: u64::MAX, promise: 0 });
     cluster.handle(leader, forged);
     cluster.network.clear();
     let read = cluster.read(leader);

@@ -3,7 +3,7 @@
 use coracle_core::{Bug, Index, Input as RaftInput, SnapshotMeta};
 use coracle_storage::Applied;
 
-use super::Replica;
+use super::{Replica, change::Wanted};
 use crate::{Effect, Start, StateEffect, log_size::LogSize};
 
 /// While a snapshot is on its way to a peer, the log may grow to so many times its limits before another one replaces it.
@@ -22,6 +22,8 @@ pub(super) struct Compaction {
     pub(super) newest: Option<SnapshotMeta>,
     /// Whether the state machine makes its state durable itself.
     is_durable: bool,
+    /// Who asked for a snapshot.
+    pub(super) wanted: Wanted,
     /// What is under way.
     doing: Doing,
     /// Something changed since the limits were last looked at.
@@ -45,6 +47,7 @@ impl Compaction {
             base_index: start.recovered.base.index,
             newest: start.snapshot.clone(),
             is_durable: start.is_durable,
+            wanted: Wanted::default(),
             doing: Doing::Nothing,
             is_due: true,
             tried: (Index::ZERO, 0),
@@ -81,6 +84,9 @@ impl Replica {
     pub(super) fn consider_compaction(&mut self) {
         if !self.compaction.is_due || self.compaction.doing != Doing::Nothing || self.is_behind_log() {
             return;
+        }
+        if !self.compaction.wanted.is_empty() {
+            return self.take_snapshot();
         }
         self.compaction.is_due = false;
         if !self.is_over_limits() || !self.has_grown() {
@@ -134,16 +140,23 @@ impl Replica {
             checksum: 0,
         };
         self.compaction.doing = Doing::TakingSnapshot;
+        self.compaction.wanted.begin();
         self.effects.late.push_back(Effect::State(StateEffect::TakeSnapshot { meta }));
     }
 
     pub(super) fn on_snapshot_taken(&mut self, meta: SnapshotMeta) {
         self.compaction.doing = Doing::Nothing;
+        let index = meta.last_included_index;
         self.compaction.stored(meta);
         self.note_applied(self.applying.applied);
         // Transfers first: what they need of the log is then kept.
         self.start_transfers();
-        self.compact();
+        if self.compaction.wanted.is_served() {
+            self.answer_wanted(index);
+            self.compact_as_wanted();
+        } else {
+            self.compact();
+        }
     }
 
     pub(super) fn on_flushed(&mut self, applied: Applied) {
@@ -152,11 +165,24 @@ impl Replica {
         self.compact();
     }
 
-    /// Cuts the log: below what the state machine has durably (C7), with some left for slow peers.
+    /// Cuts the log when it is over its limits: below what the state machine has durably (C7), with some left for slow peers.
     fn compact(&mut self) {
-        if !self.is_over_limits() {
-            return;
+        if self.is_over_limits() {
+            self.end_transfers_over_budget();
+            self.compact_as_wanted();
         }
+    }
+
+    /// Snapshots on their way hold the log; what they may hold is bounded (C7). Whoever is too slow for that begins again with a newer one.
+    fn end_transfers_over_budget(&mut self) {
+        let limit = self.options.log_bytes_max.saturating_mul(TRANSFER_FACTOR);
+        let bytes = self.compaction.log.bytes();
+        for peer in self.sending.over_budget(|size| bytes > limit.saturating_add(size)) {
+            self.fail_transfer(peer);
+        }
+    }
+
+    fn compact_as_wanted(&mut self) {
         let Applied { applied, flushed } = self.applying.applied;
         let flushed = if self.options.raft.has_bug(Bug::CompactUnflushed) { applied } else { flushed };
         let by_count = Index(flushed.0.saturating_sub(self.options.log_entries_kept));

@@ -8,11 +8,13 @@
 //! | `reads.rs` | queries |
 //! | `apply.rs` | what the state machine does, and the replies |
 //! | `compact.rs` | when the log is cut and snapshots are taken |
+//! | `change.rs` | what operators ask for |
 //! | `send.rs` | snapshots on their way to peers |
 //! | `receive.rs` | snapshots that arrive |
 //! | `time.rs` | deadlines |
 
 mod apply;
+mod change;
 mod compact;
 mod forward;
 mod proposals;
@@ -138,6 +140,9 @@ impl Replica {
             Input::Propose { request, command } => self.on_propose(request, command),
             Input::Query { request, query, consistency } => self.on_query(request, query, consistency),
             Input::Transfer { to } => self.tell_core(RaftInput::Transfer { to }),
+            Input::Weaken { duration } => self.tell_core(RaftInput::Weaken { duration }),
+            Input::ChangeMembership { request, change } => self.on_change_membership(request, change),
+            Input::TakeSnapshot { request } => self.on_want_snapshot(request),
             Input::Cancel { request } => self.clients.cancel(request),
             Input::Done(completion) => self.on_completion(completion),
             Input::Unreachable { peer } => {
@@ -182,7 +187,11 @@ impl Replica {
 
     /// A replica that has stopped answers its clients and does nothing else.
     fn handle_stopped(&mut self, input: Input) {
-        if let Input::Propose { request, .. } | Input::Query { request, .. } = input {
+        if let Input::Propose { request, .. }
+        | Input::Query { request, .. }
+        | Input::ChangeMembership { request, .. }
+        | Input::TakeSnapshot { request } = input
+        {
             self.refuse(request, RejectReason::Stopped);
         }
     }
@@ -342,6 +351,7 @@ impl Replica {
         self.stop_proposals();
         self.stop_forwards();
         self.stop_reads();
+        self.stop_wanted();
         // Peers hear nothing more from a replica that has stopped.
         self.answers = Answers::default();
         self.sending.clear();

@@ -41,6 +41,8 @@ pub(super) enum Origin {
     Client(RequestId),
     /// A peer that forwarded it.
     Peer(Foreign),
+    /// An operator who changes the membership.
+    Change(RequestId),
 }
 
 /// A command's outcome.
@@ -71,6 +73,15 @@ impl Default for Proposals {
             proposed: Slots::new(1),
             committed: VecDeque::new(),
         }
+    }
+}
+
+impl Proposals {
+    /// Names a change of membership for the core.
+    pub(super) fn push_change(&mut self, origin: Origin) -> u64 {
+        let id = self.proposed.next();
+        self.proposed.push(origin);
+        id
     }
 }
 
@@ -177,10 +188,13 @@ impl Replica {
     pub(super) fn on_done(&mut self, first: ProposalId, count: u32, outcome: Outcome) {
         for offset in 0..u64::from(count) {
             let Some(origin) = self.proposals.proposed.take(first.0.saturating_add(offset)) else { continue };
-            match outcome {
-                Outcome::Committed { first_index } => self.commit(first_index.plus(offset), origin),
-                Outcome::Rejected(reason) => self.end(origin, End::Rejected(reason)),
-                Outcome::Unknown => self.end(origin, End::Unknown),
+            match (outcome, origin) {
+                (Outcome::Committed { first_index }, Origin::Change(request)) => {
+                    self.change_committed(request, first_index.plus(offset));
+                }
+                (Outcome::Committed { first_index }, _) => self.commit(first_index.plus(offset), origin),
+                (Outcome::Rejected(reason), _) => self.end(origin, End::Rejected(reason)),
+                (Outcome::Unknown, _) => self.end(origin, End::Unknown),
             }
         }
     }
@@ -212,7 +226,7 @@ impl Replica {
 
     fn end(&mut self, origin: Origin, end: End) {
         match origin {
-            Origin::Client(request) => self.finish(
+            Origin::Client(request) | Origin::Change(request) => self.finish(
                 request,
                 match end {
                     End::Applied { index, reply } => Ok(Reply { data: reply, index }),

@@ -1,6 +1,9 @@
 //! Queries: linearizable ones wait until the core vouches for an index and the state machine has come that far.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use coracle_core::{Index, Input as RaftInput, ReadId, RejectReason, Time};
@@ -24,6 +27,8 @@ pub(super) struct Reads {
     ready: BTreeMap<Index, Vec<Query>>,
     /// With the state machine's worker, in order, and the index that the answer shows at least.
     answering: VecDeque<(RequestId, Index)>,
+    /// When the core was last asked with success, and the index that it vouched for: everything that was acknowledged before is at or below it.
+    fresh: Option<(Time, Index)>,
 }
 
 /// A linearizable query.
@@ -33,6 +38,10 @@ pub(super) struct Query {
     query: Bytes,
     /// How long it waits for a leader.
     pub(super) deadline: Time,
+    /// Whether a lease is enough.
+    is_lease: bool,
+    /// When the core was last asked.
+    asked_at: Time,
 }
 
 impl Default for Reads {
@@ -43,6 +52,7 @@ impl Default for Reads {
             asked: Slots::new(1),
             ready: BTreeMap::new(),
             answering: VecDeque::new(),
+            fresh: None,
         }
     }
 }
@@ -60,10 +70,10 @@ impl Replica {
             return;
         }
         match consistency {
-            Consistency::Linearizable => {
-                let deadline = self.now.plus(self.options.leader_wait);
-                self.reads.waiting.push_back(Query { request, query, deadline });
-            }
+            Consistency::Linearizable => self.wait_for_leader(request, query, false),
+            Consistency::Lease => self.wait_for_leader(request, query, true),
+            Consistency::Bounded { max_age } if self.is_fresh(max_age) => self.answer(request, query),
+            Consistency::Bounded { .. } => self.wait_for_leader(request, query, false),
             // A state behind the start of the log is no state of the past either: a snapshot is on its way (C7).
             Consistency::Stale if self.is_behind_log() => {
                 self.clients.release(query.len());
@@ -74,30 +84,48 @@ impl Replica {
         }
     }
 
-    /// Asks the core about everything that waits, as one question.
+    fn wait_for_leader(&mut self, request: RequestId, query: Bytes, is_lease: bool) {
+        let deadline = self.now.plus(self.options.leader_wait);
+        self.reads.waiting.push_back(Query { request, query, deadline, is_lease, asked_at: self.now });
+    }
+
+    /// Whether the state that a query meets now lacks nothing that was acknowledged longer ago than `max_age`: the age runs from when this replica asked.
+    fn is_fresh(&self, max_age: Duration) -> bool {
+        let is_recent = |(asked_at, index)| self.now.since(asked_at) <= max_age && index <= self.handed_index();
+        !self.is_behind_log() && self.reads.fresh.is_some_and(is_recent)
+    }
+
+    /// Asks the core about everything that waits: as one question, as long as all are of one kind.
     pub(super) fn hand_on_reads(&mut self) {
         if self.reads.waiting.is_empty() || self.reads.retry_at.is_some() || self.view.leader.is_none() {
             return;
         }
-        let first = ReadId(self.reads.asked.next());
-        let mut count = 0;
+        let mut first = ReadId(self.reads.asked.next());
+        let (mut count, mut is_lease) = (0, false);
         while let Some(query) = self.reads.waiting.pop_front() {
-            if self.clients.is_live(query.request) {
-                self.reads.asked.push(query);
-                count += 1;
-            } else {
+            if !self.clients.is_live(query.request) {
                 self.clients.release(query.query.len());
                 self.clients.finish(query.request);
+                continue;
             }
+            if count > 0 && query.is_lease != is_lease {
+                self.tell_core(RaftInput::Read { first, count, is_lease });
+                (first, count) = (ReadId(self.reads.asked.next()), 0);
+            }
+            is_lease = query.is_lease;
+            self.reads.asked.push(Query { asked_at: self.now, ..query });
+            count += 1;
         }
         if count > 0 {
-            self.tell_core(RaftInput::Read { first, count });
+            self.tell_core(RaftInput::Read { first, count, is_lease });
         }
     }
 
     pub(super) fn on_read_ready(&mut self, first: ReadId, count: u32, index: Index) {
         for offset in 0..u64::from(count) {
             if let Some(query) = self.reads.asked.take(first.0.saturating_add(offset)) {
+                let known = self.reads.fresh.get_or_insert((query.asked_at, index));
+                *known = (known.0.max(query.asked_at), known.1.max(index));
                 self.reads.ready.entry(index).or_default().push(query);
             }
         }

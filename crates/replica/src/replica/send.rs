@@ -94,6 +94,11 @@ impl Sending {
         })
     }
 
+    /// Those whose snapshots are of a size for which `is_over` holds.
+    pub(super) fn over_budget(&self, is_over: impl Fn(u64) -> bool) -> Vec<NodeId> {
+        self.active().filter(|(_, active)| is_over(active.meta.size)).map(|(peer, _)| peer).collect()
+    }
+
     /// The transfer of this very snapshot (C8).
     fn of(&mut self, peer: NodeId, content: u64) -> Option<&mut Active> {
         match self.transfers.get_mut(&peer) {

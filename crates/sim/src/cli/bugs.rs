@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use coracle_sim::{Bug, KnownBug, Options};
+use coracle_sim::{Bug, FaultMix, KnownBug, Options};
 
 use super::{
     Arguments,
@@ -25,6 +25,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 
 fn plan(arguments: &Arguments, seeds: u64, title: &str, options: Options) -> Plan {
     let title = format!("{title}: ");
+    let options = Options { faults: FaultMix::Swarm, ..options };
     Plan { from: arguments.from, seeds, until: None, jobs: arguments.jobs, options, title }
 }
 

@@ -5,7 +5,7 @@ mod many;
 
 use std::{process::ExitCode, time::Duration};
 
-use coracle_sim::{Bug, Nodes, Options, replay};
+use coracle_sim::{Bug, FaultMix, Nodes, Options, replay};
 
 /// Runs groups of replicas on virtual time, under faults drawn from seeds, and checks what they do.
 #[derive(Debug, clap::Parser)]
@@ -20,11 +20,14 @@ pub(crate) struct Arguments {
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     from: u64,
-    /// How many nodes a group has: a number, or "mixed" for 1, 3 or 5, drawn per seed.
+    /// How many nodes a group has: a number, or "mixed" for 1, 2, 3, 4, 5 or 7, drawn per seed.
     #[arg(long, default_value_t = Nodes::Mixed)]
     nodes: Nodes,
+    /// Which faults there are: "crashes", "swarm" for all kinds, or "mixed" for two seeds with crashes and one of the swarm.
+    #[arg(long, default_value_t = FaultMix::Mixed)]
+    faults: FaultMix,
     /// How many virtual seconds faults go on in each run.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 120)]
     seconds: u64,
     /// How many seeds run at the same time.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -36,7 +39,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     bug: Option<Bug>,
     /// Show that each known bug is caught, and that nothing is without one.
-    #[arg(long, conflicts_with_all = ["bug", "seed", "minutes", "nodes"])]
+    #[arg(long, conflicts_with_all = ["bug", "seed", "minutes", "nodes", "faults"])]
     bugs: bool,
     /// Judge clients' answers by nothing but whether their history is linearizable.
     #[arg(long)]
@@ -47,6 +50,7 @@ impl Arguments {
     fn options(&self) -> Options {
         Options {
             nodes: self.nodes,
+            faults: self.faults,
             duration: Duration::from_secs(self.seconds),
             bug: self.bug,
             history_only: self.history_only,

@@ -121,6 +121,9 @@ impl World {
         };
         let request = RequestId(request);
         running.waiting.insert(request);
+        if matches!(what, Request::Query(_, Consistency::Linearizable)) {
+            running.queries.insert(request);
+        }
         let input = match what {
             Request::Command(command) => Input::Propose { request, command },
             Request::Query(query, _) if self.bug == Some(Bug::StaleRead) => {
@@ -139,11 +142,13 @@ impl World {
             let what = format!("n{node} answers request {}, which does not wait: {result:?}", request.0);
             return Err(Violation::new(Invariant::Liveness, what));
         }
+        running.queries.remove(&request);
         let is_leader = running.replica.raft().is_leader();
         self.trace.line(self.now, || format!("n{node} answers request {}: {result:?}", request.0));
         self.answer(request.0, result)?;
-        if self.phase == Phase::Faults && is_leader && self.rng.chance(self.faults.crash_after_reply) {
-            return self.crash(node);
+        if self.nodes[node].is_doomed_after_reply {
+            self.nodes[node].is_doomed_after_reply = false;
+            return if is_leader { self.crash(node) } else { Ok(()) };
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use coracle_core::{
 use coracle_replica::{Completion, Effect, Input, StateEffect, Work};
 
 use super::{Done, Event, Step, World};
-use crate::{Bug, Invariant, Phase, Violation, check, faults::exponential};
+use crate::{Bug, Invariant, Violation, check, coverage::Milestone, disk::GROUP, faults::exponential};
 
 /// What the snapshots' worker is to do.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl World {
             Effect::Send(message) => self.send(node, message),
             Effect::Write(persist) => self.write(node, persist),
             Effect::ReadLog { request, from, to, bytes_max } => {
-                let latency = self.disk_latency();
+                let latency = self.disk_latency(node);
                 self.later(node, latency, Done::ReadLog { request, from, to, bytes_max });
                 Ok(())
             }
@@ -96,6 +96,10 @@ impl World {
     }
 
     pub(super) fn deliver(&mut self, (from, to): (usize, usize), sent: Time, message: Message) -> Step {
+        if let Some(later) = self.network.held(self.now, from, to) {
+            self.queue.push(later, Event::Deliver { from, to, sent, message: Box::new(message) });
+            return Ok(());
+        }
         if !self.network.arrive(from, to) || self.is_fault_of_the_past(sent) {
             return Ok(());
         }
@@ -117,19 +121,16 @@ impl World {
         self.healed.is_some_and(|healed| sent < healed && self.now.since(healed) > self.shape.heartbeat_interval)
     }
 
-    fn disk_latency(&mut self) -> Duration {
-        let faults = &self.faults.disk;
-        if faults.stall > 0.0 && self.rng.chance(faults.stall) {
-            return self.rng.duration(Duration::ZERO, faults.stall_max);
-        }
-        exponential(&mut self.rng, faults.latency)
+    fn disk_latency(&mut self, node: usize) -> Duration {
+        let slow = self.nodes[node].slow_until.since(self.now);
+        slow.max(exponential(&mut self.rng, self.faults.disk.latency))
     }
 
     /// A write of the log: what waits while one is under way goes together afterwards.
     fn write(&mut self, node: usize, persist: Persist) -> Step {
         self.trace.line(self.now, || format!("n{node} writes {persist:?}"));
         let this = &mut self.nodes[node];
-        let batch = coracle_storage::LogBatch::new(crate::disk::GROUP, persist.clone());
+        let batch = coracle_storage::LogBatch::new(GROUP, persist.clone());
         let first = batch.entries.first().map_or(this.issued.last().next(), coracle_core::Run::first);
         let mut before = match &batch.base {
             Some(base) if base.index.next() == first => Some(base.term),
@@ -164,25 +165,21 @@ impl World {
     }
 
     fn begin_write(&mut self, node: usize) -> Step {
-        let has_error = self.phase == Phase::Faults && self.rng.chance(self.faults.disk.error);
         let this = &mut self.nodes[node];
         let Some(running) = &mut this.running else { return Ok(()) };
         if running.is_log_busy || running.log_queue.is_empty() {
             return Ok(());
         }
-        let is_ignored = self.bug == Some(Bug::IgnoreDiskError);
-        if has_error && !is_ignored {
-            this.disk.log.fail_next();
-            this.has_disk_error = true;
-            self.report.disk_errors += 1;
-        }
         running.is_log_busy = true;
         let writes = mem::take(&mut running.log_queue);
-        let completion = match writes.last() {
-            Some(lost) if has_error && is_ignored => Completion::Written { ticket: lost.ticket },
-            _ => running.log.write(writes),
+        let ticket = writes.last().map(|write| write.ticket);
+        let completion = match (running.log.write(writes), ticket) {
+            (Completion::Failed { .. }, Some(ticket)) if self.bug == Some(Bug::IgnoreDiskError) => {
+                Completion::Written { ticket }
+            }
+            (completion, _) => completion,
         };
-        let latency = self.disk_latency();
+        let latency = self.disk_latency(node);
         if self.bug == Some(Bug::AcknowledgeBeforeDurable) {
             self.later(node, latency, Done::LateSync);
             self.input(node, Input::Done(completion));
@@ -213,16 +210,18 @@ impl World {
     }
 
     fn written(&mut self, node: usize, completion: Option<Completion>) -> Step {
-        let has_failed = matches!(completion, Some(Completion::Failed { .. }));
-        if !has_failed {
-            let synced = self.nodes[node].disk.log.sync();
-            synced.map_err(|error| Violation::new(Invariant::Ordering, format!("n{node}: {error}")))?;
-            self.observe_disk(node)?;
+        self.trace.line(self.now, || format!("n{node} has written: {completion:?}"));
+        if let Some(failed @ Completion::Failed { .. }) = completion {
+            // The worker has ended: what waits for it is never done.
+            self.input(node, Input::Done(failed));
+            return Ok(());
         }
+        let synced = self.nodes[node].disk.log.sync();
+        synced.map_err(|error| Violation::new(Invariant::Ordering, format!("n{node}: {error}")))?;
+        self.observe_disk(node)?;
         if let Some(running) = &mut self.nodes[node].running {
             running.is_log_busy = false;
         }
-        self.trace.line(self.now, || format!("n{node} has written: {completion:?}"));
         if let Some(completion) = completion {
             self.input(node, Input::Done(completion));
         }
@@ -251,8 +250,10 @@ impl World {
                 applied = run.last();
             }
         }
-        if matches!(effect, StateEffect::InstallSnapshot { .. }) {
+        if let StateEffect::InstallSnapshot { meta } = &effect {
+            this.disk.log.durable(|log| check::installs(node, meta.last_included_index, log))?;
             self.report.snapshots_installed += 1;
+            this.has_installed = true;
         }
         running.is_state_busy = true;
         let completion = match running.state.run(effect) {
@@ -269,6 +270,12 @@ impl World {
     }
 
     fn state_done(&mut self, node: usize, completion: Option<Completion>) -> Step {
+        if let Some(failed @ Completion::Failed { .. }) = completion {
+            // The worker has ended: what waits for it is never done.
+            self.input(node, Input::Done(failed));
+            return Ok(());
+        }
+        self.nodes[node].disk.settle();
         if let Some(running) = &mut self.nodes[node].running {
             running.is_state_busy = false;
         }
@@ -284,17 +291,20 @@ impl World {
 
     /// I4: states that have applied as much are equal.
     pub(super) fn observe_state(&mut self, node: usize) -> Step {
-        let Some(running) = &mut self.nodes[node].running else { return Ok(()) };
+        let this = &mut self.nodes[node];
+        let Some(running) = &mut this.running else { return Ok(()) };
         let machine = running.state.machine();
         let applied = machine.applied().applied;
-        match machine.state_hash() {
+        // Who looks from outside meets no fault, and takes none away.
+        let hash = this.disk.switch.unharmed(|| machine.state_hash());
+        match hash {
             Some(hash) => self.ghost.state(node, applied, hash),
             None => Ok(()),
         }
     }
 
     fn snapshot_piece_later(&mut self, node: usize) {
-        let latency = self.disk_latency();
+        let latency = self.disk_latency(node);
         self.later(node, latency, Done::SnapshotPiece);
     }
 
@@ -314,9 +324,10 @@ impl World {
 
     /// The snapshots' worker does one thing after the other.
     fn snapshot_work(&mut self, node: usize, work: SnapshotWork) {
-        let latency = self.disk_latency();
+        let latency = exponential(&mut self.rng, self.faults.disk.latency);
+        let slow_until = self.nodes[node].slow_until;
         let Some(running) = &mut self.nodes[node].running else { return };
-        let at = running.snapshots_free_at.max(self.now).plus(latency);
+        let at = running.snapshots_free_at.max(self.now).max(slow_until).plus(latency);
         running.snapshots_free_at = at;
         self.later(node, at.since(self.now), Done::Snapshot(work));
     }
@@ -336,10 +347,19 @@ impl World {
         match event {
             RaftEvent::Role { role: Role::Leader, term, .. } => {
                 self.report.elections += 1;
+                if self.nodes[node].has_installed {
+                    self.passes(Milestone::SnapshotOnLaterLeader);
+                }
                 self.ghost.is_elected(node, self.nodes[node].id, term, self.nodes.len())?;
                 self.ghost.leads(node, term, &self.nodes[node].issued)?;
             }
-            RaftEvent::Truncated { .. } => self.report.truncations += 1,
+            RaftEvent::Truncated { from, last } => {
+                self.report.truncations += 1;
+                if last.0 >= from.0 + 9 {
+                    self.passes(Milestone::LongTruncation);
+                }
+            }
+            RaftEvent::TransferAborted { to: Some(_) } => self.passes(Milestone::TransferTimedOut),
             RaftEvent::Compacted { .. } => self.report.compactions += 1,
             // A rejection that was overtaken by a later acknowledgement looks like a lost log to the leader.
             RaftEvent::PeerFault { .. } if self.network.may_reorder() => {}
@@ -355,7 +375,7 @@ impl World {
     /// A stop for good: right after a failed write, and a failure of the run otherwise.
     fn fatal(&mut self, node: usize, what: &str) -> Step {
         self.trace.line(self.now, || format!("n{node} stops: {what}"));
-        if self.nodes[node].has_disk_error {
+        if self.nodes[node].disk.switch.has_failed() {
             return self.crash(node);
         }
         Err(Violation::new(Invariant::NoPanic, format!("n{node} stops for good: {what}")))

@@ -7,6 +7,7 @@ use coracle_core::{Index, Time};
 use super::{Event, Step, World};
 use crate::{
     Invariant, Phase, Violation,
+    clock::Rate,
     faults::{DiskFaults, NetworkFaults},
 };
 
@@ -22,7 +23,7 @@ impl World {
         self.phase = Phase::Drain;
         self.healed = Some(self.now);
         // A write that stalls goes on stalling.
-        let stall = if self.faults.disk.stall > 0.0 { self.faults.disk.stall_max } else { Duration::ZERO };
+        let stall = self.nodes.iter().map(|node| node.slow_until.since(self.now)).max().unwrap_or_default();
         self.deadline = self.now.plus(self.shape.election_timeout_max * TIMEOUTS_MAX + stall);
         self.faults.disk = DiskFaults::none();
         // A slow state machine is a fault, too: clients would wait for as long as it takes to catch up.
@@ -30,8 +31,7 @@ impl World {
         self.faults.network = NetworkFaults::none();
         self.network.heal();
         for node in 0..self.nodes.len() {
-            self.nodes[node].paused_until = Time::ZERO;
-            self.nodes[node].is_doomed = false;
+            self.mend(node);
             if self.nodes[node].running.is_none() {
                 self.start(node)?;
             }
@@ -39,6 +39,16 @@ impl World {
         }
         self.schedule(LOOK_EVERY, Event::Converged);
         Ok(())
+    }
+
+    fn mend(&mut self, node: usize) {
+        let this = &mut self.nodes[node];
+        this.paused_until = Time::ZERO;
+        this.slow_until = Time::ZERO;
+        this.is_doomed = false;
+        this.is_doomed_after_reply = false;
+        this.disk.switch.mend();
+        self.set_rate(node, Rate::EVEN);
     }
 
     /// Whether the run is over and well.

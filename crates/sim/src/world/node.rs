@@ -8,14 +8,16 @@ use std::{
 
 use coracle_core::{Config, Index, NodeId, Persist, Recovered, Term, Time};
 use coracle_replica::{
-    Effect, Input, LogWorker, Replica, ReplicaOptions, RequestId, SnapshotJob, SnapshotWorker, StateEffect,
+    Effect, Input, LogWorker, Replica, ReplicaOptions, RequestId, SnapshotJob, SnapshotWorker, Start, StateEffect,
     StateWorker, recover,
 };
-use coracle_storage::{LogStore, StateMachine};
+use coracle_storage::{LogStore, StateMachine, StorageError};
 
 use super::{Event, Step, World};
 use crate::{
     Bug, Invariant, Phase, Violation, bugs,
+    clock::{Clock, Rate},
+    coverage::Milestone,
     disk::{Disk, GROUP, LogState},
     faults::exponential,
 };
@@ -32,8 +34,14 @@ pub(super) struct Node {
     pub(super) paused_until: Time,
     /// Crashes before one of its next effects.
     pub(super) is_doomed: bool,
-    /// The next write of the log fails, or has failed, by the simulator's wish.
-    pub(super) has_disk_error: bool,
+    /// Crashes right after it has answered a client as a leader.
+    pub(super) is_doomed_after_reply: bool,
+    /// How fast its clock goes.
+    pub(super) rate: Rate,
+    /// Until then no write of its disk ends.
+    pub(super) slow_until: Time,
+    /// It has installed a snapshot.
+    pub(super) has_installed: bool,
 }
 
 /// What a crash takes away.
@@ -45,8 +53,7 @@ pub(super) struct Running {
     pub(super) inbox: Vec<Input>,
     /// When it looks at its inputs next.
     pub(super) run_at: Option<Time>,
-    /// How its clock differs from the simulator's.
-    pub(super) clock_offset: Duration,
+    pub(super) clock: Clock,
     pub(super) log_queue: Vec<Persist>,
     pub(super) is_log_busy: bool,
     pub(super) state_queue: VecDeque<StateEffect>,
@@ -54,6 +61,8 @@ pub(super) struct Running {
     pub(super) snapshot_job: Option<SnapshotJob>,
     /// When the snapshots' worker has done what it was given.
     pub(super) snapshots_free_at: Time,
+    /// Linearizable queries without an answer.
+    pub(super) queries: BTreeSet<RequestId>,
     /// Requests without an answer.
     pub(super) waiting: BTreeSet<RequestId>,
     /// Requests that were cancelled with the latest inputs.
@@ -74,41 +83,60 @@ impl Node {
             issued,
             paused_until: Time::ZERO,
             is_doomed: false,
-            has_disk_error: false,
+            is_doomed_after_reply: false,
+            rate: Rate::EVEN,
+            slow_until: Time::ZERO,
+            has_installed: false,
         }
     }
 }
 
 impl World {
-    /// Starts a node from what its disk holds.
+    /// Starts a node from what its disk holds; when an operation of the disk fails, it is tried again later.
     pub(super) fn start(&mut self, node: usize) -> Step {
-        let this = &mut self.nodes[node];
-        if self.bug == Some(Bug::TruncateLog) && this.life > 0 {
-            this.disk.log.lose_entries(2);
+        if self.bug == Some(Bug::TruncateLog) && self.nodes[node].life > 0 {
+            self.nodes[node].disk.log.lose_entries(2);
         }
-        let opened = self
-            .clients
-            .workload
-            .open(bugs::store(this.disk.kv_store(GROUP), self.bug))
-            .map_err(|error| broken(node, &error))?;
+        let opened = self.open(node);
+        let disk = &self.nodes[node].disk;
+        for _ in 0..disk.log.take_torn_tails() {
+            self.report.milestones.count(Milestone::TornTail.name());
+        }
+        match opened {
+            Ok((machine, start)) => self.start_with(node, machine, start),
+            Err(error) if disk.switch.has_failed() => {
+                self.trace.line(self.now, || format!("n{node} does not start: {error}"));
+                self.power_off(node)
+            }
+            Err(error) => Err(broken(node, &error)),
+        }
+    }
+
+    fn open(&self, node: usize) -> Result<(Box<dyn StateMachine>, Start), StorageError> {
+        let disk = &self.nodes[node].disk;
+        let opened = self.clients.workload.open(bugs::store(disk.kv_store(GROUP), self.bug))?;
         let mut machine = bugs::wrap(opened, self.bug, node);
-        let snapshots = this.disk.snapshot_store(GROUP);
-        let tail_bytes_max = self.shape.tail_bytes_max;
-        let log: &dyn LogStore = &*this.disk.log;
-        let mut start = recover(log, &*snapshots, &mut *machine, GROUP, tail_bytes_max)
-            .map_err(|error| broken(node, &error))?
-            .ok_or_else(|| Violation::new(Invariant::NoPanic, format!("n{node} has lost its log")))?;
+        let snapshots = disk.snapshot_store(GROUP);
+        let log: &dyn LogStore = &*disk.log;
+        let start = recover(log, &*snapshots, &mut *machine, GROUP, self.shape.tail_bytes_max)?
+            .ok_or_else(|| StorageError::damaged("the log", "it is empty"))?;
+        Ok((machine, start))
+    }
+
+    fn start_with(&mut self, node: usize, machine: Box<dyn StateMachine>, mut start: Start) -> Step {
         if self.bug == Some(Bug::ForgetVote) {
             start.recovered.hard_state.voted_for = None;
         }
-        this.issued = this.disk.log.durable(LogState::clone);
-        let offset = self.rng.duration(Duration::ZERO, Duration::from_secs(1000));
+        let offset = self.rng.duration(Duration::ZERO, CLOCK_OFFSET_MAX);
         let nonce = self.rng.next_u64();
-        let (term, commit) = (start.recovered.hard_state.term, Index::ZERO);
+        let this = &mut self.nodes[node];
+        this.issued = this.disk.log.durable(LogState::clone);
+        let clock = Clock::new(self.now, self.now.plus(offset), this.rate);
+        let term = start.recovered.hard_state.term;
         let options = self.replica_options(node, nonce);
-        let replica = Replica::new(options, start, self.now.plus(offset)).map_err(|error| broken(node, &error))?;
+        let replica = Replica::new(options, start, clock.read(self.now)).map_err(|error| broken(node, &error))?;
         self.trace.line(self.now, || format!("n{node} starts in term {term}"));
-        let running = Running::new(replica, machine, &self.nodes[node].disk, offset, (term, commit));
+        let running = Running::new(replica, machine, &self.nodes[node].disk, clock, term);
         self.nodes[node].running = Some(running);
         self.observe_disk(node)?;
         self.wake(node, self.now);
@@ -127,12 +155,17 @@ impl World {
         raft.election_timeout_min = shape.election_timeout_max / 2;
         raft.append_bytes_max = shape.append_bytes_max;
         raft.inflight_messages_max = shape.inflight_messages_max;
+        raft.inflight_bytes_max = shape.inflight_bytes_max;
+        raft.uncommitted_bytes_max = shape.uncommitted_bytes_max;
+        raft.apply_bytes_max = shape.apply_bytes_max;
+        raft.reads_max = shape.reads_max;
         raft.tail_bytes_max = shape.tail_bytes_max;
         let mut options = ReplicaOptions::new(raft, nonce);
         options.log_entries_max = shape.log_entries_max;
         options.log_entries_kept = shape.log_entries_kept;
         options.snapshot_chunk_bytes = shape.snapshot_chunk_bytes;
         options.snapshot_timeout = shape.election_timeout_max * 3;
+        options.requests_max = shape.requests_max;
         options.forward_timeout = shape.forward_timeout;
         options
     }
@@ -145,12 +178,17 @@ impl World {
         self.observe(node)?;
         self.trace.line(self.now, || format!("n{node} crashes"));
         self.report.crashes += 1;
+        self.power_off(node)
+    }
+
+    /// What is not on the disk is gone; the node starts again later.
+    fn power_off(&mut self, node: usize) -> Step {
         let this = &mut self.nodes[node];
         this.running = None;
         this.life += 1;
         this.is_doomed = false;
-        this.has_disk_error = false;
-        this.disk.crash(&mut self.rng);
+        this.is_doomed_after_reply = false;
+        this.disk.crash(&mut self.rng, self.faults.disk.torn);
         this.issued = this.disk.log.durable(LogState::clone);
         self.observe_disk(node)?;
         let down = match self.phase {
@@ -200,16 +238,21 @@ impl World {
             self.wake(node, paused_until);
             return Ok(());
         }
-        let clock = now.plus(running.clock_offset);
+        let clock = running.clock.read(now);
+        let was_reading = running.replica.raft().is_leader() && !running.queries.is_empty();
         for input in mem::take(&mut running.inbox) {
             if let Input::Cancel { request } = &input {
                 // An answer that was made just before comes out nevertheless.
                 running.waiting.remove(request);
                 running.cancelled.insert(*request);
+                running.queries.remove(request);
             }
             running.replica.handle(clock, input);
         }
         running.replica.handle(clock, Input::Time);
+        if was_reading && !running.replica.raft().is_leader() {
+            self.passes(Milestone::ReadAcrossStepDown);
+        }
         self.drain(node)?;
         if let Some(running) = &mut self.nodes[node].running {
             running.cancelled.clear();
@@ -226,10 +269,9 @@ impl World {
             let Some(running) = &mut self.nodes[node].running else { return Ok(()) };
             match running.replica.poll() {
                 Effect::Wake { at } => {
-                    let offset = running.clock_offset;
                     if let Some(at) = at {
-                        let nanos = at.0.saturating_sub(offset.as_nanos() as u64);
-                        self.wake(node, Time(nanos));
+                        let when = running.clock.when(at);
+                        self.wake(node, when);
                     }
                     return Ok(());
                 }
@@ -287,17 +329,13 @@ impl World {
     }
 }
 
+/// How far apart the clocks of two nodes may start.
+const CLOCK_OFFSET_MAX: Duration = Duration::from_secs(1200);
 /// More effects at once than any replica has.
 const EFFECTS_MAX: usize = 100_000;
 
 impl Running {
-    fn new(
-        replica: Replica,
-        machine: Box<dyn StateMachine>,
-        disk: &Disk,
-        clock_offset: Duration,
-        (term, commit): (Term, Index),
-    ) -> Running {
+    fn new(replica: Replica, machine: Box<dyn StateMachine>, disk: &Disk, clock: Clock, term: Term) -> Running {
         let snapshots = disk.snapshot_store(GROUP);
         Running {
             replica,
@@ -306,17 +344,18 @@ impl Running {
             snapshots: SnapshotWorker::new(snapshots),
             inbox: Vec::new(),
             run_at: None,
-            clock_offset,
+            clock,
             log_queue: Vec::new(),
             is_log_busy: false,
             state_queue: VecDeque::new(),
             is_state_busy: false,
             snapshot_job: None,
             snapshots_free_at: Time::ZERO,
+            queries: BTreeSet::new(),
             waiting: BTreeSet::new(),
             cancelled: BTreeSet::new(),
             term,
-            commit,
+            commit: Index::ZERO,
         }
     }
 }

@@ -113,7 +113,7 @@ impl Process {
     }
 
     pub fn send(&self, to: u64, round: u64) -> Sent {
-        self.send_body(GROUP, to, Body::HeartbeatResponse { round })
+        self.send_body(GROUP, to, Body::HeartbeatResponse { round, promise: 0 })
     }
 
     pub fn send_body(&self, group: GroupId, to: u64, body: Body) -> Sent {
@@ -127,7 +127,7 @@ impl Process {
     }
 
     pub async fn reaches_in(&self, group: GroupId, other: &Process) {
-        let body = || Body::HeartbeatResponse { round: 77 };
+        let body = || Body::HeartbeatResponse { round: 77, promise: 0 };
         eventually("a frame arrives", || {
             self.send_body(group, other.host.node.0, body());
             other.host.received.lock().unwrap().iter().any(|frame| frame.group == group)
@@ -137,7 +137,7 @@ impl Process {
 
     pub fn rounds(&self) -> Vec<u64> {
         let round = |frame: &Frame| match frame.message.body {
-            Body::HeartbeatResponse { round } => round,
+            Body::HeartbeatResponse { round, .. } => round,
             _ => 0,
         };
         self.host.received.lock().unwrap().iter().map(round).collect()
