@@ -41,6 +41,15 @@ impl Cluster {
     /// When they do not become ready.
     #[track_caller]
     pub fn of(count: usize, extra: &[&str]) -> Cluster {
+        Cluster::arranged(count, extra, |_| {})
+    }
+
+    /// So many nodes, each arranged by the caller before any is started.
+    ///
+    /// # Panics
+    /// When they do not become ready.
+    #[track_caller]
+    pub fn arranged(count: usize, extra: &[&str], mut arrange: impl FnMut(&mut [Node])) -> Cluster {
         for _ in 0..PORT_ATTEMPTS {
             let folder = tempfile::tempdir().unwrap();
             let nodes = (1..=count).map(|number| Node::new(&format!("n{number}"), folder.path())).collect();
@@ -49,8 +58,9 @@ impl Cluster {
             for node in &mut cluster.nodes {
                 node.peers.clone_from(&peers);
                 node.extra = extra.iter().map(|&arg| arg.to_owned()).collect();
-                node.start();
             }
+            arrange(&mut cluster.nodes);
+            cluster.nodes.iter_mut().for_each(Node::start);
             if cluster.all_ready() {
                 return cluster;
             }

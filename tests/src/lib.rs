@@ -8,6 +8,7 @@
 pub mod binary;
 pub mod cli;
 pub mod cluster;
+pub mod cutter;
 pub mod node;
 pub mod peer;
 pub mod ports;

@@ -2,7 +2,10 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use crate::{Base, ConfigError, DecodeError, EntryKind, Index, Membership, NodeId, NodeRecord, Recovered, Run, Term};
+use crate::{
+    Base, ConfigError, DecodeError, EntryKind, Index, Membership, NodeId, NodeRecord, Recovered, Run, Term,
+    raft::{Form, entries_of},
+};
 
 /// How many of the last runs are looked at one by one.
 const RECENT: usize = 8;
@@ -40,6 +43,22 @@ impl Log {
         }
         log.check()?;
         Ok(log)
+    }
+
+    /// What of it makes a difference (C25).
+    pub(crate) fn canonical(&self) -> impl Form {
+        let Log {
+            base,
+            terms,
+            memberships,
+            last_index,
+            tail,
+            // Follows from the entries.
+            tail_bytes: _,
+            // An option.
+            tail_bytes_max: _,
+        } = self;
+        (base, terms, memberships, *last_index, entries_of(tail))
     }
 
     /// Whether what was recovered is a log.

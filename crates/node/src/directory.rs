@@ -3,15 +3,15 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use coracle_core::{GroupId, Membership, Time};
+use coracle_core::{ClusterId, GroupId, Membership, NodeId, Time};
 use coracle_replica::{Answer, AnswerState, Founder, Founding, Question, Step};
 use coracle_storage::Identity;
-use coracle_transport::{GroupHello, Hello, PROTOCOL_VERSION, Refusal};
+use coracle_transport::{GroupHello, Refusal, Transport};
 
 /// See the module.
 pub(crate) struct Directory {
     group: GroupId,
-    boot_nonce: u64,
+    node: NodeId,
     state: Mutex<State>,
 }
 
@@ -27,10 +27,17 @@ struct State {
     founding: Option<Founding>,
 }
 
+impl State {
+    fn cluster(&self, group: GroupId) -> Option<ClusterId> {
+        self.identity.clusters.get(&group).copied()
+    }
+}
+
 impl Directory {
-    pub(crate) fn new(group: GroupId, boot_nonce: u64, identity: Identity) -> Directory {
+    pub(crate) fn new(group: GroupId, identity: Identity) -> Directory {
+        let node = identity.node;
         let state = State { identity, membership: None, founder: None, first: None, founding: None };
-        Directory { group, boot_nonce, state: Mutex::new(state) }
+        Directory { group, node, state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -42,6 +49,15 @@ impl Directory {
         self.group
     }
 
+    pub(crate) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The id of the group's cluster, once it is founded.
+    pub(crate) fn cluster(&self) -> Option<ClusterId> {
+        self.lock().cluster(self.group)
+    }
+
     pub(crate) fn identity(&self) -> Identity {
         self.lock().identity.clone()
     }
@@ -49,6 +65,14 @@ impl Directory {
     /// Another membership is in force; returns the one before.
     pub(crate) fn set_membership(&self, membership: Membership) -> Option<Arc<Membership>> {
         self.lock().membership.replace(Arc::new(membership))
+    }
+
+    /// The group has ended here: the transport need not know its members any more.
+    pub(crate) fn forget_members(&self, transport: &dyn Transport) {
+        let membership = self.lock().membership.clone();
+        for node in membership.iter().flat_map(|membership| &membership.nodes) {
+            transport.remove_peer(self.group, node.id);
+        }
     }
 
     /// The node's addresses are known: from now on it answers questions.
@@ -96,7 +120,7 @@ impl Directory {
         if let Some(first) = &state.first {
             return Some(founder.answer(question, AnswerState::Founded { first: first.clone() }));
         }
-        if state.identity.cluster.is_some() {
+        if state.cluster(self.group).is_some() {
             return None;
         }
         let founding = state.founding.as_mut()?;
@@ -105,41 +129,33 @@ impl Directory {
         Some(founder.answer(question, AnswerState::Unfounded { peers }))
     }
 
-    pub(crate) fn hello(&self) -> Hello {
-        let identity = self.identity();
-        Hello {
-            version: PROTOCOL_VERSION,
-            features: 0,
-            boot_nonce: self.boot_nonce,
-            groups: vec![GroupHello {
-                group: self.group,
-                cluster_name: identity.cluster_name,
-                cluster: identity.cluster,
-                node: identity.node,
-                incarnation: identity.incarnation,
-            }],
+    pub(crate) fn hello(&self) -> GroupHello {
+        let state = self.lock();
+        GroupHello {
+            group: self.group,
+            cluster_name: state.identity.cluster_name.clone(),
+            cluster: state.cluster(self.group),
+            node: state.identity.node,
+            incarnation: state.identity.incarnation,
         }
     }
 
-    /// Whether a process that says `hello` may talk to this one.
-    pub(crate) fn admit(&self, hello: &Hello) -> Result<(), Refusal> {
-        if hello.version != PROTOCOL_VERSION {
-            return Err(Refusal::Version { ours: PROTOCOL_VERSION, theirs: hello.version });
-        }
-        let theirs = hello.groups.iter().find(|group| group.group == self.group).ok_or(Refusal::NoGroup)?;
+    /// Whether a process that says this of the group may talk to this one.
+    pub(crate) fn admit(&self, theirs: &GroupHello) -> Result<(), Refusal> {
         let state = self.lock();
+        let cluster = state.cluster(self.group);
         if theirs.cluster_name != state.identity.cluster_name {
             let ours = state.identity.cluster_name.clone();
             return Err(Refusal::ClusterName { ours, theirs: theirs.cluster_name.clone() });
         }
-        if let (Some(ours), Some(theirs)) = (state.identity.cluster, theirs.cluster)
+        if let (Some(ours), Some(theirs)) = (cluster, theirs.cluster)
             && ours != theirs
         {
             return Err(Refusal::Cluster { ours, theirs });
         }
         let Some(membership) = &state.membership else {
             // An unfounded store knows nobody and hears nobody; a founded one does not let strangers in while it starts.
-            return if state.identity.cluster.is_none() { Ok(()) } else { Err(Refusal::NoGroup) };
+            return if cluster.is_none() { Ok(()) } else { Err(Refusal::NoGroup) };
         };
         match membership.node(theirs.node) {
             Some(node) if node.incarnation == theirs.incarnation => Ok(()),
@@ -151,7 +167,7 @@ impl Directory {
 
 #[cfg(test)]
 mod tests {
-    use coracle_core::{ClusterId, Incarnation, NodeId};
+    use coracle_core::Incarnation;
 
     use super::*;
 
@@ -161,12 +177,12 @@ mod tests {
             incarnation: Incarnation(0),
             engine: "memory".to_owned(),
             cluster_name: "test".to_owned(),
-            cluster: cluster.map(ClusterId),
+            clusters: cluster.map(|cluster| (GroupId(1), ClusterId(cluster))).into_iter().collect(),
         }
     }
 
     fn directory(node: u64, cluster: Option<u64>) -> Directory {
-        Directory::new(GroupId(1), 1, identity(node, cluster))
+        Directory::new(GroupId(1), identity(node, cluster))
     }
 
     #[test]
@@ -177,7 +193,7 @@ mod tests {
         assert_eq!(own.admit(&directory(2, None).hello()), Ok(()), "a member that has not copied the entry yet");
         assert_eq!(own.admit(&directory(3, Some(5)).hello()), Err(Refusal::Stranger { node: NodeId(3) }));
         let mut hello = directory(2, Some(5)).hello();
-        hello.groups[0].incarnation = Incarnation(9);
+        hello.incarnation = Incarnation(9);
         assert_eq!(own.admit(&hello), Err(Refusal::Incarnation { node: NodeId(2) }));
     }
 
@@ -191,6 +207,7 @@ mod tests {
     #[test]
     fn h54_a_node_that_has_decided_does_not_pass_for_an_unfounded_one() {
         let founder = |node: u64| Founder {
+            group: GroupId(1),
             id: NodeId(node),
             incarnation: Incarnation(node),
             boot_nonce: node,
@@ -199,6 +216,7 @@ mod tests {
             client_address: String::new(),
         };
         let question = |node: u64| Question {
+            group: GroupId(1),
             at: "/memory/2".to_owned(),
             id: NodeId(node),
             incarnation: Incarnation(node),
@@ -227,16 +245,7 @@ mod tests {
         let other = Refusal::Cluster { ours: ClusterId(5), theirs: ClusterId(6) };
         assert_eq!(own.admit(&directory(2, Some(6)).hello()), Err(other));
         let mut hello = directory(2, Some(5)).hello();
-        hello.groups[0].cluster_name = "other".to_owned();
+        hello.cluster_name = "other".to_owned();
         assert!(matches!(own.admit(&hello), Err(Refusal::ClusterName { .. })));
-        hello.groups.clear();
-        assert_eq!(own.admit(&hello), Err(Refusal::NoGroup));
-    }
-
-    #[test]
-    fn other_versions_are_not_admitted() {
-        let mut hello = directory(2, None).hello();
-        hello.version = 9;
-        assert_eq!(directory(1, None).admit(&hello), Err(Refusal::Version { ours: PROTOCOL_VERSION, theirs: 9 }));
     }
 }

@@ -1,6 +1,6 @@
 //! Why a node does not start, and why it stops.
 
-use coracle_core::ConfigError;
+use coracle_core::{ConfigError, GroupId};
 use coracle_replica::FoundingRefusal;
 use coracle_storage::StorageError;
 use coracle_transport::TransportError;
@@ -21,6 +21,9 @@ pub enum StartError {
     /// The transport cannot be used.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// The process of the groups is shut down.
+    #[error("the process is shut down: no group can be started in it")]
+    Closed,
     /// The environment: threads or randomness are not to be had.
     #[error("{what}: {source}")]
     Environment {
@@ -75,6 +78,30 @@ pub enum Configuration {
     Empty {
         /// Which.
         what: &'static str,
+    },
+    /// The group runs in this process already.
+    #[error("group {group} is hosted by this process already")]
+    GroupTaken {
+        /// Which.
+        group: GroupId,
+    },
+    /// The group ended while its storage had not answered, and still may.
+    #[error("group {group} has ended in this process before its storage had answered: start it in a new process")]
+    GroupLeftBehind {
+        /// Which.
+        group: GroupId,
+    },
+    /// A group's number is out of range.
+    #[error("group {group} is out of range: expected less than 2^63")]
+    GroupOutOfRange {
+        /// Which.
+        group: GroupId,
+    },
+    /// The process hosts as many groups as it can.
+    #[error("a process hosts at most {max} groups")]
+    TooManyGroups {
+        /// The limit.
+        max: usize,
     },
     /// The replica's options contradict each other.
     #[error(transparent)]

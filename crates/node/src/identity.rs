@@ -1,30 +1,41 @@
 //! Who a store speaks for (C1), and what a founded store keeps of its founding (C2).
 
+use std::collections::BTreeMap;
+
 use coracle_core::{Entry, EntryKind, GroupId, HardState, Incarnation, Index, LogRead, Membership, NodeId, Run, Term};
 use coracle_storage::{Identity, LogBatch, LogStore, RecoveredLog, StorageError, Store};
 
 use bytes::Bytes;
 
-use crate::{Configuration, NodeOptions, StartError};
+use crate::{Configuration, StartError};
+
+/// Whether the group's number is free: its upper half is for the records of foundings.
+pub(crate) fn is_valid_group(group: GroupId) -> bool {
+    group.0 < FOUNDING_GROUPS
+}
+
+/// Where the numbers of the logs that keep foundings begin.
+const FOUNDING_GROUPS: u64 = 1 << 63;
 
 /// The log in which a node keeps the first entry of its group's log: there it outlives compaction, since peers may ask for it at any time.
 pub(crate) fn founding_group(group: GroupId) -> GroupId {
-    GroupId(group.0 | 1 << 63)
+    GroupId(group.0 | FOUNDING_GROUPS)
 }
 
-/// Reads the store's identity, or draws one and keeps it durably before anybody is answered.
-pub(crate) fn establish(store: &dyn Store, options: &NodeOptions) -> Result<Identity, StartError> {
+/// Reads the store's identity, or draws one and keeps it durably before anybody is answered. A new store must not hold a log of `group`.
+pub(crate) fn establish(store: &dyn Store, cluster_name: &str, group: Option<GroupId>) -> Result<Identity, StartError> {
     let Some(identity) = store.identity()? else {
-        let recovered = store.log().recover(options.group, 0)?;
-        if !recovered.is_empty() {
+        if let Some(group) = group
+            && !store.log().recover(group, 0)?.is_empty()
+        {
             return Err(Configuration::IdentityMissing.into());
         }
         let identity = Identity {
             node: NodeId(random()?),
             incarnation: Incarnation(random()?),
             engine: store.engine().to_owned(),
-            cluster_name: options.cluster_name.clone(),
-            cluster: None,
+            cluster_name: cluster_name.to_owned(),
+            clusters: BTreeMap::new(),
         };
         store.set_identity(&identity)?;
         return Ok(identity);
@@ -32,8 +43,8 @@ pub(crate) fn establish(store: &dyn Store, options: &NodeOptions) -> Result<Iden
     if identity.engine != store.engine() {
         return Err(Configuration::Engine { found: identity.engine, expected: store.engine() }.into());
     }
-    if identity.cluster_name != options.cluster_name {
-        let expected = options.cluster_name.clone();
+    if identity.cluster_name != cluster_name {
+        let expected = cluster_name.to_owned();
         return Err(Configuration::ClusterName { found: identity.cluster_name, expected }.into());
     }
     Ok(identity)
@@ -48,7 +59,7 @@ pub(crate) fn keep_founding(
     membership: &Membership,
 ) -> Result<(), StorageError> {
     store.log().write(&[first_batch(founding_group(group), first), first_batch(group, first)])?;
-    keep_cluster(store, identity, membership)
+    keep_cluster(store, group, identity, membership)
 }
 
 /// Brings the identity and the record of the founding in line with what the log says, and returns the first entry's data if it is still known.
@@ -64,16 +75,17 @@ pub(crate) fn repair(
         None => recovered.base.membership.as_ref(),
     };
     let membership = membership.ok_or_else(|| StorageError::damaged("the log", "it holds no membership"))?;
-    if identity.cluster.is_some_and(|cluster| cluster != membership.cluster) {
-        let of = identity.cluster.map(|cluster| cluster.to_string()).unwrap_or_default();
-        return Err(Configuration::ClusterId { identity: of, log: membership.cluster.to_string() }.into());
+    let cluster = identity.clusters.get(&group);
+    if let Some(cluster) = cluster.filter(|cluster| **cluster != membership.cluster) {
+        let (identity, log) = (cluster.to_string(), membership.cluster.to_string());
+        return Err(Configuration::ClusterId { identity, log }.into());
     }
-    if identity.cluster.is_none() {
+    if cluster.is_none() {
         let is_own = membership.node(identity.node).is_some_and(|node| node.incarnation == identity.incarnation);
         if !is_own {
             return Err(Configuration::NotInLog { node: identity.node.to_string() }.into());
         }
-        keep_cluster(store, identity, membership)?;
+        keep_cluster(store, group, identity, membership)?;
     }
     let kept = founding_group(group);
     if !log.recover(kept, 0)?.is_empty() {
@@ -86,8 +98,13 @@ pub(crate) fn repair(
     Ok(first)
 }
 
-fn keep_cluster(store: &dyn Store, identity: &mut Identity, membership: &Membership) -> Result<(), StorageError> {
-    identity.cluster = Some(membership.cluster);
+fn keep_cluster(
+    store: &dyn Store,
+    group: GroupId,
+    identity: &mut Identity,
+    membership: &Membership,
+) -> Result<(), StorageError> {
+    identity.clusters.insert(group, membership.cluster);
     store.set_identity(identity)
 }
 

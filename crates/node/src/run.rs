@@ -22,7 +22,7 @@ use crate::{
 /// How often the status is published at most, unless something important happened.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
 /// How long storage gets at the end.
-const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The replica's time: nanoseconds since the node started, on the monotonic clock.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +44,13 @@ impl Clock {
             None => std::future::pending().await,
         }
     }
+}
+
+/// How a loop has ended.
+pub(crate) struct Finished {
+    pub(crate) reason: StopReason,
+    /// Whether storage has done everything that it was asked for.
+    pub(crate) is_clean: bool,
 }
 
 /// See the module.
@@ -71,8 +78,8 @@ pub(crate) struct Loop {
 }
 
 impl Loop {
-    /// Runs until the node is to end or ends by itself; what it holds of the store is let go when it returns.
-    pub(crate) async fn run(mut self) -> StopReason {
+    /// Runs until the node is to end or ends by itself; what it holds of the store is let go when it returns, unless something was left behind.
+    pub(crate) async fn run(mut self) -> Finished {
         let mut items = Vec::new();
         let mut give_up_at = None;
         loop {
@@ -269,15 +276,15 @@ impl Loop {
     }
 
     /// Ends all requests, and lets storage finish.
-    async fn end(mut self, reason: StopReason) -> StopReason {
+    async fn end(mut self, reason: StopReason) -> Finished {
         self.inbox.close();
         let now = self.clock.now();
         self.publish(now);
         for (_, waiter) in self.waiters.drain() {
             let _ = waiter.send(Err(RequestError::Unknown));
         }
-        self.storage.close(CLOSE_DEADLINE).await;
-        reason
+        let is_clean = self.storage.close(CLOSE_DEADLINE).await;
+        Finished { reason, is_clean }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A node, seen from outside.
 
-use coracle_core::{ClusterId, Incarnation, Index, MemberRole, NodeId, Role, Status, Term};
+use coracle_core::{ClusterId, GroupId, Incarnation, Index, MemberRole, NodeId, Role, Status, Term};
 use coracle_storage::Durability;
 use coracle_transport::{PeerStats, Transport};
 use serde::Serialize;
@@ -10,6 +10,8 @@ use crate::directory::Directory;
 /// A node, seen from outside: what it knew a moment ago.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NodeStatus {
+    /// Which group of the process it is.
+    pub group: GroupId,
     /// Who it is.
     pub id: NodeId,
     /// Which life of it.
@@ -106,7 +108,7 @@ pub(crate) fn compose(
     messages_dropped: u64,
     stopped: Option<String>,
 ) -> NodeStatus {
-    let identity = directory.identity();
+    let (identity, cluster) = (directory.identity(), directory.cluster());
     let members = status.membership.nodes.iter().map(|node| {
         let is_self = node.id == identity.node;
         let stats = if is_self { PeerStats::default() } else { transport.stats(directory.group(), node.id) };
@@ -125,11 +127,12 @@ pub(crate) fn compose(
         }
     });
     NodeStatus {
+        group: directory.group(),
         id: identity.node,
         incarnation: identity.incarnation,
         cluster_name: identity.cluster_name.clone(),
-        cluster: identity.cluster,
-        is_founded: identity.cluster.is_some(),
+        cluster,
+        is_founded: cluster.is_some(),
         role: role(status).to_owned(),
         term: status.term,
         leader: status.leader,

@@ -21,7 +21,7 @@ mod testing;
 
 pub use founding::{Answer, AnswerState, Founder, Founding, FoundingRefusal, Question, Step, WireError, list_differs};
 pub use io::*;
-pub use log_worker::LogWorker;
+pub use log_worker::{LogWorker, Written, write_groups};
 pub use options::{ReplicaOptions, Start};
 pub use recover::recover;
 pub use replica::Replica;

@@ -58,10 +58,12 @@ pub(crate) enum Milestone {
     TornTail,
     FullOnLeader,
     TransferTimedOut,
+    LeaderInJoint,
+    RemovedLeader,
 }
 
 impl Milestone {
-    pub(crate) const ALL: [Milestone; 7] = [
+    pub(crate) const ALL: [Milestone; 9] = [
         Milestone::SnapshotOnLaterLeader,
         Milestone::LongTruncation,
         Milestone::SplitVote,
@@ -69,6 +71,8 @@ impl Milestone {
         Milestone::TornTail,
         Milestone::FullOnLeader,
         Milestone::TransferTimedOut,
+        Milestone::LeaderInJoint,
+        Milestone::RemovedLeader,
     ];
 
     /// What happened, so that "it never happened that" can stand before it.
@@ -81,6 +85,8 @@ impl Milestone {
             Milestone::TornTail => "a torn tail was recovered",
             Milestone::FullOnLeader => "the leader's disk was full",
             Milestone::TransferTimedOut => "a transfer timed out",
+            Milestone::LeaderInJoint => "the leader changed inside a joint configuration",
+            Milestone::RemovedLeader => "a removed leader stepped down",
         }
     }
 }

@@ -50,7 +50,7 @@ impl Disk {
             incarnation: Incarnation(0),
             engine: "sim".into(),
             cluster_name: "sim".into(),
-            cluster: Some(ClusterId(0)),
+            clusters: BTreeMap::from([(GROUP, ClusterId(0))]),
         };
         let switch = Arc::new(Switch::default());
         Disk {

@@ -25,6 +25,7 @@ mod level;
 pub mod linearizability;
 mod network;
 mod options;
+mod overlap;
 mod queue;
 mod report;
 mod run;

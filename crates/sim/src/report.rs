@@ -22,6 +22,8 @@ pub struct Report {
     pub milestones: Counts,
     /// Crashes of nodes, a power cut being one of each.
     pub crashes: u64,
+    /// Changes of the membership whose intent was committed.
+    pub membership_changes: u64,
     /// Messages sent.
     pub messages: u64,
     /// Messages dropped.
@@ -65,6 +67,7 @@ impl Report {
         for (sum, part) in [
             (&mut self.events, other.events),
             (&mut self.crashes, other.crashes),
+            (&mut self.membership_changes, other.membership_changes),
             (&mut self.messages, other.messages),
             (&mut self.dropped, other.dropped),
             (&mut self.duplicated, other.duplicated),
@@ -121,13 +124,14 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "group: {} elections won, {} leader changes, {} snapshots taken, {} installed, {} truncations, {} compactions, {} entries committed",
+            "group: {} elections won, {} leader changes, {} snapshots taken, {} installed, {} truncations, {} compactions, {} changes of members, {} entries committed",
             self.elections,
             self.leader_changes,
             self.snapshots_taken,
             self.snapshots_installed,
             self.truncations,
             self.compactions,
+            self.membership_changes,
             self.committed
         )?;
         writeln!(
@@ -163,16 +167,22 @@ pub enum Invariant {
     Linearizability,
     /// I10: a read sees what was acknowledged before it.
     ReadFreshness,
+    /// I11: majorities that can decide at the same time meet, and one membership at most is not committed.
+    ConfigOverlap,
     /// I12: a command takes effect once, and its answer stays.
     ExactlyOnce,
     /// I13: once faults have stopped the group converges and every request has ended.
     Liveness,
+    /// I14: what waits is within its limits.
+    BoundedResources,
     /// I15: no panic, and no stop without a reason.
     NoPanic,
     /// I16: indexes are in order.
     Ordering,
     /// Thesis §9.6: a term begins by the wish of a majority, or by a handover.
     PreVote,
+    /// C14: a leader that hands over changes no membership.
+    Handover,
     /// The same seed gives the same run.
     Determinism,
     /// The canary, which does not hold.
@@ -192,11 +202,13 @@ impl fmt::Display for Invariant {
             Invariant::AckDurability => "I8 ",
             Invariant::Linearizability => "I9 ",
             Invariant::ReadFreshness => "I10 ",
+            Invariant::ConfigOverlap => "I11 ",
             Invariant::ExactlyOnce => "I12 ",
             Invariant::Liveness => "I13 ",
+            Invariant::BoundedResources => "I14 ",
             Invariant::NoPanic => "I15 ",
             Invariant::Ordering => "I16 ",
-            Invariant::PreVote | Invariant::Determinism | Invariant::Canary => "",
+            Invariant::PreVote | Invariant::Handover | Invariant::Determinism | Invariant::Canary => "",
         };
         write!(f, "{number}{self:?}")
     }

@@ -37,11 +37,17 @@ pub(crate) enum FaultKind {
     DiskFull,
     /// A node's disk takes long for a while.
     DiskSlow,
+    /// The operator asks for another membership.
+    Membership,
+    /// A machine loses what is on its disk, and comes back as another node.
+    Wipe,
+    /// A node is told to prefer that others lead.
+    Weaken,
 }
 
 impl FaultKind {
     /// All of them.
-    pub(crate) const ALL: [FaultKind; 13] = [
+    pub(crate) const ALL: [FaultKind; 16] = [
         FaultKind::Crash,
         FaultKind::PowerCut,
         FaultKind::CrashAfterReply,
@@ -55,6 +61,9 @@ impl FaultKind {
         FaultKind::DiskError,
         FaultKind::DiskFull,
         FaultKind::DiskSlow,
+        FaultKind::Membership,
+        FaultKind::Wipe,
+        FaultKind::Weaken,
     ];
 
     /// Its name in reports and schedules.
@@ -73,6 +82,9 @@ impl FaultKind {
             FaultKind::DiskError => "disk-error",
             FaultKind::DiskFull => "disk-full",
             FaultKind::DiskSlow => "disk-slow",
+            FaultKind::Membership => "membership",
+            FaultKind::Wipe => "wipe",
+            FaultKind::Weaken => "weaken",
         }
     }
 }

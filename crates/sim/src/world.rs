@@ -5,16 +5,23 @@ mod effects;
 mod ending;
 mod nemesis;
 mod node;
+mod operator;
 
 use std::time::Duration;
 
-use coracle_core::{Message, NodeId, Recovered, Rng, Time};
+use coracle_core::{Membership, Message, NodeId, Recovered, Rng, Time};
 use coracle_replica::Completion;
 
-use self::{clients::Clients, node::Node};
+use self::{clients::Clients, node::Node, operator::Operator};
 use crate::{
-    Bug, Invariant, Nodes, Operation, Options, Phase, Report, Request, Violation, Workload, check::Ghost,
-    coverage::Milestone, faults::Faults, network::Network, queue::Queue, schedule::Fault, trace::Trace,
+    Bug, Invariant, NODES_MAX, Nodes, Operation, Options, Phase, Report, Request, Violation, Workload,
+    check::Ghost,
+    coverage::Milestone,
+    faults::Faults,
+    network::Network,
+    queue::Queue,
+    schedule::{Fault, FaultKind},
+    trace::Trace,
 };
 
 type Step = Result<(), Violation>;
@@ -26,6 +33,7 @@ pub(crate) struct World {
     nodes: Vec<Node>,
     network: Network,
     clients: Clients,
+    operator: Operator,
     ghost: Ghost,
     faults: Faults,
     /// What nodes and disks do; the network and the clients have numbers of their own, so that a change to one leaves the others' as they are.
@@ -64,6 +72,7 @@ struct Shape {
     requests_max: usize,
     tail_bytes_max: usize,
     forward_timeout: Duration,
+    promotion_timeout: Duration,
     /// How long a step of a state machine takes, on average.
     state_latency: Duration,
 }
@@ -89,6 +98,8 @@ enum Event {
     Fault(Fault),
     /// Partitions end.
     Join,
+    /// A machine that lost its disk stops using the name of the node that it was.
+    Unmask { node: usize },
     /// A disk has space again.
     DiskFreed { node: usize },
     /// A node starts again.
@@ -126,18 +137,24 @@ impl World {
         };
         let faults = Faults::draw(&mut rng, options.faults.of_seed(seed));
         let shape = Shape::draw(&mut rng);
-        let network = Network::new(count, faults.network.clone(), fork(&mut rng));
+        // Machines that may join; there is nothing to join when nobody changes the membership.
+        let has_spares = faults.every(FaultKind::Membership).is_some();
+        let spares = if has_spares { (1 + rng.below(4) as usize).min(NODES_MAX.saturating_sub(count)) } else { 0 };
+        let network = Network::new(count + spares, faults.network.clone(), fork(&mut rng));
         let clients = Clients::new(workload, fork(&mut rng));
-        let ids: Vec<NodeId> = (1..=count as u64).map(NodeId).collect();
-        let founded = Recovered::founded(coracle_core::Membership::of_voters(ids.iter().copied()));
-        let nodes = ids.iter().map(|id| Node::new(*id, &founded)).collect();
+        let founders = Membership::of_voters((1..=count as u64).map(NodeId));
+        let founded = Recovered::founded(founders.clone());
+        let joining = Recovered::joining(founders.cluster);
+        let node = |slot| Node::new(slot, if slot < count { &founded } else { &joining });
+        let nodes = (0..count + spares).map(node).collect();
         World {
             now: Time::ZERO,
             queue: Queue::new(),
             nodes,
             network,
             clients,
-            ghost: Ghost::default(),
+            operator: Operator::new(count + spares),
+            ghost: Ghost::new(founders),
             faults,
             rng: fork(&mut rng),
             nemesis: fork(&mut rng),
@@ -204,6 +221,7 @@ impl World {
                 self.join();
                 Ok(())
             }
+            Event::Unmask { node } => self.unmask(node),
             Event::DiskFreed { node } => {
                 self.nodes[node].disk.switch.set_full(false);
                 Ok(())
@@ -259,6 +277,7 @@ impl Event {
             Event::Converged => (11, 0),
             Event::Join => (12, 0),
             Event::DiskFreed { node } => (13, *node as u64),
+            Event::Unmask { node } => (14, *node as u64),
         };
         detail << 8 ^ kind
     }
@@ -286,6 +305,7 @@ impl Shape {
             requests_max: count(rng, 1 << 16),
             tail_bytes_max: bytes(rng),
             forward_timeout: rng.duration(Duration::from_millis(500), Duration::from_secs(5)),
+            promotion_timeout: rng.duration(Duration::from_secs(1), Duration::from_secs(8)),
             state_latency: if rng.chance(0.5) {
                 Duration::ZERO
             } else {

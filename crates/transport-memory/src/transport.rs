@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_core::{GroupId, NodeId};
 use coracle_transport::{
-    Address, Frame, Host, Hosted, Inbound, Peer, PeerStats, Route, Sent, Transport, TransportError, check_hello,
+    Address, Frame, FrameError, Host, Hosted, Inbound, Peer, PeerStats, Route, Sent, Transport, TransportError,
+    check_hello,
 };
 
 use crate::network::{Endpoint, MemoryNetwork};
@@ -174,11 +175,13 @@ impl Shared {
         let own = self.state().own.clone().map(|(_, host)| host)?;
         {
             let mut inbound = connection.inbound.lock().unwrap_or_else(PoisonError::into_inner);
-            if inbound.check(&frame).is_err() {
+            let mut checked = inbound.check(&frame);
+            if matches!(checked, Err(FrameError::Sender { .. })) {
                 // A group that was opened since the handshake is announced before its first frame.
                 inbound.announce(&own.hello()).ok()?;
-                inbound.check(&frame).ok()?;
+                checked = inbound.check(&frame);
             }
+            checked.ok()?;
         }
         let (group, from) = (frame.group, frame.message.from);
         if let Some(receiver) = connection.endpoint.shared.upgrade() {

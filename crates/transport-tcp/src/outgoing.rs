@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     dial::connect,
     handshake,
-    link::{Link, Queued},
+    link::{Link, Member, Queued},
     shared::{Closing, Shared},
     wire::{Greeting, Io, PacketBuffer, WireError, put_frame, put_greeting},
 };
@@ -179,6 +179,10 @@ impl<'a> Session<'a> {
                     self.answered(greeting?)?;
                     continue;
                 }
+                () = self.link.joined() => {
+                    self.introduce_members().await?;
+                    continue;
+                }
                 is_wanted = self.link.ready() => if !is_wanted {
                     return self.part(Stop::Closed).await;
                 },
@@ -191,6 +195,17 @@ impl<'a> Session<'a> {
                 () = async { closing.closed().await; sleep(patience).await } => return Ok(Stop::Closed),
             }
         }
+    }
+
+    /// A node of a group that was opened since the handshake: both sides say what they host before its first frame.
+    async fn introduce_members(&mut self) -> Result<(), WireError> {
+        let is_known = |member: &Member| self.theirs.expect(member.group, member.id, member.incarnation).is_ok();
+        if self.link.members().iter().all(|member| is_known(member)) {
+            return Ok(());
+        }
+        self.out.clear();
+        self.announce()?;
+        self.write_out().await
     }
 
     /// The other side's answer to an announcement.
@@ -215,6 +230,10 @@ impl<'a> Session<'a> {
         for queued in batch.drain(..) {
             self.put(queued)?;
         }
+        self.write_out().await
+    }
+
+    async fn write_out(&mut self) -> Result<(), WireError> {
         let written = timeout(self.shared.options.write_timeout, self.stream.write_all(&self.out)).await;
         written.map_err(|_| WireError::Timeout)??;
         // A single large frame does not keep its memory for ever.

@@ -2,7 +2,7 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use super::{Raft, RoleState};
+use super::{Raft, RoleState, canonical::Form};
 use crate::{Bug, Event, Fatal, Index, LogRead, Output, Run};
 
 /// How far the state machine is.
@@ -35,6 +35,13 @@ impl Applying {
 
     pub(super) fn is_for(&self, request: u64) -> bool {
         self.log_request == Some(request)
+    }
+
+    pub(super) fn canonical(&self, last_log_request: u64) -> impl Form {
+        let Applying { applied, flushed, sent, outstanding, outstanding_bytes, log_request } = self;
+        let outstanding: Vec<_> = outstanding.iter().copied().collect();
+        let request = log_request.map(|request| last_log_request - request);
+        (*applied, *flushed, *sent, outstanding, *outstanding_bytes, request)
     }
 
     /// The state was replaced: what was handed out before is in it.

@@ -4,7 +4,11 @@
 
 use alloc::vec::Vec;
 
-use super::{Raft, RoleState, proposals::Waiting};
+use super::{
+    Raft, RoleState,
+    canonical::{Clock, Form},
+    proposals::Waiting,
+};
 use crate::{
     Bug, Entry, EntryKind, Event, Index, MemberRole, Membership, MembershipChange, NodeId, NodeRecord, ProposalId,
     RejectReason, Run, Time,
@@ -25,6 +29,13 @@ pub(super) struct Promotion {
     /// What has to be replicated in this round.
     target: Index,
     began: Time,
+}
+
+impl Promotion {
+    pub(super) fn canonical(&self, clock: Clock) -> impl Form {
+        let Promotion { intent, slow_rounds, target, began } = self;
+        (*intent, *slow_rounds, *target, clock.age(*began))
+    }
 }
 
 /// What a change of voters can do next.

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Raft, RoleState};
+use super::{Raft, RoleState, canonical::Form};
 use crate::{Body, Bug, Index, NodeId, Term, quorum::Tally};
 
 /// The answers to a campaign.
@@ -27,6 +27,13 @@ impl Campaign {
         if self.vote_of(voter).is_none() {
             self.votes.push((voter, granted));
         }
+    }
+
+    pub(super) fn canonical(&self) -> impl Form {
+        let Campaign { votes, is_transfer, is_requested } = self;
+        let mut votes = votes.clone();
+        votes.sort_unstable();
+        (votes, *is_transfer, *is_requested)
     }
 
     fn vote_of(&self, voter: NodeId) -> Option<bool> {

@@ -2,7 +2,10 @@
 
 use alloc::vec::Vec;
 
-use super::{Raft, RoleState};
+use super::{
+    Raft, RoleState,
+    canonical::{Clock, Form},
+};
 use crate::{AppendResult, Body, Bug, Event, Fatal, Index, NodeId, Run, Term, Time};
 
 /// What a follower knows of its leader.
@@ -36,6 +39,13 @@ impl Following {
 
     pub(super) fn on_term_changed(&mut self, commit_index: Index) {
         *self = Following { contact: self.contact, ..Following::new(commit_index) };
+    }
+
+    pub(super) fn canonical(&self, clock: Clock) -> impl Form {
+        let Following { leader, resigned, contact, verified, is_ack_wanted, acked } = self;
+        // Without a leader nobody asks when it was heard.
+        let age = leader.map(|_| clock.age(*contact));
+        (*leader, *resigned, age, *verified, *is_ack_wanted, *acked)
     }
 }
 

@@ -5,6 +5,7 @@ use core::time::Duration;
 
 use super::{
     Progress, Raft, RoleState,
+    canonical::{Clock, Form},
     change::Promotion,
     lease::Lease,
     proposals::Waiting,
@@ -62,6 +63,37 @@ impl Leader {
             is_installing: peer.is_installing(),
         };
         self.peers.iter().map(view).collect()
+    }
+
+    pub(super) fn canonical(&self, clock: Clock, last_log_request: u64) -> impl Form {
+        let Leader {
+            peers,
+            term_start,
+            waiting,
+            uncommitted_bytes,
+            unapplied,
+            unapplied_bytes,
+            reads,
+            lease,
+            promotion,
+            round,
+            heartbeat_deadline,
+            commit_at_heartbeat,
+            transfer,
+            quorum_deadline,
+        } = self;
+        let mut peers: Vec<_> = peers.iter().map(|peer| (peer.id, peer)).collect();
+        peers.sort_by_key(|(id, _)| *id);
+        let awaited = reads.awaited();
+        let peers: Vec<_> =
+            peers.into_iter().map(|(_, peer)| peer.canonical(clock, awaited, last_log_request)).collect();
+        let proposals: Vec<_> = waiting.iter().map(Waiting::canonical).collect();
+        let bytes = (*uncommitted_bytes, unapplied.iter().copied().collect::<Vec<_>>(), *unapplied_bytes);
+        let timers = (clock.is_armed(*heartbeat_deadline), clock.is_armed(*quorum_deadline));
+        let changes =
+            (promotion.as_ref().map(|it| it.canonical(clock)), transfer.as_ref().map(|it| it.canonical(clock)));
+        let leases = (reads.canonical(), lease.canonical(clock, *round));
+        (peers, *term_start, *commit_at_heartbeat, (proposals, bytes), timers, changes, leases)
     }
 }
 

@@ -16,8 +16,10 @@
 //! | `apply.rs` | what is handed to the state machine, and compaction |
 //! | `snapshot.rs` | snapshots that arrive |
 //! | `settle.rs` | the order of outputs, and when to wake |
+//! | `canonical.rs` | what of the state makes a difference |
 
 mod apply;
+mod canonical;
 mod change;
 mod election;
 mod follower;
@@ -34,6 +36,7 @@ mod transfer;
 
 use alloc::{collections::VecDeque, vec::Vec};
 
+pub(crate) use canonical::{Form, entries_of};
 pub use status::{Progress, Role, Status};
 
 use self::{

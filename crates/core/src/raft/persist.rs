@@ -2,7 +2,10 @@
 
 use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
 
-use super::{Raft, RoleState};
+use super::{
+    Raft, RoleState,
+    canonical::{Clock, Form},
+};
 use crate::{
     Base, Body, Bug, Config, Event, HardState, Index, Message, Output, Persist, RejectReason, Term, Ticket, Time,
 };
@@ -43,6 +46,14 @@ struct Write {
     /// What the log ends with once this is durable, as far as it has not been cut off since.
     last_index: Index,
     issued_at: Time,
+}
+
+impl Write {
+    /// `place` is that of its version among all of them.
+    fn canonical(&self, clock: Clock, place: usize) -> impl Form + use<> {
+        let Write { ticket: _, version: _, last_index, issued_at } = self;
+        (place, *last_index, clock.age(*issued_at))
+    }
 }
 
 impl Persistence {
@@ -121,6 +132,35 @@ impl Persistence {
         self.truncate_from = is_anything_issued.then_some(old_first);
         self.issued = base.index;
         self.base = Some(base);
+    }
+
+    pub(super) fn canonical(&self, clock: Clock) -> impl Form {
+        let Persistence {
+            // Only the order of writes counts, and they are in order.
+            last_ticket: _,
+            writes,
+            durable,
+            issued,
+            truncate_from,
+            base,
+            issued_base,
+            version,
+            issued_version,
+            durable_version,
+            withheld,
+            is_slow,
+        } = self;
+        let mut versions: Vec<u64> = writes.iter().map(|write| write.version).collect();
+        versions.extend(withheld.iter().map(|(version, _)| *version));
+        versions.extend([*version, *issued_version, *durable_version]);
+        versions.sort_unstable();
+        versions.dedup();
+        // How (term, vote) changed counts by what came first alone.
+        let place = |version: &u64| versions.partition_point(|other| other < version);
+        let writes: Vec<_> = writes.iter().map(|write| write.canonical(clock, place(&write.version))).collect();
+        let withheld: Vec<_> = withheld.iter().map(|(version, message)| (place(version), message)).collect();
+        let vote = (place(version), place(issued_version), place(durable_version));
+        (writes, *durable, *issued, (*truncate_from, base, *issued_base), vote, withheld, *is_slow)
     }
 
     fn is_due(&self, last_index: Index) -> bool {

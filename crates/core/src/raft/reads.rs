@@ -2,7 +2,10 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use super::{Raft, RoleState};
+use super::{
+    Raft, RoleState,
+    canonical::{Clock, Form},
+};
 use crate::{Body, Bug, Index, NodeId, Output, ReadId, RejectReason, Time};
 
 /// The reads that wait at a leader.
@@ -16,7 +19,7 @@ pub(super) struct LeaderReads {
     count: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Asker {
     Local { first: ReadId, count: u32 },
     Peer { id: NodeId, nonce: u64, sequence: u64 },
@@ -35,6 +38,23 @@ impl LeaderReads {
     fn push(&mut self, asker: Asker) {
         self.count += asker.count();
         self.arrived.push(asker);
+    }
+
+    pub(super) fn canonical(&self) -> impl Form {
+        // All that are in a round are in the same.
+        let LeaderReads { arrived, in_round, count } = self;
+        let in_round: Vec<_> = in_round.iter().map(|(_, index, asker)| (*index, *asker)).collect();
+        (arrived, in_round, *count)
+    }
+
+    /// The round that reads wait for.
+    pub(super) fn awaited(&self) -> Option<u64> {
+        self.in_round.front().map(|(round, ..)| *round)
+    }
+
+    /// Whether an answer to `round` counts for reads that wait.
+    pub(super) fn is_awaited(&self, round: u64) -> bool {
+        self.awaited().is_some_and(|awaited| round >= awaited)
     }
 
     /// This node's own reads, which end here; peers ask again.
@@ -60,6 +80,14 @@ pub(super) struct FollowerReads {
     count: usize,
 }
 
+impl FollowerReads {
+    pub(super) fn canonical(&self, clock: Clock) -> impl Form {
+        // The question that waits is the last one.
+        let FollowerReads { arrived, asked, sequence: _, count } = self;
+        (arrived, asked.as_ref().map(|asked| asked.canonical(clock)), *count)
+    }
+}
+
 /// A question to the leader.
 #[derive(Clone, Debug)]
 struct Asked {
@@ -69,6 +97,13 @@ struct Asked {
     sent_at: Time,
     /// When the first question for these reads was sent.
     since: Time,
+}
+
+impl Asked {
+    fn canonical(&self, clock: Clock) -> impl Form {
+        let Asked { sequence: _, leader, reads, sent_at, since } = self;
+        (*leader, reads, clock.age(*sent_at), clock.age(*since))
+    }
 }
 
 impl Raft {

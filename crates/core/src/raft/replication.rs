@@ -3,7 +3,10 @@
 use alloc::{collections::VecDeque, vec::Vec};
 use core::time::Duration;
 
-use super::{Raft, RoleState};
+use super::{
+    Raft, RoleState,
+    canonical::{Clock, Form},
+};
 use crate::{AppendResult, Body, Bug, Fatal, Incarnation, Index, LogRead, NodeId, Output, Run, Time};
 
 /// What a leader knows of a peer.
@@ -67,6 +70,13 @@ struct Inflight {
     sent_at: Time,
 }
 
+impl Inflight {
+    fn canonical(&self, clock: Clock) -> impl Form + use<> {
+        let Inflight { last, bytes, sent_at } = self;
+        (*last, *bytes, clock.age(*sent_at))
+    }
+}
+
 impl Peer {
     pub(super) fn new(id: NodeId, incarnation: Incarnation, next_index: Index, now: Time) -> Peer {
         Peer {
@@ -84,6 +94,40 @@ impl Peer {
             standing: Standing::Member,
             log_request: None,
         }
+    }
+
+    /// `awaited` is the round that reads wait for; answers to others make no difference.
+    pub(super) fn canonical(&self, clock: Clock, awaited: Option<u64>, last_log_request: u64) -> impl Form + use<> {
+        let Peer {
+            id,
+            incarnation,
+            state,
+            match_index,
+            next_index,
+            inflight,
+            inflight_bytes,
+            contact,
+            echoed,
+            commit_told,
+            promised_until,
+            standing,
+            log_request,
+        } = self;
+        let state = match state {
+            PeerState::Probe { sent_at } => (0, sent_at.map(|at| clock.age(at)), None),
+            PeerState::Replicate => (1, None, None),
+            PeerState::Install { index } => (2, None, Some(*index)),
+        };
+        let standing = match standing {
+            Standing::Member => None,
+            Standing::Removed { committed_at } => Some(committed_at.map(|at| clock.age(at))),
+        };
+        let inflight: Vec<_> = inflight.iter().map(|sent| sent.canonical(clock)).collect();
+        let has_echoed = awaited.is_some_and(|round| *echoed >= round);
+        let request = log_request.map(|request| last_log_request - request);
+        let sent = (*next_index, inflight, *inflight_bytes, *commit_told, request);
+        let answers = (*match_index, clock.age(*contact), has_echoed, clock.is_armed(*promised_until));
+        ((*id, *incarnation), state, sent, answers, standing)
     }
 
     pub(super) fn is_installing(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 
-use super::Raft;
+use super::{Raft, canonical::Form};
 use crate::{Base, Body, Bug, Event, Index, InstallSnapshot, NodeId, Output, SnapshotMeta, Term};
 
 /// A whole snapshot on its way into the state machine.
@@ -11,6 +11,13 @@ pub(super) struct Installing {
     meta: Box<SnapshotMeta>,
     /// Whether the state machine has been told; before that the log's base has to be durable.
     is_handed_out: bool,
+}
+
+impl Installing {
+    pub(super) fn canonical(&self) -> impl Form {
+        let Installing { meta, is_handed_out } = self;
+        (meta, *is_handed_out)
+    }
 }
 
 impl Raft {

@@ -2,7 +2,11 @@
 
 use core::time::Duration;
 
-use super::{Raft, RoleState, election::Campaign};
+use super::{
+    Raft, RoleState,
+    canonical::{Clock, Form},
+    election::Campaign,
+};
 use crate::{Body, Bug, Event, Index, MemberRole, NodeId, RejectReason, Time};
 
 /// A handover that is under way.
@@ -18,6 +22,11 @@ pub(super) struct Transfer {
 impl Transfer {
     pub(super) fn deadline(&self) -> Time {
         self.deadline
+    }
+
+    pub(super) fn canonical(&self, clock: Clock) -> impl Form {
+        let Transfer { to, deadline, is_sent } = self;
+        (*to, clock.is_armed(*deadline), *is_sent)
     }
 }
 

@@ -133,8 +133,9 @@ pub struct Node {
     /// While false, questions to the log wait in `questions`.
     pub is_reading: bool,
     pub questions: Vec<(u64, Index, Index)>,
-    /// While false, nothing is applied.
+    /// While false, nothing is applied, and what is handed out waits in `unapplied`.
     pub is_applying: bool,
+    pub unapplied: Vec<Vec<Run>>,
 }
 
 /// The cluster.
@@ -204,6 +205,7 @@ impl Cluster {
             is_reading: true,
             questions: Vec::new(),
             is_applying: true,
+            unapplied: Vec::new(),
         };
         self.nodes.insert(id, node);
         self.down.retain(|n| *n != id);
@@ -269,15 +271,10 @@ impl Cluster {
                     node.failed_reads.extend(first.0..first.0 + u64::from(count));
                 }
                 Output::Apply { entries } => {
-                    if !node.is_applying {
-                        continue;
+                    node.unapplied.push(entries);
+                    if node.is_applying {
+                        self.apply(n);
                     }
-                    for run in &entries {
-                        node.applied.extend(run.iter().map(|(index, entry)| (index, run.term(), entry.data.clone())));
-                    }
-                    let applied = entries.last().unwrap().last();
-                    let flushed = node.disk.flushed;
-                    node.raft.handle(now, Input::Applied { applied, flushed });
                 }
                 Output::ReadEntries { request, from, to, .. } if !node.is_reading => {
                     node.questions.push((request, from, to));
@@ -304,6 +301,20 @@ impl Cluster {
                     node.raft.handle(now, Input::SnapshotReceived { meta: meta.into() });
                 }
             }
+        }
+    }
+
+    /// Applies what was handed out.
+    pub fn apply(&mut self, n: NodeId) {
+        let now = self.now;
+        let node = self.node(n);
+        for entries in std::mem::take(&mut node.unapplied) {
+            for run in &entries {
+                node.applied.extend(run.iter().map(|(index, entry)| (index, run.term(), entry.data.clone())));
+            }
+            let applied = entries.last().unwrap().last();
+            let flushed = node.disk.flushed;
+            node.raft.handle(now, Input::Applied { applied, flushed });
         }
     }
 

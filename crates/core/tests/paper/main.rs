@@ -6,6 +6,7 @@
 mod common;
 
 mod contracts;
+mod crashes;
 mod elections;
 mod lease;
 mod membership;

@@ -27,6 +27,7 @@ fn address(n: usize) -> String {
 
 fn founder(n: usize, id: u64) -> Founder {
     Founder {
+        group: GroupId(1),
         id: NodeId(id),
         incarnation: Incarnation(id * 10),
         boot_nonce: id * 100,
@@ -257,6 +258,7 @@ fn c02_a_question_of_a_new_node_invalidates_its_predecessors_answer() {
         machine.answered(&known_as, answer, Time::ZERO);
         let successor = founder(1, 21);
         machine.asked_by(&Question {
+            group: GroupId(1),
             at: address(0),
             id: successor.id,
             incarnation: successor.incarnation,
@@ -428,6 +430,7 @@ fn a_later_list_is_compared_with_the_membership() {
 #[test]
 fn damaged_questions_and_answers_are_errors() {
     let question = Question {
+        group: GroupId(1),
         at: address(0),
         id: NodeId(1),
         incarnation: Incarnation(2),
@@ -442,12 +445,13 @@ fn damaged_questions_and_answers_are_errors() {
     }
     let trailing = [&bytes[..], b"x"].concat();
     assert!(matches!(Question::decode(&trailing), Err(WireError::Undecodable(_))));
-    assert!(matches!(Question::decode(&vec![1; (1 << 20) + 1]), Err(WireError::TooLarge { .. })));
+    assert!(matches!(Question::decode(&vec![2; (1 << 20) + 1]), Err(WireError::TooLarge { .. })));
 }
 
 #[test]
 fn the_bytes_of_a_question_do_not_change() {
     let question = Question {
+        group: GroupId(7),
         at: "a".to_owned(),
         id: NodeId(1),
         incarnation: Incarnation(2),
@@ -455,7 +459,8 @@ fn the_bytes_of_a_question_do_not_change() {
         addresses: vec!["c".to_owned()],
     };
     let expected = [
-        &[1][..],
+        &[2][..],
+        &[7, 0, 0, 0, 0, 0, 0, 0],
         &[1, 0, 0, 0, 0, 0, 0, 0, b'a'],
         &[1, 0, 0, 0, 0, 0, 0, 0],
         &[2, 0, 0, 0, 0, 0, 0, 0],

@@ -1,17 +1,19 @@
 //! The questions and answers of founding as bytes: a version byte, then bincode's legacy encoding.
 
 use bytes::Bytes;
-use coracle_core::{Incarnation, NodeId};
+use coracle_core::{GroupId, Incarnation, NodeId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of the encoding, its first byte.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// The largest question or answer, in bytes.
 const BYTES_MAX: usize = 1 << 20;
 
 /// What an unfounded node asks each of its peers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
+    /// Which group is being founded: a process may host many.
+    pub group: GroupId,
     /// The address that is asked: a name by which the asker knows the asked.
     pub at: String,
     /// Who asks.
@@ -65,7 +67,7 @@ pub enum AnswerState {
 #[non_exhaustive]
 pub enum WireError {
     /// They are of another version.
-    #[error("a question or answer of version {found}; this build speaks version 1")]
+    #[error("a question or answer of version {found}; this build speaks version {VERSION}")]
     Version {
         /// The version found.
         found: u8,

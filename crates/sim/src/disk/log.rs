@@ -20,6 +20,8 @@ pub(crate) struct LogState {
     pub(crate) hard_state: HardState,
     pub(crate) base: Base,
     entries: VecDeque<(Term, Entry)>,
+    /// The memberships among the entries, in order.
+    memberships: Vec<(Index, Membership)>,
 }
 
 impl LogState {
@@ -37,6 +39,49 @@ impl LogState {
     /// The term at `index`, which may be the base's.
     pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
         if index == self.base.index { Some(self.base.term) } else { self.entry(index).map(|(term, _)| *term) }
+    }
+
+    /// The membership in force at the end.
+    pub(crate) fn membership(&self) -> Option<&Membership> {
+        self.memberships.last().map(|(_, membership)| membership).or(self.base.membership.as_ref())
+    }
+
+    /// Where the entry of the membership in force at the end is.
+    pub(crate) fn membership_index(&self) -> Index {
+        self.memberships.last().map_or(self.base.membership_index, |(index, _)| *index)
+    }
+
+    /// The membership in force at `index`, which lies not below the base.
+    pub(crate) fn membership_at(&self, index: Index) -> Option<&Membership> {
+        let found = self.memberships.iter().rev().find(|(at, _)| *at <= index);
+        found.map(|(_, membership)| membership).or(self.base.membership.as_ref())
+    }
+
+    /// The memberships whose entries lie at `from` or above, also the base's.
+    pub(crate) fn memberships_from(&self, from: Index) -> Vec<Membership> {
+        let base = self.base.membership.iter().filter(|_| self.base.membership_index >= from);
+        let entries = self.memberships.iter().filter(|(at, _)| *at >= from).map(|(_, membership)| membership);
+        base.chain(entries).cloned().collect()
+    }
+
+    /// How many membership entries lie above `index`.
+    pub(crate) fn memberships_above(&self, index: Index) -> usize {
+        self.memberships.iter().rev().take_while(|(at, _)| *at > index).count()
+    }
+
+    /// The term and the index of the last entry.
+    pub(crate) fn last_position(&self) -> (Term, Index) {
+        (self.term_at(self.last()).unwrap_or_default(), self.last())
+    }
+
+    fn push(&mut self, term: Term, entry: &Entry) -> Result<()> {
+        if entry.kind == EntryKind::Membership {
+            let membership = Membership::decode(entry.data.clone())
+                .map_err(|error| StorageError::damaged("the log", error.to_string()))?;
+            self.memberships.push((self.last().next(), membership));
+        }
+        self.entries.push_back((term, entry.clone()));
+        Ok(())
     }
 
     /// Whether it surely holds (`index`, `term`), or has compacted it away.
@@ -59,7 +104,9 @@ impl LogState {
             if run.first() != self.last().next() {
                 return Err(invalid(format!("{run:?} does not follow {}", self.last())));
             }
-            self.entries.extend(run.entries().iter().map(|entry| (run.term(), entry.clone())));
+            for entry in run.entries() {
+                self.push(run.term(), entry)?;
+            }
         }
         if let Some(hard_state) = batch.hard_state {
             self.hard_state = hard_state;
@@ -75,6 +122,7 @@ impl LogState {
             return Err(invalid(format!("cannot cut off from {from}: the log begins after {}", self.base.index)));
         }
         self.entries.truncate((from.0 - self.base.index.0 - 1) as usize);
+        self.memberships.retain(|(at, _)| *at < from);
         Ok(())
     }
 
@@ -85,6 +133,7 @@ impl LogState {
     fn set_base(&mut self, base: &Base) {
         let gone = base.index.0.saturating_sub(self.base.index.0) as usize;
         self.entries.drain(..gone.min(self.entries.len()));
+        self.memberships.retain(|(at, _)| *at > base.index);
         self.base = base.clone();
     }
 
@@ -122,16 +171,10 @@ impl LogState {
 
     fn recover(&self, tail_bytes_max: usize) -> Result<RecoveredLog> {
         let mut terms: Vec<(Index, Term)> = Vec::new();
-        let mut memberships = Vec::new();
-        for (offset, (term, entry)) in self.entries.iter().enumerate() {
+        for (offset, (term, _)) in self.entries.iter().enumerate() {
             let index = self.base.index.plus(offset as u64 + 1);
             if terms.last().is_none_or(|(_, last)| last != term) {
                 terms.push((index, *term));
-            }
-            if entry.kind == EntryKind::Membership {
-                let membership = Membership::decode(entry.data.clone())
-                    .map_err(|error| StorageError::damaged("the log", error.to_string()))?;
-                memberships.push((index, membership));
             }
         }
         let mut bytes = 0;
@@ -147,7 +190,7 @@ impl LogState {
             hard_state: self.hard_state,
             base: self.base.clone(),
             terms,
-            memberships,
+            memberships: self.memberships.clone(),
             last_index: self.last(),
             tail: self.runs(from, self.last()),
             damaged_at: None,
@@ -205,6 +248,7 @@ impl Torn {
 impl SimLog {
     pub(super) fn founded(founded: &Recovered, switch: Arc<Switch>) -> SimLog {
         let mut state = LogState { hard_state: founded.hard_state, base: founded.base.clone(), ..LogState::default() };
+        state.memberships.clone_from(&founded.memberships);
         for run in &founded.tail {
             state.entries.extend(run.entries().iter().map(|entry| (run.term(), entry.clone())));
         }
@@ -241,6 +285,7 @@ impl SimLog {
         let keep = state.durable.entries.len().saturating_sub(count);
         state.durable.entries.truncate(keep);
         let last = state.durable.last();
+        state.durable.memberships.retain(|(at, _)| *at <= last);
         let hard_state = &mut state.durable.hard_state;
         hard_state.commit_index = hard_state.commit_index.min(last);
         state.seen = state.durable.clone();

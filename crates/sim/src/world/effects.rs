@@ -57,7 +57,11 @@ impl World {
         self.trace.line(self.now, || format!("n{node} > {:?}: {} {:?}", message.to, message.term, message.body));
         self.report.messages += 1;
         self.nodes[node].disk.log.durable(|durable| check::asserts(node, &message, durable))?;
-        let Some(to) = self.nodes.iter().position(|other| other.id == message.to) else {
+        let Some(to) = self.slot_of(message.to).filter(|to| self.would_talk(node, *to)) else {
+            if self.operator.is_gone(message.to) {
+                self.network.dropped += 1;
+                return Ok(());
+            }
             return Err(Violation::new(Invariant::Ordering, format!("n{node} writes to nobody: {message:?}")));
         };
         match message.body {
@@ -103,7 +107,9 @@ impl World {
         if !self.network.arrive(from, to) || self.is_fault_of_the_past(sent) {
             return Ok(());
         }
-        if self.nodes[to].running.is_some() {
+        if self.nodes[to].id != message.to || self.nodes[from].id != message.from || !self.would_talk(from, to) {
+            self.network.dropped += 1;
+        } else if self.nodes[to].running.is_some() {
             self.input(to, Input::Message(message));
         } else {
             self.network.dropped += 1;
@@ -130,6 +136,7 @@ impl World {
     fn write(&mut self, node: usize, persist: Persist) -> Step {
         self.trace.line(self.now, || format!("n{node} writes {persist:?}"));
         let this = &mut self.nodes[node];
+        let membership = this.issued.membership_index();
         let batch = coracle_storage::LogBatch::new(GROUP, persist.clone());
         let first = batch.entries.first().map_or(this.issued.last().next(), coracle_core::Run::first);
         let mut before = match &batch.base {
@@ -137,7 +144,7 @@ impl World {
             _ => this.issued.term_at(first.prev()),
         };
         for run in &batch.entries {
-            self.ghost.appends(node, before, run)?;
+            self.ghost.appends(this.key, before, run)?;
             before = Some(run.term());
         }
         this.issued
@@ -148,6 +155,9 @@ impl World {
             && from <= self.ghost.committed()
         {
             self.keeps_committed(node, from)?;
+        }
+        if self.nodes[node].issued.membership_index() != membership {
+            self.overlap()?;
         }
         let Some(running) = &mut self.nodes[node].running else { return Ok(()) };
         running.log_queue.push(persist);
@@ -246,7 +256,7 @@ impl World {
         if let StateEffect::Apply { entries } = &effect {
             let mut applied = running.state.machine().applied().applied;
             for run in entries {
-                this.disk.log.durable(|log| self.ghost.applies(node, applied, run, log))?;
+                this.disk.log.durable(|log| self.ghost.applies(this.key, applied, run, log))?;
                 applied = run.last();
             }
         }
@@ -298,7 +308,7 @@ impl World {
         // Who looks from outside meets no fault, and takes none away.
         let hash = this.disk.switch.unharmed(|| machine.state_hash());
         match hash {
-            Some(hash) => self.ghost.state(node, applied, hash),
+            Some(hash) => self.ghost.state(this.key, applied, hash),
             None => Ok(()),
         }
     }
@@ -350,9 +360,12 @@ impl World {
                 if self.nodes[node].has_installed {
                     self.passes(Milestone::SnapshotOnLaterLeader);
                 }
-                self.ghost.is_elected(node, self.nodes[node].id, term, self.nodes.len())?;
-                self.ghost.leads(node, term, &self.nodes[node].issued)?;
+                self.is_elected(node, term)?;
+                self.ghost.leads(self.nodes[node].key, term, &self.nodes[node].issued)?;
+                self.note_role(node, true);
+                self.overlap()?;
             }
+            RaftEvent::Role { .. } => self.note_role(node, false),
             RaftEvent::Truncated { from, last } => {
                 self.report.truncations += 1;
                 if last.0 >= from.0 + 9 {

@@ -33,7 +33,10 @@ impl World {
             return Ok(());
         }
         let rng = &mut Rng::new(fault.seed);
-        let members = self.members();
+        let mut members = self.members();
+        if members.is_empty() || rng.chance(0.1) {
+            members = (0..self.nodes.len()).collect();
+        }
         let any = members[rng.below(members.len() as u64) as usize];
         // A fault of the leader is worth more than one of anybody.
         let node = if rng.chance(0.3) { self.leader().unwrap_or(any) } else { any };
@@ -52,16 +55,14 @@ impl World {
             FaultKind::DiskError => self.break_disk(rng, node),
             FaultKind::DiskFull => self.fill_disk(rng, node),
             FaultKind::DiskSlow => self.slow_disk(rng, node),
+            FaultKind::Membership => self.change_members(rng),
+            FaultKind::Wipe => self.wipe(rng, node)?,
+            FaultKind::Weaken => self.weaken(rng, node),
         };
         if struck {
             self.report.faults.count(fault.kind.name());
         }
         Ok(())
-    }
-
-    /// The nodes that faults strike.
-    fn members(&self) -> Vec<usize> {
-        (0..self.nodes.len()).collect()
     }
 
     /// At once, or between two of its next effects.
@@ -145,7 +146,13 @@ impl World {
 
     /// To a node, which may be down or far behind, or to whom the leader thinks best.
     fn transfer(&mut self, rng: &mut Rng, node: usize) -> bool {
-        let to = rng.chance(0.5).then_some(self.nodes[node].id);
+        let gone = self.operator.gone.last().map(|(gone, _)| *gone).filter(|_| rng.chance(0.1));
+        let anywhere = self.nodes[rng.below(self.nodes.len() as u64) as usize].id;
+        let to = match rng.below(4) {
+            0 => Some(gone.unwrap_or(anywhere)),
+            1 => Some(self.nodes[node].id),
+            _ => None,
+        };
         let Some(leader) = self.leader() else { return false };
         self.trace.line(self.now, || format!("n{leader} is to hand over to {to:?}"));
         self.input(leader, Input::Transfer { to });
@@ -201,6 +208,12 @@ impl World {
     fn slow_disk(&mut self, rng: &mut Rng, node: usize) -> bool {
         let lasts = rng.duration(Duration::ZERO, self.faults.disk.slow_max);
         self.nodes[node].slow_until = self.now.plus(lasts);
+        true
+    }
+
+    fn weaken(&mut self, rng: &mut Rng, node: usize) -> bool {
+        let duration = rng.duration(Duration::ZERO, self.shape.election_timeout_max * 10);
+        self.input(node, Input::Weaken { duration });
         true
     }
 

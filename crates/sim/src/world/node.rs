@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use coracle_core::{Config, Index, NodeId, Persist, Recovered, Term, Time};
+use coracle_core::{Config, Incarnation, Index, Membership, NodeId, Persist, Recovered, Term, Time};
 use coracle_replica::{
     Effect, Input, LogWorker, Replica, ReplicaOptions, RequestId, SnapshotJob, SnapshotWorker, Start, StateEffect,
     StateWorker, recover,
@@ -20,11 +20,17 @@ use crate::{
     coverage::Milestone,
     disk::{Disk, GROUP, LogState},
     faults::exponential,
+    overlap::{self, Brief, View, is_quorum},
 };
 
 /// A node, up or down.
 pub(super) struct Node {
     pub(super) id: NodeId,
+    pub(super) incarnation: Incarnation,
+    /// What checkers call it: another one for each life of the machine's disk.
+    pub(super) key: usize,
+    /// It has lost its disk and goes on under the old id, by mistake.
+    pub(super) is_impostor: bool,
     pub(super) disk: Disk,
     /// Counts crashes: what a worker of an earlier life has done reaches nobody.
     pub(super) life: u32,
@@ -69,14 +75,20 @@ pub(super) struct Running {
     pub(super) cancelled: BTreeSet<RequestId>,
     pub(super) term: Term,
     pub(super) commit: Index,
+    /// It leads, by what it has told last.
+    pub(super) leads: bool,
 }
 
 impl Node {
-    pub(super) fn new(id: NodeId, founded: &Recovered) -> Node {
-        let disk = Disk::founded(id, founded);
+    pub(super) fn new(slot: usize, start: &Recovered) -> Node {
+        let id = NodeId(slot as u64 + 1);
+        let disk = Disk::founded(id, start);
         let issued = disk.log.durable(LogState::clone);
         Node {
             id,
+            incarnation: Incarnation(0),
+            key: slot,
+            is_impostor: false,
             disk,
             life: 0,
             running: None,
@@ -88,6 +100,21 @@ impl Node {
             slow_until: Time::ZERO,
             has_installed: false,
         }
+    }
+}
+
+impl Node {
+    /// The membership in force: what the replica goes by, which it may not have written yet.
+    pub(super) fn membership(&self) -> Option<&Membership> {
+        let running = self.running.as_ref();
+        running.map(|running| running.replica.raft().membership_at(Index::MAX).1).or_else(|| self.issued.membership())
+    }
+
+    /// Another disk, with nothing on it but what `start` says.
+    pub(super) fn begin_with(&mut self, start: &Recovered) {
+        self.disk = Disk::founded(self.id, start);
+        self.issued = self.disk.log.durable(LogState::clone);
+        self.has_installed = false;
     }
 }
 
@@ -118,8 +145,13 @@ impl World {
         let mut machine = bugs::wrap(opened, self.bug, node);
         let snapshots = disk.snapshot_store(GROUP);
         let log: &dyn LogStore = &*disk.log;
-        let start = recover(log, &*snapshots, &mut *machine, GROUP, self.shape.tail_bytes_max)?
-            .ok_or_else(|| StorageError::damaged("the log", "it is empty"))?;
+        let start = recover(log, &*snapshots, &mut *machine, GROUP, self.shape.tail_bytes_max)?;
+        let start = start.unwrap_or_else(|| Start {
+            recovered: Recovered::joining(self.ghost.membership().cluster),
+            applied: machine.applied(),
+            snapshot: None,
+            is_durable: machine.is_durable(),
+        });
         Ok((machine, start))
     }
 
@@ -152,6 +184,7 @@ impl World {
         }
         raft.heartbeat_interval = shape.heartbeat_interval;
         raft.election_timeout_max = shape.election_timeout_max;
+        raft.promotion_timeout = shape.promotion_timeout;
         raft.election_timeout_min = shape.election_timeout_max / 2;
         raft.append_bytes_max = shape.append_bytes_max;
         raft.inflight_messages_max = shape.inflight_messages_max;
@@ -182,7 +215,7 @@ impl World {
     }
 
     /// What is not on the disk is gone; the node starts again later.
-    fn power_off(&mut self, node: usize) -> Step {
+    pub(super) fn power_off(&mut self, node: usize) -> Step {
         let this = &mut self.nodes[node];
         this.running = None;
         this.life += 1;
@@ -239,6 +272,7 @@ impl World {
             return Ok(());
         }
         let clock = running.clock.read(now);
+        let handing_over = running.handing_over();
         let was_reading = running.replica.raft().is_leader() && !running.queries.is_empty();
         for input in mem::take(&mut running.inbox) {
             if let Input::Cancel { request } = &input {
@@ -256,6 +290,14 @@ impl World {
         self.drain(node)?;
         if let Some(running) = &mut self.nodes[node].running {
             running.cancelled.clear();
+            let now = running.handing_over();
+            if let (Some((term, index)), Some((term_now, index_now))) = (handing_over, now)
+                && term == term_now
+                && index != index_now
+            {
+                let what = format!("n{node} hands over in {term}, and has appended the membership at {index_now}");
+                return Err(Violation::new(Invariant::Handover, what));
+            }
         }
         self.observe(node)
     }
@@ -287,7 +329,6 @@ impl World {
 
     /// I5, I6, I7, I16: looks at what a replica takes for committed.
     pub(super) fn observe(&mut self, node: usize) -> Step {
-        let has_peers = self.nodes.len() > 1;
         let this = &mut self.nodes[node];
         let Some(running) = &mut this.running else { return Ok(()) };
         let raft = running.replica.raft();
@@ -304,28 +345,70 @@ impl World {
         if self.bug == Some(Bug::Canary) && term > Term(2) {
             return Err(Violation::new(Invariant::Canary, "no term is above 2"));
         }
-        if has_peers {
-            self.ghost.enters(node, this.id, term)?;
-        }
-        let first = running.commit.next();
-        if raft.is_leader() && commit >= first && raft.term_at(commit) != Some(term) {
-            let what = format!("n{node} leads in term {term} and commits {commit}, which is of an earlier one");
+        let id = this.id;
+        self.ghost.enters(node, id, term, || raft.membership_at(Index::MAX).1.voters().all(|voter| voter == id))?;
+        let known = raft.commit_index();
+        if raft.is_leader() && known > running.commit && raft.term_at(known) != Some(term) {
+            let what = format!("n{node} leads in term {term} and commits {known}, which is of an earlier one");
             return Err(Violation::new(Invariant::CommitOnQuorum, what));
         }
         running.term = term;
         let known = mem::replace(&mut running.commit, commit);
-        if commit == known || !self.ghost.commits((node, term), known, commit, &this.issued)? {
+        if this.issued.memberships_above(self.ghost.committed().max(commit)) > 1 {
+            let what = format!("n{node} has more than one membership above {}, and only that is committed", commit);
+            return Err(Violation::new(Invariant::ConfigOverlap, what));
+        }
+        if commit == known || !self.ghost.commits((this.key, term), known, commit, &this.issued)? {
             return Ok(());
         }
+        self.committed_on_quorum(node)?;
+        if self.ghost.membership_at(commit) { self.overlap() } else { Ok(()) }
+    }
+
+    /// I1: whoever leads has the votes of a majority of each half on their disks.
+    pub(super) fn is_elected(&self, node: usize, term: Term) -> Step {
+        let Some(membership) = self.nodes[node].membership() else { return Ok(()) };
+        let id = self.nodes[node].id;
+        let has_voted = |voter: NodeId| match self.slot_of(voter) {
+            Some(slot) => self.ghost.vote_of(self.nodes[slot].key, term) == Some(id),
+            None => self.operator.is_gone(voter),
+        };
+        if is_quorum(membership, has_voted) {
+            return Ok(());
+        }
+        let what = format!("n{node} leads in term {term} without the votes of a majority of {}", Brief(membership));
+        Err(Violation::new(Invariant::ElectionSafety, what))
+    }
+
+    /// I6, by the node that has just told of it.
+    fn committed_on_quorum(&self, node: usize) -> Step {
         let (index, term) = (self.ghost.committed(), self.ghost.committed_term());
-        let holds = self.nodes.iter().map(|node| node.disk.log.durable(|log| log.holds(index, term)));
-        self.ghost.on_quorum(holds, self.nodes.len())
+        let log = &self.nodes[node].issued;
+        let holds = |id: NodeId| {
+            let here =
+                self.slot_of(id).is_some_and(|slot| self.nodes[slot].disk.log.durable(|log| log.holds(index, term)));
+            // An acknowledgement outlives the disk that it speaks of.
+            here || self.operator.gone.iter().any(|(gone, log)| *gone == id && log.holds(index, term))
+        };
+        // A leader counts by what it has appended, also what it has not asked its disk to write: a follower may tell of the commit first.
+        let leader = self.leader().and_then(|leader| self.nodes[leader].membership());
+        self.ghost.on_quorum([log.membership_at(index), self.nodes[node].membership(), leader], holds)
+    }
+
+    /// I11: whoever can decide anything meets whoever else can.
+    pub(super) fn overlap(&self) -> Step {
+        let views: Vec<View<'_>> = self.nodes.iter().enumerate().filter_map(|(slot, node)| view(slot, node)).collect();
+        let durable: Vec<_> =
+            views.iter().map(|view| self.nodes[view.node].disk.log.durable(LogState::last_position)).collect();
+        let views: Vec<View<'_>> =
+            views.into_iter().zip(durable).map(|(view, durable)| View { durable, ..view }).collect();
+        overlap::check(&views)
     }
 
     /// I1: looks at what has become durable.
     pub(super) fn observe_disk(&mut self, node: usize) -> Step {
         let hard_state = self.nodes[node].disk.log.durable(|log| log.hard_state);
-        self.ghost.hard_state(node, hard_state)
+        self.ghost.hard_state(self.nodes[node].key, hard_state)
     }
 }
 
@@ -335,6 +418,12 @@ const CLOCK_OFFSET_MAX: Duration = Duration::from_secs(1200);
 const EFFECTS_MAX: usize = 100_000;
 
 impl Running {
+    /// In which term it hands over, and where the newest membership of its log is.
+    fn handing_over(&self) -> Option<(Term, Index)> {
+        let raft = self.replica.raft();
+        raft.is_transferring().then(|| (raft.term(), raft.membership_at(Index::MAX).0))
+    }
+
     fn new(replica: Replica, machine: Box<dyn StateMachine>, disk: &Disk, clock: Clock, term: Term) -> Running {
         let snapshots = disk.snapshot_store(GROUP);
         Running {
@@ -356,8 +445,19 @@ impl Running {
             cancelled: BTreeSet::new(),
             term,
             commit: Index::ZERO,
+            leads: false,
         }
     }
+}
+
+/// What matters of a node for who can decide; what is durable is looked up apart.
+fn view(slot: usize, node: &Node) -> Option<View<'_>> {
+    let membership = node.membership().filter(|_| !node.is_impostor)?;
+    let last = node.issued.last_position();
+    let raft = node.running.as_ref().map(|running| running.replica.raft());
+    let term = raft.map_or_else(|| node.issued.hard_state.term, coracle_core::Raft::term);
+    let is_leader = raft.is_some_and(coracle_core::Raft::is_leader);
+    Some(View { node: slot, id: node.id, membership, last, durable: last, term, is_leader })
 }
 
 fn broken(node: usize, error: &dyn std::error::Error) -> Violation {
