@@ -10,7 +10,7 @@ use bytes::Bytes;
 use common::{DEADLINE, build_all, leader};
 use coracle::{
     MemoryNetwork, Node,
-    level::{Error, Kv, ReadAt},
+    level::{Error, ReadAt},
 };
 
 /// So long that nobody else is elected while a test looks at a leader that is cut off.
