@@ -1,4 +1,5 @@
 //! What a client does when operators ask something of the cluster.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 
