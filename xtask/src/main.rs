@@ -55,7 +55,7 @@ struct Passed {
 
 #[derive(Args)]
 struct Bench {
-    /// Which benchmark: `core` is the protocol alone, three replicas in one thread
+    /// Which benchmark: `core` is the protocol alone, three replicas in one thread; `groups` is many groups on three processes
     #[arg(default_value = "core")]
     what: String,
     #[command(flatten)]

@@ -64,6 +64,14 @@ impl Groups {
         self.process.host.groups()
     }
 
+    /// The store, as long as the process is open: for what the state machines of its groups keep in it.
+    ///
+    /// # Errors
+    /// [`StartError::Closed`] when the process is shut down.
+    pub fn store(&self) -> Result<Arc<dyn Store>, StartError> {
+        self.process.parts().map(|parts| parts.store)
+    }
+
     /// How many frames came for groups that are not hosted here, or not any more. They are dropped.
     pub fn frames_misdirected(&self) -> u64 {
         self.process.host.misdirected()

@@ -1,12 +1,13 @@
 //! The checkers: what all nodes together have said and done, held against the invariants.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use coracle_core::{AppendResult, Body, Entry, HardState, Index, Message, NodeId, Run, Term};
+use coracle_core::{AppendResult, Body, Entry, EntryKind, HardState, Index, Membership, Message, NodeId, Run, Term};
 
 use crate::{
     Violation,
     disk::LogState,
+    overlap::{Brief, is_quorum},
     report::Invariant::{
         AckDurability, CommitImmutable, CommitOnQuorum, ElectionSafety, LeaderCompleteness, LogMatching, Monotonic,
         Ordering, StateMachineSafety,
@@ -15,8 +16,8 @@ use crate::{
 
 type Checked = Result<(), Violation>;
 
-/// What an outside observer of all nodes and disks knows.
-#[derive(Debug, Default)]
+/// What an outside observer of all nodes and disks knows. It names nodes by numbers that no other life of a machine has.
+#[derive(Debug)]
 pub(crate) struct Ghost {
     /// Who led in each term.
     leaders: BTreeMap<Term, usize>,
@@ -30,14 +31,58 @@ pub(crate) struct Ghost {
     committed: Vec<(Term, Entry)>,
     /// In which term each was seen to be committed.
     committed_in: Vec<Term>,
+    /// The committed memberships, in order.
+    memberships: Vec<(Index, Membership)>,
     /// The state's hash by applied index.
     states: BTreeMap<Index, u64>,
 }
 
 impl Ghost {
+    /// Nothing but who founded the group.
+    pub(crate) fn new(founders: Membership) -> Ghost {
+        Ghost {
+            leaders: BTreeMap::new(),
+            votes: BTreeMap::new(),
+            terms: BTreeMap::new(),
+            appended: BTreeMap::new(),
+            committed: Vec::new(),
+            committed_in: Vec::new(),
+            memberships: vec![(Index::ZERO, founders)],
+            states: BTreeMap::new(),
+        }
+    }
+
+    /// The newest committed membership.
+    pub(crate) fn membership(&self) -> &Membership {
+        let Some((_, membership)) = self.memberships.last() else { unreachable!("the founders are always there") };
+        membership
+    }
+
+    /// Where its entry is.
+    pub(crate) fn membership_index(&self) -> Index {
+        self.memberships.last().map_or(Index::ZERO, |(index, _)| *index)
+    }
+
+    /// Whether a membership is committed at `index`.
+    pub(crate) fn membership_at(&self, index: Index) -> bool {
+        self.memberships.binary_search_by_key(&index, |(at, _)| *at).is_ok()
+    }
+
     /// How many terms had a leader.
     pub(crate) fn terms_led(&self) -> usize {
         self.leaders.len()
+    }
+
+    /// In how many terms votes went to more than one, and nobody led.
+    pub(crate) fn split_votes(&self) -> usize {
+        let mut split = BTreeSet::new();
+        for ((term, _), vote) in &self.votes {
+            let others = self.votes.range((*term, 0)..=(*term, usize::MAX));
+            if !self.leaders.contains_key(term) && others.into_iter().any(|(_, other)| other != vote) {
+                split.insert(*term);
+            }
+        }
+        split.len()
     }
 
     /// The last committed index.
@@ -127,6 +172,9 @@ impl Ghost {
                 }
                 Some(_) => {}
                 None if index == self.committed().next() => {
+                    if let Some(membership) = log.membership_at(index).filter(|_| entry.kind == EntryKind::Membership) {
+                        self.memberships.push((index, membership.clone()));
+                    }
                     self.committed.push((*term, entry.clone()));
                     self.committed_in.push(seen_in);
                 }
@@ -140,14 +188,17 @@ impl Ghost {
         Ok(self.committed() > known)
     }
 
-    /// I6: what was just committed lies on the disks of a majority.
-    pub(crate) fn on_quorum<'a>(&self, logs: impl Iterator<Item = bool> + 'a, nodes: usize) -> Checked {
-        let holders = logs.filter(|holds| *holds).count();
-        if holders > nodes / 2 {
+    /// I6: what was just committed lies on the disks of a majority of each half of one of `memberships`: that of the entry, and that by which its leader counts from then on.
+    pub(crate) fn on_quorum(&self, memberships: [Option<&Membership>; 2], holds: impl Fn(NodeId) -> bool) -> Checked {
+        if memberships.iter().flatten().any(|membership| is_quorum(membership, &holds)) {
             return Ok(());
         }
-        let what = format!("{} is committed and durable on {holders} of {nodes} nodes", self.committed());
-        fail(CommitOnQuorum, what)
+        let by = |membership: Option<&Membership>| membership.map_or_else(String::new, |m| Brief(m).to_string());
+        let ids = memberships.iter().flatten().flat_map(|membership| membership.nodes.iter().map(|node| node.id));
+        let holders: BTreeSet<u64> = ids.filter(|id| holds(*id)).map(|id| id.0).collect();
+        let [entry, leader] = memberships.map(by);
+        let what = format!("{} is committed and durable on {holders:?}", self.committed());
+        fail(CommitOnQuorum, format!("{what}: its membership is {entry}, its leader's {leader}"))
     }
 
     /// The term of the last committed entry.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use clap::Parser;
-use coracle_sim::{Bug, Failure, Nodes, Options, Report, replay, run_seed};
+use coracle_sim::{Bug, Failure, FaultMix, Nodes, Options, Report, replay, run_seed};
 
 /// From how many seeds on a run has to have seen everything that has to happen now and then.
 const SEEDS_FOR_COVERAGE: u64 = 1000;
@@ -27,11 +27,14 @@ struct Arguments {
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     from: u64,
-    /// How many nodes a group has: a number, or "mixed" for 1, 3 or 5, drawn per seed.
+    /// How many nodes a group has: a number, or "mixed" for 1, 2, 3, 4, 5 or 7, drawn per seed.
     #[arg(long, default_value_t = Nodes::Mixed)]
     nodes: Nodes,
+    /// Which faults there are: "crashes", "swarm" for all kinds, or "mixed" for two seeds with crashes and one of the swarm.
+    #[arg(long, default_value_t = FaultMix::Mixed)]
+    faults: FaultMix,
     /// How many virtual seconds faults go on in each run.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 120)]
     seconds: u64,
     /// How many seeds run at the same time.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -51,6 +54,7 @@ impl Arguments {
     fn options(&self) -> Options {
         Options {
             nodes: self.nodes,
+            faults: self.faults,
             duration: Duration::from_secs(self.seconds),
             bug: self.bug,
             history_only: self.history_only,

@@ -7,7 +7,9 @@ use std::{fmt, str::FromStr, time::Duration};
 pub struct Options {
     /// How many nodes a group has.
     pub nodes: Nodes,
-    /// How long faults go on, in virtual time, before everything heals and has to converge. Default 60 s.
+    /// Which faults there are. Default [`FaultMix::Mixed`].
+    pub faults: FaultMix,
+    /// How long faults go on, in virtual time, before everything heals and has to converge. Default 120 s.
     pub duration: Duration,
     /// A fault built into the simulator's own layer, which the checkers have to notice.
     pub bug: Option<Bug>,
@@ -21,11 +23,58 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             nodes: Nodes::Mixed,
-            duration: Duration::from_secs(60),
+            faults: FaultMix::Mixed,
+            duration: Duration::from_secs(120),
             bug: None,
             history_only: false,
             events_max: 20_000_000,
         }
+    }
+}
+
+/// Which faults a run may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FaultMix {
+    /// Every third seed is of the swarm, the others have crashes only.
+    Mixed,
+    /// Nodes lose their power, one or all; everything else works.
+    Crashes,
+    /// Every kind of fault is there or not, by chance.
+    Swarm,
+}
+
+impl FaultMix {
+    /// What it means for a seed.
+    pub(crate) fn of_seed(self, seed: u64) -> FaultMix {
+        match self {
+            FaultMix::Mixed if seed.is_multiple_of(3) => FaultMix::Swarm,
+            FaultMix::Mixed => FaultMix::Crashes,
+            other => other,
+        }
+    }
+}
+
+impl FromStr for FaultMix {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<FaultMix, String> {
+        match text {
+            "mixed" => Ok(FaultMix::Mixed),
+            "crashes" => Ok(FaultMix::Crashes),
+            "swarm" => Ok(FaultMix::Swarm),
+            _ => Err(format!("expected \"mixed\", \"crashes\" or \"swarm\", got \"{text}\"")),
+        }
+    }
+}
+
+impl fmt::Display for FaultMix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FaultMix::Mixed => "mixed",
+            FaultMix::Crashes => "crashes",
+            FaultMix::Swarm => "swarm",
+        })
     }
 }
 
@@ -34,7 +83,7 @@ impl Default for Options {
 pub enum Nodes {
     /// Always as many.
     Exactly(usize),
-    /// 1, 3 or 5, drawn per seed.
+    /// 1, 2, 3, 4, 5 or 7, drawn per seed.
     Mixed,
 }
 
@@ -125,6 +174,14 @@ mod tests {
             assert_eq!(bug.to_string(), name);
         }
         assert!("no-such-bug".parse::<Bug>().is_err());
+    }
+
+    #[test]
+    fn names_of_mixes_read_back() {
+        for mix in [FaultMix::Mixed, FaultMix::Crashes, FaultMix::Swarm] {
+            assert_eq!(mix.to_string().parse::<FaultMix>(), Ok(mix));
+        }
+        assert!("none".parse::<FaultMix>().is_err());
     }
 
     #[test]

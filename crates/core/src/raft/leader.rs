@@ -84,7 +84,7 @@ impl Leader {
         } = self;
         let mut peers: Vec<_> = peers.iter().map(|peer| (peer.id, peer)).collect();
         peers.sort_by_key(|(id, _)| *id);
-        let awaited = reads.awaited();
+        let awaited = reads.open_round();
         let peers: Vec<_> =
             peers.into_iter().map(|(_, peer)| peer.canonical(clock, awaited, last_log_request)).collect();
         let proposals: Vec<_> = waiting.iter().map(Waiting::canonical).collect();

@@ -48,13 +48,13 @@ impl LeaderReads {
     }
 
     /// The round that reads wait for.
-    pub(super) fn awaited(&self) -> Option<u64> {
+    pub(super) fn open_round(&self) -> Option<u64> {
         self.in_round.front().map(|(round, ..)| *round)
     }
 
     /// Whether an answer to `round` counts for reads that wait.
     pub(super) fn is_awaited(&self, round: u64) -> bool {
-        self.awaited().is_some_and(|awaited| round >= awaited)
+        self.open_round().is_some_and(|awaited| round >= awaited)
     }
 
     /// This node's own reads, which end here; peers ask again.

@@ -110,6 +110,7 @@ scripts! {
     h12_a_node_that_was_away_disturbs_nobody,
     h13_a_leader_that_hears_nobody_steps_down,
     h17_a_fresh_leader_answers_no_read_before_it_has_committed,
+    h18_a_late_answer_to_a_follower_answers_no_later_read,
     h18_late_answers_to_one_round_confirm_no_other,
     h19_reads_end_when_leadership_moves,
     h21_answers_out_of_order_go_nowhere,

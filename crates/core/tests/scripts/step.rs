@@ -82,11 +82,12 @@ impl Link {
     }
 }
 
-/// Messages that are on their way over a link, all or of one kind.
+/// Messages that are on their way over a link, all or of one kind, and of these all or the first ones.
 #[derive(Clone, Debug)]
 pub(crate) struct Letters {
     pub(crate) link: Link,
     pub(crate) kind: Option<String>,
+    pub(crate) count: usize,
 }
 
 /// Reads a script. Empty lines, and what follows a `#`, are the story.
@@ -215,14 +216,16 @@ fn directed(word: &str) -> Result<(NodeId, NodeId), String> {
 }
 
 fn letters(words: &[&str]) -> Result<Letters, String> {
-    match words {
-        [over] => Ok(Letters { link: link(over)?, kind: None }),
-        [over, kind] if expect::KINDS.contains(kind) => {
-            Ok(Letters { link: link(over)?, kind: Some((*kind).to_owned()) })
-        }
-        [_, kind] => Err(format!("\"{kind}\" is no kind of message, which are: {}", expect::KINDS.join(", "))),
-        _ => Err("a link, and at most one kind of message".to_owned()),
+    let (over, kind, count) = match words {
+        [over] => (over, None, usize::MAX),
+        [over, kind] => (over, Some(kind), usize::MAX),
+        [over, kind, count] => (over, Some(kind), number(count)? as usize),
+        _ => return Err("a link, at most one kind of message, and how many of them".to_owned()),
+    };
+    if let Some(kind) = kind.filter(|kind| !expect::KINDS.contains(kind)) {
+        return Err(format!("\"{kind}\" is no kind of message, which are: {}", expect::KINDS.join(", ")));
     }
+    Ok(Letters { link: link(over)?, kind: kind.map(|kind| (*kind).to_owned()), count })
 }
 
 fn changes(mut words: &[&str]) -> Result<Vec<Change>, String> {

@@ -299,12 +299,15 @@ impl World {
 
     /// Takes messages off the network.
     fn take(&mut self, letters: &Letters) -> Result<Vec<Message>, String> {
-        let is_meant = |message: &Message| {
+        let mut count = letters.count;
+        let mut is_meant = |message: &Message| {
             let is_kind = letters.kind.as_deref().is_none_or(|kind| kind == expect::kind(&message.body));
-            is_kind && letters.link.holds(message.from, message.to)
+            let is_meant = is_kind && letters.link.holds(message.from, message.to) && count > 0;
+            count -= usize::from(is_meant);
+            is_meant
         };
         let (taken, left): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.cluster.network).into_iter().partition(|message| is_meant(message));
+            std::mem::take(&mut self.cluster.network).into_iter().partition(&mut is_meant);
         self.cluster.network = left.into();
         if taken.is_empty() { Err("no such message is on its way".to_owned()) } else { Ok(taken) }
     }

@@ -185,6 +185,29 @@ fn a_command_waits_for_a_leader_and_then_no_longer() {
 }
 
 #[test]
+fn c21_a_read_whose_entries_never_come_ends_without_a_leader() {
+    let mut cluster = Cluster::new(3, false, 12, defaults);
+    while cluster.elect() == NodeId(3) {
+        cluster.input(NodeId(3), Input::Transfer { to: None });
+        cluster.run_for(SECOND);
+    }
+    let leader = cluster.elect();
+    cluster.lost = |message| message.to == NodeId(3) && matches!(message.body, Body::AppendEntries { .. });
+    let write = cluster.propose(leader);
+    cluster.wait_for(&[write]);
+    // The leader tells which index the read needs, and then nothing more, as it does to who is not a member any more.
+    let read = cluster.query(NodeId(3), Consistency::Linearizable);
+    cluster.run_for(SECOND / 2);
+    assert!(
+        cluster.delivered.iter().any(|message| matches!(message.body, Body::ReadIndexResponse { index: Some(_), .. }))
+    );
+    assert_eq!(cluster.reply(read), None);
+    cluster.isolate(NodeId(3));
+    assert!(cluster.run_until(10 * SECOND, |cluster| cluster.reply(read).is_some()));
+    assert_eq!(cluster.reply(read), Some(&Err(RequestError::Rejected(RejectReason::NoQuorum))));
+}
+
+#[test]
 fn c21_forwards_to_a_leader_that_is_gone_have_an_unknown_outcome() {
     let mut cluster = Cluster::new(3, false, 7, defaults);
     let leader = cluster.elect();
