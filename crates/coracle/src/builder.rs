@@ -177,7 +177,7 @@ impl Builder {
 }
 
 /// How an empty store becomes part of a cluster, not parsed yet; of several the last word counts.
-enum Founding {
+pub(crate) enum Founding {
     Alone,
     Peers(Vec<String>),
     Join(Vec<String>),
@@ -185,7 +185,7 @@ enum Founding {
 }
 
 impl Founding {
-    fn parse(&self) -> Result<FoundingMode, AddressError> {
+    pub(crate) fn parse(&self) -> Result<FoundingMode, AddressError> {
         Ok(match self {
             Founding::Alone => FoundingMode::Alone,
             Founding::Peers(peers) => FoundingMode::Peers(parse(peers)?),
@@ -196,14 +196,14 @@ impl Founding {
 }
 
 /// Whom a node has to reach in order to start.
-fn peers_of(founding: &FoundingMode) -> &[Address] {
+pub(crate) fn peers_of(founding: &FoundingMode) -> &[Address] {
     match founding {
         FoundingMode::Peers(peers) | FoundingMode::Join(peers) => peers,
         _ => &[],
     }
 }
 
-fn texts<A: ToString>(addresses: impl IntoIterator<Item = A>) -> Vec<String> {
+pub(crate) fn texts<A: ToString>(addresses: impl IntoIterator<Item = A>) -> Vec<String> {
     addresses.into_iter().map(|address| address.to_string()).collect()
 }
 

@@ -4,13 +4,13 @@ use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use coracle_core::{GroupId, NodeId};
 use coracle_level::{Limits, SessionLimits};
-use coracle_node::{FoundingMode, GroupOptions, ProcessOptions};
+use coracle_node::{GroupOptions, JoinRole, ProcessOptions};
 use coracle_storage::{StateMachine, Store};
 use coracle_transport::{Address, Transport};
 
 use crate::{
     BuildError, LocalKv, Node, StorageUrl,
-    builder::{blocking, key_value_machine, parse},
+    builder::{Founding, blocking, key_value_machine, parse, peers_of, texts},
     open::check_reach,
     open_store, open_transport,
 };
@@ -51,7 +51,7 @@ impl Groups {
     pub fn group(&self, number: u64) -> GroupBuilder {
         GroupBuilder {
             process: self.clone(),
-            peers: None,
+            founding: Founding::Alone,
             machine: None,
             limits: Limits::default(),
             session_limits: SessionLimits::default(),
@@ -177,7 +177,7 @@ impl GroupsBuilder {
 #[must_use = "a builder does nothing until it is started"]
 pub struct GroupBuilder {
     process: Groups,
-    peers: Option<Vec<String>>,
+    founding: Founding,
     machine: Option<Box<dyn StateMachine>>,
     limits: Limits,
     session_limits: SessionLimits,
@@ -187,7 +187,25 @@ pub struct GroupBuilder {
 impl GroupBuilder {
     /// The processes to found the group with, this one included or not: not every group has to be on all of them. Without it, a group that is not founded yet is founded alone.
     pub fn peers<A: ToString>(mut self, peers: impl IntoIterator<Item = A>) -> GroupBuilder {
-        self.peers = Some(peers.into_iter().map(|peer| peer.to_string()).collect());
+        self.founding = Founding::Peers(texts(peers));
+        self
+    }
+
+    /// Processes of the group's that this one is to join, while it has no part of it yet: it asks one after the other until it is taken in.
+    pub fn join<A: ToString>(mut self, members: impl IntoIterator<Item = A>) -> GroupBuilder {
+        self.founding = Founding::Join(texts(members));
+        self
+    }
+
+    /// What this process asks to be in the group that it joins. Default a voter.
+    pub fn join_role(mut self, role: JoinRole) -> GroupBuilder {
+        self.options.join_role = role;
+        self
+    }
+
+    /// A group that this process has no part of yet waits until it is taken in ([`Node::join`](coracle_node::Node::join)), instead of being founded.
+    pub fn standby(mut self) -> GroupBuilder {
+        self.founding = Founding::Standby;
         self
     }
 
@@ -228,17 +246,16 @@ impl GroupBuilder {
         self
     }
 
-    /// Starts the group. With `peers`, and before it is founded, this waits until all of them have started it too.
+    /// Starts the group. Before this process has a part of it, this waits with `peers` until all of them have started it too, with `join` and `standby` until it is taken in.
     ///
     /// # Errors
     /// When a peer's address does not parse, the group's data does not open, or the group does not start.
     pub async fn start(self) -> Result<Node, BuildError> {
         let mut options = self.options;
-        let peers = self.peers.as_deref().map(parse).transpose()?;
+        options.founding = self.founding.parse()?;
         if let Some(binds) = &self.process.binds {
-            check_reach(binds, peers.as_deref().unwrap_or_default())?;
+            check_reach(binds, peers_of(&options.founding))?;
         }
-        options.founding = peers.map_or(FoundingMode::Alone, FoundingMode::Peers);
         let limits = self.limits.clamped();
         let machine = match self.machine {
             Some(machine) => machine,
