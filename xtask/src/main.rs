@@ -4,6 +4,7 @@
 mod cluster;
 mod nostd;
 mod process;
+mod sim;
 mod test;
 mod tidy;
 
@@ -77,11 +78,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Cluster(options) => return cluster::run(&options),
         Task::Test(options) => test::run(&options)?,
         Task::CheckNostd => nostd::run()?,
-        Task::Sim(Passed { args }) => {
-            let mut cargo = process::cargo();
-            cargo.args(["run", "--release", "--package", "coracle-sim", "--bin", "coracle-sim", "--"]).args(args);
-            return process::pass_through(&mut cargo);
-        }
+        Task::Sim(Passed { args }) => return sim::run(&args),
         Task::Model(Passed { args }) => {
             let mut cargo = process::cargo();
             cargo.args(["run", "--release", "--package", "coracle-model", "--bin", "coracle-model", "--"]).args(args);

@@ -184,18 +184,19 @@ impl Beside {
             addresses.extend(addresses_of(&membership).filter(|address| !given.contains(address)));
             let round = Asker::new(&self.directory, &self.transport, &addresses, role).round().await;
             match round {
-                Round::Accepted(told) => {
-                    let is_ours = self.directory.cluster() == Some(told.1.cluster);
-                    if is_ours && self.directory.tell(told) {
-                        self.inbox.push_order(Order::LookAtTold);
-                    }
-                }
+                Round::Accepted(told) => self.hear(told),
                 Round::Refused(refusal) if complaint.as_ref() != Some(&refusal) => {
                     tracing::warn!(%refusal, "the cluster does not take this node in");
                     complaint = Some(refusal);
                 }
                 _ => {}
             }
+        }
+    }
+
+    fn hear(&self, told: Told) {
+        if self.directory.cluster() == Some(told.1.cluster) && self.directory.tell(told) {
+            self.inbox.push_order(Order::LookAtTold);
         }
     }
 

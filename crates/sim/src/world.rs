@@ -47,6 +47,8 @@ pub(crate) struct World {
     deadline: Time,
     shape: Shape,
     bug: Option<Bug>,
+    /// Nothing but the history judges answers.
+    history_only: bool,
     report: Report,
     trace: Trace,
 }
@@ -161,6 +163,7 @@ impl World {
             deadline: Time(u64::MAX),
             shape,
             bug: options.bug,
+            history_only: options.history_only,
             report: Report { seeds: 1, ..Report::default() },
             trace,
         }
