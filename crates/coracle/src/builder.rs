@@ -4,11 +4,16 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use coracle_core::GroupId;
 use coracle_level::{LevelMachine, LevelOptions, Limits, SessionLimits};
-use coracle_node::{FoundingMode, JoinRole, NodeOptions};
+use coracle_node::{JoinRole, NodeOptions};
 use coracle_storage::{StateMachine, Store};
 use coracle_transport::{Address, AddressError, Transport};
 
-use crate::{BuildError, LocalKv, Node, StorageUrl, open::check_reach, open_store, open_transport};
+use crate::{
+    BuildError, LocalKv, Node, StorageUrl,
+    founding::{self, Founding},
+    open::check_reach,
+    open_store, open_transport,
+};
 
 /// What a node is made of; [`Node::builder`] begins one.
 #[must_use = "a builder does nothing until it is built"]
@@ -55,13 +60,13 @@ impl Builder {
 
     /// The nodes to found the cluster with, the node itself included or not. Without it, a node with an empty store founds alone.
     pub fn peers<A: ToString>(mut self, peers: impl IntoIterator<Item = A>) -> Builder {
-        self.founding = Founding::Peers(texts(peers));
+        self.founding = Founding::peers(peers);
         self
     }
 
     /// Nodes of the cluster that a node with an empty store is to join: it asks one after the other until it is taken in. A node whose store belongs to a cluster ignores them.
     pub fn join<A: ToString>(mut self, members: impl IntoIterator<Item = A>) -> Builder {
-        self.founding = Founding::Join(texts(members));
+        self.founding = Founding::join(members);
         self
     }
 
@@ -161,7 +166,7 @@ impl Builder {
             Some(transport) => transport,
             None => {
                 let binds = if options.bind.is_empty() { &options.addresses } else { &options.bind };
-                check_reach(binds, peers_of(&founding))?;
+                check_reach(binds, founding::peers_of(&founding))?;
                 open_transport(binds)?
             }
         };
@@ -174,37 +179,6 @@ impl Builder {
         let kv = Arc::new(LocalKv::new(node.clone(), limits, self.session_limits));
         Ok(Node::new(node, kv))
     }
-}
-
-/// How an empty store becomes part of a cluster, not parsed yet; of several the last word counts.
-pub(crate) enum Founding {
-    Alone,
-    Peers(Vec<String>),
-    Join(Vec<String>),
-    Standby,
-}
-
-impl Founding {
-    pub(crate) fn parse(&self) -> Result<FoundingMode, AddressError> {
-        Ok(match self {
-            Founding::Alone => FoundingMode::Alone,
-            Founding::Peers(peers) => FoundingMode::Peers(parse(peers)?),
-            Founding::Join(members) => FoundingMode::Join(parse(members)?),
-            Founding::Standby => FoundingMode::Standby,
-        })
-    }
-}
-
-/// Whom a node has to reach in order to start.
-pub(crate) fn peers_of(founding: &FoundingMode) -> &[Address] {
-    match founding {
-        FoundingMode::Peers(peers) | FoundingMode::Join(peers) => peers,
-        _ => &[],
-    }
-}
-
-pub(crate) fn texts<A: ToString>(addresses: impl IntoIterator<Item = A>) -> Vec<String> {
-    addresses.into_iter().map(|address| address.to_string()).collect()
 }
 
 /// What is needed to open a node's data.

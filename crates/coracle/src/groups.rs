@@ -10,7 +10,8 @@ use coracle_transport::{Address, Transport};
 
 use crate::{
     BuildError, LocalKv, Node, StorageUrl,
-    builder::{Founding, blocking, key_value_machine, parse, peers_of, texts},
+    builder::{blocking, key_value_machine, parse},
+    founding::{self, Founding},
     open::check_reach,
     open_store, open_transport,
 };
@@ -187,23 +188,23 @@ pub struct GroupBuilder {
 impl GroupBuilder {
     /// The processes to found the group with, this one included or not: not every group has to be on all of them. Without it, a group that is not founded yet is founded alone.
     pub fn peers<A: ToString>(mut self, peers: impl IntoIterator<Item = A>) -> GroupBuilder {
-        self.founding = Founding::Peers(texts(peers));
+        self.founding = Founding::peers(peers);
         self
     }
 
-    /// Processes of the group's that this one is to join, while it has no part of it yet: it asks one after the other until it is taken in.
+    /// Processes that have the group, which this one is to join: it asks one after the other until it is taken in. A group that belongs to a cluster ignores them.
     pub fn join<A: ToString>(mut self, members: impl IntoIterator<Item = A>) -> GroupBuilder {
-        self.founding = Founding::Join(texts(members));
+        self.founding = Founding::join(members);
         self
     }
 
-    /// What this process asks to be in the group that it joins. Default a voter.
+    /// What the group's node here asks to be in the cluster that it joins. Default a voter.
     pub fn join_role(mut self, role: JoinRole) -> GroupBuilder {
         self.options.join_role = role;
         self
     }
 
-    /// A group that this process has no part of yet waits until it is taken in ([`Node::join`](coracle_node::Node::join)), instead of being founded.
+    /// The group waits here until a cluster takes it in ([`Node::join`](coracle_node::Node::join)), instead of being founded.
     pub fn standby(mut self) -> GroupBuilder {
         self.founding = Founding::Standby;
         self
@@ -246,7 +247,7 @@ impl GroupBuilder {
         self
     }
 
-    /// Starts the group. Before this process has a part of it, this waits with `peers` until all of them have started it too, with `join` and `standby` until it is taken in.
+    /// Starts the group. Before it is founded, this waits with `peers` until all of them have started it too, with `join` and `standby` until it is taken in.
     ///
     /// # Errors
     /// When a peer's address does not parse, the group's data does not open, or the group does not start.
@@ -254,7 +255,7 @@ impl GroupBuilder {
         let mut options = self.options;
         options.founding = self.founding.parse()?;
         if let Some(binds) = &self.process.binds {
-            check_reach(binds, peers_of(&options.founding))?;
+            check_reach(binds, founding::peers_of(&options.founding))?;
         }
         let limits = self.limits.clamped();
         let machine = match self.machine {

@@ -21,6 +21,7 @@
 
 mod builder;
 mod error;
+mod founding;
 mod groups;
 mod holds;
 mod local_kv;

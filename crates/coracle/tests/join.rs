@@ -16,7 +16,8 @@ use std::{
 
 use common::{DEADLINE, get, leader, wait_until};
 use coracle::{
-    BuildError, Builder, JoinError, JoinRefusal, JoinRole, MemoryNetwork, Node, RequestError, StartError, StopReason,
+    BuildError, Builder, Groups, JoinError, JoinRefusal, JoinRole, MemoryNetwork, Node, RequestError, StartError,
+    StopReason,
     core::{NodeId, RejectReason},
     transport::Address,
 };
@@ -196,6 +197,28 @@ async fn c01_a_node_in_memory_comes_back_by_leave_and_join() {
     nodes.push(builder(2).join(&addresses[..2]).build().await.unwrap());
     wait_for_voters(&nodes, 3).await;
     assert_eq!(get(&nodes[2].db(), "boat").await.as_deref(), Some("coracle"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_of_a_process_join_apart() {
+    let network = MemoryNetwork::new();
+    let process =
+        |at: u64| Groups::builder().address(format!("/memory/{at}")).network(&network).storage("memory:").open();
+    let (first, second) = (process(1).await.unwrap(), process(2).await.unwrap());
+    let mut of_first = Vec::new();
+    for group in [1, 2] {
+        of_first.push(first.group(group).start().await.unwrap());
+    }
+    of_first[1].db().put("boat", "coracle").await.unwrap();
+    let joined = second.group(2).join(["/memory/1"]).start().await.unwrap();
+    let both = [of_first[1].clone(), joined];
+    wait_for_voters(&both, 2).await;
+    assert_eq!(get(&both[1].db(), "boat").await.as_deref(), Some("coracle"));
+    let waiting = tokio::spawn(second.group(1).standby().start());
+    invite(&of_first[..1], "/memory/2").await.unwrap();
+    let both = [of_first[0].clone(), waiting.await.unwrap().unwrap()];
+    wait_for_voters(&both, 2).await;
+    assert_eq!(get(&both[1].db(), "boat").await, None, "another group, other data");
 }
 
 #[tokio::test(flavor = "multi_thread")]

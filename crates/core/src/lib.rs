@@ -57,6 +57,6 @@ pub use input::{Input, LogRead, Recovered};
 pub use membership::{Membership, MembershipChange, NodeRecord, Role as MemberRole};
 pub use message::{AppendResult, Body, Forwarded, InstallSnapshot, Message, SnapshotMeta};
 pub use output::{Base, Event, Fatal, HardState, Outcome, Output, Persist, RejectReason};
-pub use raft::{Progress, Raft, Role, Status};
+pub use raft::{Progress, Raft, Role, Status, Usage};
 pub use rng::Rng;
 pub use types::{ClusterId, GroupId, Incarnation, Index, NodeId, ProposalId, ReadId, Term, Ticket, Time};

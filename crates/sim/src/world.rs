@@ -3,6 +3,7 @@
 mod clients;
 mod effects;
 mod ending;
+mod limits;
 mod nemesis;
 mod node;
 mod operator;
@@ -67,6 +68,7 @@ struct Shape {
     inflight_messages_max: usize,
     inflight_bytes_max: usize,
     uncommitted_bytes_max: usize,
+    unapplied_bytes_max: usize,
     apply_bytes_max: usize,
     reads_max: usize,
     requests_max: usize,
@@ -300,6 +302,7 @@ impl Shape {
             inflight_messages_max: count(rng, 64),
             inflight_bytes_max: bytes(rng),
             uncommitted_bytes_max: bytes(rng),
+            unapplied_bytes_max: bytes(rng),
             apply_bytes_max: bytes(rng),
             reads_max: count(rng, 1 << 16),
             requests_max: count(rng, 1 << 16),

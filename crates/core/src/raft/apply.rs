@@ -33,6 +33,10 @@ impl Applying {
         }
     }
 
+    pub(super) fn outstanding_bytes(&self) -> usize {
+        self.outstanding_bytes
+    }
+
     pub(super) fn is_for(&self, request: u64) -> bool {
         self.log_request == Some(request)
     }

@@ -15,6 +15,7 @@
 //! | `persist.rs` | tickets, what is durable, withheld messages |
 //! | `apply.rs` | what is handed to the state machine, and compaction |
 //! | `snapshot.rs` | snapshots that arrive |
+//! | `usage.rs` | how much it holds of what has a limit |
 //! | `settle.rs` | the order of outputs, and when to wake |
 //! | `canonical.rs` | what of the state makes a difference |
 
@@ -33,11 +34,13 @@ mod settle;
 mod snapshot;
 mod status;
 mod transfer;
+mod usage;
 
 use alloc::{collections::VecDeque, vec::Vec};
 
 pub(crate) use canonical::{Form, entries_of};
 pub use status::{Progress, Role, Status};
+pub use usage::Usage;
 
 use self::{
     apply::Applying, election::Campaign, follower::Following, leader::Leader, lease::Promise, persist::Persistence,

@@ -74,6 +74,10 @@ impl Persistence {
         }
     }
 
+    pub(super) fn withheld_count(&self) -> usize {
+        self.withheld.len()
+    }
+
     pub(super) fn durable_index(&self) -> Index {
         self.durable
     }

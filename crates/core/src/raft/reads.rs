@@ -35,6 +35,10 @@ impl Asker {
 }
 
 impl LeaderReads {
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
     fn push(&mut self, asker: Asker) {
         self.count += asker.count();
         self.arrived.push(asker);
@@ -85,6 +89,12 @@ impl FollowerReads {
         // The question that waits is the last one.
         let FollowerReads { arrived, asked, sequence: _, count } = self;
         (arrived, asked.as_ref().map(|asked| asked.canonical(clock)), *count)
+    }
+}
+
+impl FollowerReads {
+    pub(super) fn count(&self) -> usize {
+        self.count
     }
 }
 

@@ -142,6 +142,11 @@ impl Peer {
         }
     }
 
+    /// How many messages and bytes are on their way to it.
+    pub(super) fn inflight(&self) -> (usize, usize) {
+        (self.inflight.len(), self.inflight_bytes)
+    }
+
     /// What it may take for committed: never more than it is known to hold. The peer counts as told.
     pub(super) fn commit_to_tell(&mut self, commit_index: Index) -> Index {
         self.commit_told = commit_index.min(self.match_index);

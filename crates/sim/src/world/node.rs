@@ -190,6 +190,7 @@ impl World {
         raft.inflight_messages_max = shape.inflight_messages_max;
         raft.inflight_bytes_max = shape.inflight_bytes_max;
         raft.uncommitted_bytes_max = shape.uncommitted_bytes_max;
+        raft.unapplied_bytes_max = shape.unapplied_bytes_max;
         raft.apply_bytes_max = shape.apply_bytes_max;
         raft.reads_max = shape.reads_max;
         raft.tail_bytes_max = shape.tail_bytes_max;
@@ -299,6 +300,7 @@ impl World {
                 return Err(Violation::new(Invariant::Handover, what));
             }
         }
+        self.observe_usage(node)?;
         self.observe(node)
     }
 
