@@ -203,7 +203,7 @@ async fn c01_a_node_in_memory_comes_back_by_leave_and_join() {
 async fn groups_of_a_process_join_apart() {
     let network = MemoryNetwork::new();
     let process =
-        |at: u64| Groups::builder().address(format!("/memory/{at}")).network(&network).storage("memory:").build();
+        |at: u64| Groups::builder().address(format!("/memory/{at}")).network(&network).storage("memory:").open();
     let (first, second) = (process(1).await.unwrap(), process(2).await.unwrap());
     let mut of_first = Vec::new();
     for group in [1, 2] {
