@@ -4,6 +4,7 @@
 mod cluster;
 mod nostd;
 mod process;
+mod sim;
 mod test;
 mod tidy;
 
@@ -26,6 +27,7 @@ enum Task {
     ///
     /// Builds the release binary, starts the nodes on loopback, and counts the words of a text with one replicated increment per word from several clients at once.
     /// Half-way it kills the leader (SIGKILL), restarts it on its directory, and compares the counts at the end: equal to the last word, or not.
+    /// With `--storage memory:` the killed node has lost its data: its old id leaves, and it joins as a new node.
     /// On a terminal it shows the nodes while it runs, and stays up afterwards until Ctrl-C; otherwise it ends by itself.
     /// The nodes' logs are in target/cluster.
     Cluster(cluster::Options),
@@ -77,11 +79,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Cluster(options) => return cluster::run(&options),
         Task::Test(options) => test::run(&options)?,
         Task::CheckNostd => nostd::run()?,
-        Task::Sim(Passed { args }) => {
-            let mut cargo = process::cargo();
-            cargo.args(["run", "--release", "--package", "coracle-sim", "--bin", "coracle-sim", "--"]).args(args);
-            return process::pass_through(&mut cargo);
-        }
+        Task::Sim(Passed { args }) => return sim::run(&args),
         Task::Model(Passed { args }) => {
             let mut cargo = process::cargo();
             cargo.args(["run", "--release", "--package", "coracle-model", "--bin", "coracle-model", "--"]).args(args);

@@ -102,6 +102,8 @@ struct Run {
     writes: f64,
     /// Groups in one such call.
     groups_written: f64,
+    /// Part of a core that the processes take while nobody asks for anything: heartbeats.
+    rest: f64,
 }
 
 /// Runs the plan, and prints a table.
@@ -132,6 +134,9 @@ pub fn run(plan: &Plan) -> io::Result<()> {
 /// One run, on a cluster of its own: what an earlier one left behind is not measured.
 async fn measure(plan: &Plan, load: Load) -> io::Result<Run> {
     let cluster = Cluster::start(load.engine, &plan.dir, load.groups).await.map_err(io::Error::other)?;
+    let (start, cpu) = (Instant::now(), ProcessTime::now());
+    tokio::time::sleep(plan.warm_up).await;
+    let rest = cpu.elapsed().as_secs_f64() / start.elapsed().as_secs_f64();
     let clients = cluster.clients(load.clients);
     tokio::time::sleep(plan.warm_up).await;
     let (start, cpu, before) = (Instant::now(), ProcessTime::now(), cluster.counted());
@@ -145,13 +150,14 @@ async fn measure(plan: &Plan, load: Load) -> io::Result<Run> {
         cpu: cpu.as_secs_f64() * 1e6 / operations,
         writes: writes / operations,
         groups_written: (after.groups_written - before.groups_written) as f64 / writes,
+        rest,
     })
 }
 
 /// All loads of one engine, each beside the first.
 fn render(loads: &[Load], results: &[Vec<Run>]) -> String {
     let mut out = String::from(
-        "| Store | Groups | Clients in each | Operations/s (min to max) | of one group's | CPU us per operation | writes of a log per operation, of three | groups in a write |\n|---|---|---|---|---|---|---|---|\n",
+        "| Store | Groups | Clients in each | Operations/s (min to max) | of one group's | CPU us per operation | writes of a log per operation, of three | groups in a write | CPU at rest |\n|---|---|---|---|---|---|---|---|---|\n",
     );
     let throughput = |runs: &[Run]| Spread::of(runs.iter().map(|run| run.throughput));
     let median = |runs: &[Run], of: fn(&Run) -> f64| Spread::of(runs.iter().map(of)).median;
@@ -161,7 +167,7 @@ fn render(loads: &[Load], results: &[Vec<Run>]) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(
             out,
-            "| {} | {} | {} | {middle:.0} ({min:.0} to {max:.0}) | {:.2} | {:.0} | {:.3} | {:.1} |",
+            "| {} | {} | {} | {middle:.0} ({min:.0} to {max:.0}) | {:.2} | {:.0} | {:.3} | {:.1} | {:.1} % |",
             load.engine.name(),
             load.groups,
             load.clients,
@@ -169,6 +175,7 @@ fn render(loads: &[Load], results: &[Vec<Run>]) -> String {
             median(runs, |run| run.cpu),
             median(runs, |run| run.writes),
             median(runs, |run| run.groups_written),
+            median(runs, |run| run.rest * 100.0),
         );
     }
     out
@@ -189,10 +196,10 @@ mod tests {
 
     #[test]
     fn a_row_stands_beside_one_group() {
-        let run = |throughput| Run { throughput, cpu: 10.0, writes: 0.5, groups_written: 2.0 };
+        let run = |throughput| Run { throughput, cpu: 10.0, writes: 0.5, groups_written: 2.0, rest: 0.03 };
         let load = |groups| Load { engine: Engine::Sled, groups, clients: 4 };
         let text = render(&[load(1), load(100)], &[vec![run(100.0)], vec![run(250.0)]]);
-        assert!(text.contains("| sled | 100 | 4 | 250 (250 to 250) | 2.50 | 10 | 0.500 | 2.0 |"), "{text}");
+        assert!(text.contains("| sled | 100 | 4 | 250 (250 to 250) | 2.50 | 10 | 0.500 | 2.0 | 3.0 % |"), "{text}");
     }
 
     #[test]

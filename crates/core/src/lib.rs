@@ -36,6 +36,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod bugs;
 mod config;
 mod entry;
 mod input;
@@ -48,12 +49,14 @@ mod raft;
 mod rng;
 mod types;
 
+#[doc(hidden)]
+pub use bugs::Bug;
 pub use config::{Config, ConfigError};
 pub use entry::{DecodeError, Entry, EntryKind, Run, decode_runs, encode_runs, encoded_len};
 pub use input::{Input, LogRead, Recovered};
 pub use membership::{Membership, MembershipChange, NodeRecord, Role as MemberRole};
 pub use message::{AppendResult, Body, Forwarded, InstallSnapshot, Message, SnapshotMeta};
 pub use output::{Base, Event, Fatal, HardState, Outcome, Output, Persist, RejectReason};
-pub use raft::{Progress, Raft, Role, Status};
+pub use raft::{Progress, Raft, Role, Status, Usage};
 pub use rng::Rng;
 pub use types::{ClusterId, GroupId, Incarnation, Index, NodeId, ProposalId, ReadId, Term, Ticket, Time};

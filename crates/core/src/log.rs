@@ -264,6 +264,11 @@ impl Log {
         }
     }
 
+    /// How many bytes of entries are in memory.
+    pub(crate) fn tail_bytes(&self) -> usize {
+        self.tail_bytes
+    }
+
     /// Where the entries in memory begin; after the last index when there are none.
     pub(crate) fn tail_first(&self) -> Index {
         self.tail.front().map_or(self.last_index.next(), Run::first)

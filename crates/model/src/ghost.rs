@@ -40,6 +40,8 @@ pub enum Fault {
     Recommitted,
     /// A leader takes for committed what a majority does not hold durably.
     CommittedTooEarly,
+    /// A leader commits entries of earlier terms by counting who has them (Raft §5.4.2).
+    CommittedByCounting,
     /// A message or an answer says what is not durable.
     SaidTooEarly,
     /// Replicas apply different entries.

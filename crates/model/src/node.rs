@@ -47,6 +47,8 @@ pub(crate) struct Outbox {
     pub(crate) messages: Vec<Arc<Message>>,
     /// The node has moved its commit index on.
     pub(crate) is_commit_moved: bool,
+    /// The entry of the membership that was in force before.
+    pub(crate) membership_before: Index,
 }
 
 fn config(id: NodeId, boots: u64) -> Config {
@@ -55,6 +57,8 @@ fn config(id: NodeId, boots: u64) -> Config {
         election_timeout_min: Duration::from_secs(1),
         election_timeout_max: Duration::from_secs(2),
         disk_write_max: Duration::from_secs(50_000_000),
+        // Each entry travels alone, so that a peer may have any part of what it lacks.
+        append_bytes_max: 1,
         ..Config::new(id, boots)
     }
 }
@@ -125,6 +129,7 @@ impl Node {
     ) -> Outbox {
         let mut outbox = Outbox::default();
         let before = self.raft.commit_index();
+        outbox.membership_before = self.raft.membership_at(Index::MAX).0;
         let run = AssertUnwindSafe(|| {
             for input in inputs {
                 self.raft.handle(self.clock, input);

@@ -19,6 +19,7 @@ pub(crate) fn of(scope: &Scope) -> Vec<Property<Settings>> {
         ("a leader has all that is committed", leader_completeness),
         ("committed entries never change", committed_entries_stay),
         ("committed is durable at a majority", committed_is_durable),
+        ("terms are committed by their leaders", committed_by_own_entries),
         ("nothing is said that is not durable", said_is_durable),
         ("machines apply the same", machines_agree),
         ("reads see what was committed", reads_are_linearizable),
@@ -92,6 +93,10 @@ fn agrees(world: &World, node: &Node, index: Index) -> bool {
 
 fn committed_is_durable(_: &Settings, world: &World) -> bool {
     world.ghost.fault != Some(Fault::CommittedTooEarly)
+}
+
+fn committed_by_own_entries(_: &Settings, world: &World) -> bool {
+    world.ghost.fault != Some(Fault::CommittedByCounting)
 }
 
 fn said_is_durable(_: &Settings, world: &World) -> bool {

@@ -99,6 +99,8 @@ impl Scope {
         vec![
             Scope::elections(),
             Scope::disks(),
+            Scope::overwriting(),
+            Scope::terms(),
             Scope::replication(),
             Scope::reads(),
             Scope::snapshots(),
@@ -137,6 +139,31 @@ impl Scope {
         }
     }
 
+    /// What is acknowledged of logs that are overwritten.
+    pub fn overwriting() -> Scope {
+        Scope {
+            name: "overwriting",
+            about: "two leaders after each other, with writes that take time",
+            terms: 2,
+            is_ordered: true,
+            is_writing_slow: true,
+            goals: &[Goal::Elected, Goal::Deposed, Goal::TwoLeaders, Goal::Overwritten],
+            ..NOTHING
+        }
+    }
+
+    /// What leaders make of entries of earlier terms.
+    pub fn terms() -> Scope {
+        Scope {
+            name: "terms",
+            about: "three leaders after each other, and nothing but their first entries",
+            terms: 3,
+            is_ordered: true,
+            goals: &[Goal::Elected, Goal::Deposed, Goal::TwoLeaders, Goal::Overwritten],
+            ..NOTHING
+        }
+    }
+
     /// Logs that grow apart and together again.
     pub fn replication() -> Scope {
         Scope {
@@ -159,11 +186,9 @@ impl Scope {
             name: "reads",
             about: "reads of anybody under changing leaders",
             terms: 2,
-            commands: 1,
             reads: 1,
             is_ordered: true,
-            depth_max: Some(15),
-            goals: &[Goal::Elected, Goal::Committed, Goal::Deposed, Goal::Read],
+            goals: &[Goal::Elected, Goal::Deposed, Goal::Read],
             ..NOTHING
         }
     }

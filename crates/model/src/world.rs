@@ -91,7 +91,7 @@ impl World {
 
     fn take(&mut self, at: usize, outbox: Outbox, settings: &Settings) {
         if outbox.is_commit_moved {
-            self.note_commit(at);
+            self.note_commit(at, outbox.membership_before);
         }
         for message in outbox.messages {
             self.send(message, settings);
@@ -109,16 +109,20 @@ impl World {
     }
 
     /// A node takes more for committed than before: it is right, and only a leader knows first.
-    fn note_commit(&mut self, at: usize) {
+    fn note_commit(&mut self, at: usize, membership_before: Index) {
         let node = &self.nodes[at];
         let commit_index = node.raft.commit_index();
         let first_new = self.ghost.commit_index().next();
         for index in (first_new.0..=commit_index.0).map(Index) {
             let Some(term) = node.raft.term_at(index) else { return self.ghost.blame(Fault::Recommitted) };
-            if !node.raft.is_leader() || !self.is_held_by_majority(node, index, term) {
+            let membership = node.raft.membership_at(membership_before).1;
+            if !node.raft.is_leader() || !self.is_held_by_majority(membership, index, term) {
                 self.ghost.blame(Fault::CommittedTooEarly);
             }
             self.ghost.committed.push(term);
+        }
+        if commit_index >= first_new && node.raft.term_at(commit_index) != Some(node.raft.term()) {
+            self.ghost.blame(Fault::CommittedByCounting);
         }
         let (membership_index, membership) = node.raft.membership_at(commit_index);
         // It was founded with the entry at 1; any later membership that is no intent and not joint ended a change.
@@ -126,15 +130,12 @@ impl World {
         self.ghost.reached.is_joint_left |= membership_index > Index(1) && is_settled;
     }
 
-    /// Whether a majority of each half has the entry on disk, by the membership that counts for it or the next one.
-    fn is_held_by_majority(&self, leader: &Node, index: Index, term: Term) -> bool {
+    /// Whether a majority of each half has the entry on disk.
+    fn is_held_by_majority(&self, membership: &Membership, index: Index, term: Term) -> bool {
         let holds = |id: &NodeId| self.nodes.iter().any(|node| node.id == *id && node.disk.holds(index, term));
         let is_majority =
             |ids: Vec<NodeId>| ids.is_empty() || 2 * ids.iter().filter(|id| holds(id)).count() > ids.len();
-        let is_held = |membership: &Membership| {
-            is_majority(membership.voters().collect()) && is_majority(membership.outgoing.clone())
-        };
-        is_held(leader.raft.membership_at(index).1) || is_held(leader.raft.membership_at(Index::MAX).1)
+        is_majority(membership.voters().collect()) && is_majority(membership.outgoing.clone())
     }
 
     /// The nodes that lead, or believe so.

@@ -88,13 +88,11 @@ impl Clients {
     }
 
     /// How many requests are on their way.
-    #[cfg(test)]
     pub(crate) fn count(&self) -> usize {
         self.count
     }
 
     /// How many bytes are held for them.
-    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }

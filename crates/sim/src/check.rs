@@ -10,7 +10,7 @@ use crate::{
     overlap::{Brief, is_quorum},
     report::Invariant::{
         AckDurability, CommitImmutable, CommitOnQuorum, ElectionSafety, LeaderCompleteness, LogMatching, Monotonic,
-        Ordering, StateMachineSafety,
+        Ordering, PreVote, StateMachineSafety,
     },
 };
 
@@ -31,6 +31,10 @@ pub(crate) struct Ghost {
     committed: Vec<(Term, Entry)>,
     /// In which term each was seen to be committed.
     committed_in: Vec<Term>,
+    /// Who was offered a vote, or leadership, in a term that nobody is in yet.
+    offered: BTreeSet<(Term, NodeId)>,
+    /// The newest term that anybody was seen in.
+    newest: Term,
     /// The committed memberships, in order.
     memberships: Vec<(Index, Membership)>,
     /// The state's hash by applied index.
@@ -47,6 +51,8 @@ impl Ghost {
             appended: BTreeMap::new(),
             committed: Vec::new(),
             committed_in: Vec::new(),
+            offered: BTreeSet::new(),
+            newest: Term(0),
             memberships: vec![(Index::ZERO, founders)],
             states: BTreeMap::new(),
         }
@@ -88,6 +94,30 @@ impl Ghost {
     /// The last committed index.
     pub(crate) fn committed(&self) -> Index {
         Index(self.committed.len() as u64)
+    }
+
+    /// Whom the disk of `node` was seen to vote for in `term`.
+    pub(crate) fn vote_of(&self, node: usize, term: Term) -> Option<NodeId> {
+        self.votes.get(&(term, node)).copied()
+    }
+
+    /// A node offers another one its vote in `term`, or leadership.
+    pub(crate) fn offers(&mut self, term: Term, to: NodeId) {
+        self.offered.insert((term, to));
+    }
+
+    /// Thesis §9.6: `id` is in `term` only if it was offered a vote there, or leadership, or needs none, or another node was there before.
+    pub(crate) fn enters(&mut self, node: usize, id: NodeId, term: Term, needs_none: impl Fn() -> bool) -> Checked {
+        if term <= self.newest {
+            return Ok(());
+        }
+        // A group is founded in its first term.
+        if self.newest > Term(0) && !self.offered.contains(&(term, id)) && !needs_none() {
+            return fail(PreVote, format!("n{node} begins term {term}, in which nobody has offered it a vote"));
+        }
+        self.newest = term;
+        self.offered = self.offered.split_off(&(term.next(), NodeId(0)));
+        Ok(())
     }
 
     /// I1 and I3: `node` leads in `term`, with `log`.
@@ -188,17 +218,17 @@ impl Ghost {
         Ok(self.committed() > known)
     }
 
-    /// I6: what was just committed lies on the disks of a majority of each half of one of `memberships`: that of the entry, and that by which its leader counts from then on.
-    pub(crate) fn on_quorum(&self, memberships: [Option<&Membership>; 2], holds: impl Fn(NodeId) -> bool) -> Checked {
+    /// I6: what was just committed lies on the disks of a majority of each half of one of `memberships`: that of the entry, that of whoever tells of it, and that by which its leader counts from then on.
+    pub(crate) fn on_quorum(&self, memberships: [Option<&Membership>; 3], holds: impl Fn(NodeId) -> bool) -> Checked {
         if memberships.iter().flatten().any(|membership| is_quorum(membership, &holds)) {
             return Ok(());
         }
         let by = |membership: Option<&Membership>| membership.map_or_else(String::new, |m| Brief(m).to_string());
         let ids = memberships.iter().flatten().flat_map(|membership| membership.nodes.iter().map(|node| node.id));
         let holders: BTreeSet<u64> = ids.filter(|id| holds(*id)).map(|id| id.0).collect();
-        let [entry, leader] = memberships.map(by);
+        let [entry, teller, leader] = memberships.map(by);
         let what = format!("{} is committed and durable on {holders:?}", self.committed());
-        fail(CommitOnQuorum, format!("{what}: its membership is {entry}, its leader's {leader}"))
+        fail(CommitOnQuorum, format!("{what}: its membership is {entry}, its teller's {teller}, its leader's {leader}"))
     }
 
     /// The term of the last committed entry.
@@ -263,6 +293,14 @@ pub(crate) fn asserts(node: usize, message: &Message, durable: &LogState) -> Che
     }
     let disk = format!("its disk holds {} and {hard_state:?}", durable.last());
     fail(AckDurability, format!("n{node} says {message:?}, {disk}"))
+}
+
+/// C8: the state is replaced by what covers `index` when the log on the disk begins there, or reaches it.
+pub(crate) fn installs(node: usize, index: Index, durable: &LogState) -> Checked {
+    if durable.last() >= index {
+        return Ok(());
+    }
+    fail(Ordering, format!("n{node} installs the snapshot at {index}, its disk holds {}", durable.last()))
 }
 
 fn differs(a: Option<Term>, b: Option<Term>) -> bool {

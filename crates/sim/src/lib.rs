@@ -34,9 +34,10 @@ mod trace;
 mod workload;
 mod world;
 
+pub use bugs::{Bug, KnownBug};
 pub use coverage::Counts;
 pub use level::LevelWorkload;
-pub use options::{Bug, FaultMix, NODES_MAX, Nodes, Options};
+pub use options::{FaultMix, NODES_MAX, Nodes, Options};
 pub use report::{Failure, Invariant, Report, Violation};
 pub use run::{replay, run_seed, run_with};
 pub use workload::{Operation, Phase, Progress, Request, Workload};

@@ -179,6 +179,10 @@ pub enum Invariant {
     NoPanic,
     /// I16: indexes are in order.
     Ordering,
+    /// Thesis §9.6: a term begins by the wish of a majority, or by a handover.
+    PreVote,
+    /// C14: a leader that hands over changes no membership.
+    Handover,
     /// The same seed gives the same run.
     Determinism,
     /// The canary, which does not hold.
@@ -204,7 +208,7 @@ impl fmt::Display for Invariant {
             Invariant::BoundedResources => "I14 ",
             Invariant::NoPanic => "I15 ",
             Invariant::Ordering => "I16 ",
-            Invariant::Determinism | Invariant::Canary => "",
+            Invariant::PreVote | Invariant::Handover | Invariant::Determinism | Invariant::Canary => "",
         };
         write!(f, "{number}{self:?}")
     }

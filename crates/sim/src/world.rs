@@ -3,6 +3,7 @@
 mod clients;
 mod effects;
 mod ending;
+mod limits;
 mod nemesis;
 mod node;
 mod operator;
@@ -47,6 +48,8 @@ pub(crate) struct World {
     deadline: Time,
     shape: Shape,
     bug: Option<Bug>,
+    /// Nothing but the history judges answers.
+    history_only: bool,
     report: Report,
     trace: Trace,
 }
@@ -65,6 +68,7 @@ struct Shape {
     inflight_messages_max: usize,
     inflight_bytes_max: usize,
     uncommitted_bytes_max: usize,
+    unapplied_bytes_max: usize,
     apply_bytes_max: usize,
     reads_max: usize,
     requests_max: usize,
@@ -161,6 +165,7 @@ impl World {
             deadline: Time(u64::MAX),
             shape,
             bug: options.bug,
+            history_only: options.history_only,
             report: Report { seeds: 1, ..Report::default() },
             trace,
         }
@@ -297,6 +302,7 @@ impl Shape {
             inflight_messages_max: count(rng, 64),
             inflight_bytes_max: bytes(rng),
             uncommitted_bytes_max: bytes(rng),
+            unapplied_bytes_max: bytes(rng),
             apply_bytes_max: bytes(rng),
             reads_max: count(rng, 1 << 16),
             requests_max: count(rng, 1 << 16),

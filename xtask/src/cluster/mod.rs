@@ -1,10 +1,12 @@
 //! `cargo xtask cluster`: real processes, real disks, and a leader that dies half-way.
 
+mod comeback;
 mod demo;
 mod input;
 mod node;
 mod play;
 mod state;
+mod storage;
 mod verdict;
 mod view;
 
@@ -13,15 +15,17 @@ use std::{
     io::{self, IsTerminal},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::mpsc::{Receiver, channel},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use self::{
     node::{Node, Ports, StartError},
     play::Play,
+    storage::Storage,
     view::View,
 };
 use crate::process::{build_binary, root};
@@ -32,8 +36,8 @@ pub(crate) struct Options {
     /// How many nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     nodes: u16,
-    /// Where the nodes keep their data; with `memory` the killed leader stays down
-    #[arg(long, value_enum, default_value_t = Storage::Sled)]
+    /// Where the nodes keep their data, as `coracle serve` takes it: sled: (under target/cluster), sled:DIRECTORY (with a directory in it for each node), or memory:, where a killed node comes back as a new one
+    #[arg(long, value_name = "URL", default_value = "sled:")]
     storage: Storage,
     /// Go on with the data of the last run (else it is deleted)
     #[arg(long, conflicts_with_all = ["smoke", "free_ports"])]
@@ -58,14 +62,6 @@ impl Options {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Storage {
-    /// An embedded database under target/cluster, durable against a power loss
-    Sled,
-    /// Nothing outlives the process
-    Memory,
-}
-
 /// How often free ports are drawn again when somebody else takes one in between.
 const PORT_ATTEMPTS: usize = 5;
 /// How long a cluster may take to have a leader.
@@ -74,8 +70,11 @@ const LEADER_WAIT: Duration = Duration::from_secs(30);
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if options.storage == Storage::Memory && options.nodes < 3 {
         bail!(
-            "--storage memory needs --nodes 3 or more: the killed node does not come back, and a majority must be left"
+            "--storage memory: needs --nodes 3 or more: the killed node comes back as a new one, and a majority must be left to take it in"
         );
+    }
+    if options.storage.holds_data() && !options.keep_data {
+        bail!("--storage: there is data of a former run: go on with it by --keep-data, or choose another directory");
     }
     if !options.uses_free_ports() {
         // Sooner than after the build.
@@ -91,13 +90,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let view = View::new(stays && io::stderr().is_terminal(), &nodes);
     let leader = state::wait_for_leader(&binary, &nodes, LEADER_WAIT)?;
     view.say(&format!("node {} leads; counting words with {} clients", leader.number, options.clients));
-    let restarts = options.storage != Storage::Memory;
-    let play = Play { binary: &binary, folder: &folder, texts: &texts, clients: options.clients, restarts };
+    let play =
+        Play { binary: &binary, folder: &folder, texts: &texts, clients: options.clients, storage: &options.storage };
     let ending = play.run(&mut nodes, &view)?;
     view.finish();
     verdict::print(&ending, &view);
     if stays {
-        stay(&binary, &mut nodes, &view);
+        stay(&binary, &options.storage, &mut nodes, &view);
     }
     // All are told before one is waited for.
     nodes.iter_mut().for_each(Node::leave);
@@ -119,7 +118,7 @@ fn start(options: &Options, folder: &Path, binary: &Path) -> Result<Vec<Node>> {
     loop {
         attempts += 1;
         let ports = if is_free { Ports::free(options.nodes)? } else { Ports::documented(options.nodes)? };
-        match start_on(&ports, options.storage, folder, binary) {
+        match start_on(&ports, &options.storage, folder, binary) {
             Ok(nodes) => return Ok(nodes),
             Err(StartError::PortTaken(_)) if is_free && attempts < PORT_ATTEMPTS => prepare(folder, false)?,
             Err(StartError::PortTaken(error) | StartError::Other(error)) => return Err(error),
@@ -127,16 +126,12 @@ fn start(options: &Options, folder: &Path, binary: &Path) -> Result<Vec<Node>> {
     }
 }
 
-fn start_on(ports: &[Ports], storage: Storage, folder: &Path, binary: &Path) -> Result<Vec<Node>, StartError> {
+fn start_on(ports: &[Ports], storage: &Storage, folder: &Path, binary: &Path) -> Result<Vec<Node>, StartError> {
     let peers: Vec<String> = ports.iter().map(Ports::peer_address).collect();
     let peers = peers.join(",");
     let mut nodes = Vec::new();
     for (number, ports) in (1..).zip(ports) {
-        let url = match storage {
-            Storage::Sled => format!("sled:{}", folder.join(format!("n{number}")).display()),
-            Storage::Memory => "memory:".to_owned(),
-        };
-        let mut node = Node::new(number, *ports, &peers, &url, folder, binary);
+        let mut node = Node::new(number, *ports, &peers, &storage.of_node(number, folder), folder, binary);
         node.start()?;
         nodes.push(node);
     }
@@ -153,23 +148,51 @@ fn start_on(ports: &[Ports], storage: Storage, folder: &Path, binary: &Path) -> 
     Ok(nodes)
 }
 
-/// Shows the nodes until Ctrl-C, which ends this process and them with it.
-fn stay(binary: &Path, nodes: &mut [Node], view: &View) {
+/// Shows the nodes until Ctrl-C, which ends this process and them with it. A node that was killed meanwhile is brought back on request.
+fn stay(binary: &Path, storage: &Storage, nodes: &mut [Node], view: &View) {
     let endpoints = state::endpoints(nodes);
     let coracle = binary.strip_prefix(std::env::current_dir().unwrap_or_default()).unwrap_or(binary).display();
     view.say("\nThe cluster stays up until Ctrl-C. Talk to it from another terminal:");
-    for command in ["status", "put hello world", "get hello", "incr visits", "scan --prefix word/ --limit 10"] {
+    for command in ["status", "members", "put hello world", "incr visits", "scan --prefix word/ --limit 10", "transfer"]
+    {
         view.say(&format!("  {coracle} --endpoints {endpoints} {command}"));
     }
+    view.say("Or kill a node, and bring it back here with the Enter key.");
+    let keys = keys();
     loop {
         for node in nodes.iter_mut() {
             if let Some(status) = node.ended() {
-                view.say(&format!("node {} has ended with {status}; its log is {}", node.number, node.log().display()));
+                view.say(&format!(
+                    "node {} has ended with {status}; its log is {}; Enter brings it back",
+                    node.number,
+                    node.log().display()
+                ));
             }
+        }
+        if keys.try_iter().count() > 0 {
+            bring_back(binary, storage, nodes, view);
         }
         if let Ok(states) = state::query(binary, nodes) {
             view.show(nodes, &states);
         }
         std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// Says whenever the Enter key was pressed.
+fn keys() -> Receiver<()> {
+    let (tell, keys) = channel();
+    std::thread::spawn(move || io::stdin().lines().map_while(Result::ok).try_for_each(|_| tell.send(())));
+    keys
+}
+
+fn bring_back(binary: &Path, storage: &Storage, nodes: &mut [Node], view: &View) {
+    let ended: Vec<usize> = (0..nodes.len()).filter(|&place| !nodes[place].is_running()).collect();
+    for place in ended {
+        let number = nodes[place].number;
+        match comeback::restart(binary, storage, nodes, place) {
+            Ok(how) => view.say(&how),
+            Err(error) => view.say(&format!("node {number} does not come back: {error:#}")),
+        }
     }
 }

@@ -108,6 +108,14 @@ impl Node {
         }
     }
 
+    /// Starts the process on an empty directory, for it to be taken in by these; it is ready when [`Node::wait_until_ready`] says so.
+    pub(super) fn start_to_join(&mut self, members: &str) -> Result<()> {
+        let option = self.arguments.iter().position(|argument| argument == "--peers" || argument == "--join");
+        let option = option.with_context(|| format!("node {} was never told how to find others", self.number))?;
+        self.arguments.splice(option..option + 2, ["--join".to_owned(), members.to_owned()]);
+        self.start()
+    }
+
     /// Starts the process; it is ready when [`Node::wait_until_ready`] says so.
     pub(super) fn start(&mut self) -> Result<()> {
         let log = open_log(&self.log)?;

@@ -9,9 +9,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{
+    comeback,
     demo::{Demo, Line, Outcome, Progress},
     node::{Node, StartError},
     state::{endpoints, is_of, leader_in, query},
+    storage::Storage,
     view::View,
 };
 
@@ -27,8 +29,7 @@ pub(super) struct Play<'a> {
     pub(super) folder: &'a Path,
     pub(super) texts: &'a [PathBuf],
     pub(super) clients: u16,
-    /// Whether the killed node comes back.
-    pub(super) restarts: bool,
+    pub(super) storage: &'a Storage,
 }
 
 /// How it went.
@@ -36,16 +37,18 @@ pub(super) struct Ending {
     pub(super) outcome: Outcome,
     /// The leader that was killed, by its number, and how many words were counted by then.
     pub(super) killed: Option<(usize, u64)>,
-    /// What the restarted node has applied; `None` when none was restarted.
+    /// Whether it came back as a new node, since its data was lost.
+    pub(super) is_new: bool,
+    /// What the node that came back has applied; `None` when none did.
     pub(super) caught_up: Option<Result<u64>>,
     /// Who led at the end, and its term.
     pub(super) last_leader: Option<(usize, u64)>,
 }
 
 impl Ending {
-    /// Whether the counts were equal although a leader was killed, and it is back if it should be.
+    /// Whether the counts were equal although a leader was killed, and it is back.
     pub(super) fn is_good(&self) -> bool {
-        self.outcome.equal && self.killed.is_some() && !matches!(self.caught_up, Some(Err(_)))
+        self.outcome.equal && self.killed.is_some() && matches!(self.caught_up, Some(Ok(_)))
     }
 }
 
@@ -76,26 +79,33 @@ impl Play<'_> {
                 }
             }
         };
-        if let Some(killed) = killed.as_mut().filter(|killed| self.restarts && !killed.is_restarted) {
-            restart(nodes, killed, view)?;
+        if let Some(killed) = killed.as_mut().filter(|killed| !killed.is_restarted) {
+            self.restart(nodes, killed, view)?;
         }
         let restarted = killed.as_ref().filter(|killed| killed.is_restarted).map(|killed| killed.place);
         let caught_up = restarted.map(|place| self.wait_until_caught_up(nodes, place, view));
         let killed = killed.map(|killed| (nodes[killed.place].number, killed.done));
-        Ok(Ending { outcome, killed, caught_up, last_leader: self.leader(nodes) })
+        let is_new = *self.storage == Storage::Memory;
+        Ok(Ending { outcome, killed, is_new, caught_up, last_leader: self.leader(nodes) })
     }
 
     fn restart_if_due(&self, nodes: &mut [Node], killed: &mut Killed, now: &Progress, view: &View) -> Result<()> {
         let other_leads = leader_in(&now.nodes).is_some_and(|leader| !is_of(leader, &nodes[killed.place]));
         let down = killed.at.elapsed();
         let is_due = down >= DOWN_MIN && (other_leads || nodes.len() == 1 || down >= DOWN_MAX);
-        if self.restarts && !killed.is_restarted && is_due {
-            restart(nodes, killed, view)?;
+        if !killed.is_restarted && is_due {
+            self.restart(nodes, killed, view)?;
         }
         Ok(())
     }
 
-    /// Waits until the restarted node has applied what the others had when the counting was over.
+    fn restart(&self, nodes: &mut [Node], killed: &mut Killed, view: &View) -> Result<()> {
+        view.say(&comeback::restart(self.binary, self.storage, nodes, killed.place)?);
+        killed.is_restarted = true;
+        Ok(())
+    }
+
+    /// Waits until the restarted node has applied what the others had when the counting was over, and votes.
     fn wait_until_caught_up(&self, nodes: &mut [Node], place: usize, view: &View) -> Result<u64> {
         if let Err(StartError::PortTaken(error) | StartError::Other(error)) = nodes[place].wait_until_ready() {
             return Err(error);
@@ -109,7 +119,7 @@ impl Play<'_> {
                 goal = states.iter().map(|state| state.commit.max(state.applied)).max().unwrap_or_default();
             }
             let own = states.iter().find(|state| is_of(state, &nodes[place])).filter(|state| state.is_up);
-            if let Some(own) = own.filter(|own| goal > 0 && own.applied >= goal) {
+            if let Some(own) = own.filter(|own| goal > 0 && own.applied >= goal && own.votes()) {
                 return Ok(own.applied);
             }
             if let Some(status) = nodes[place].ended() {
@@ -141,11 +151,4 @@ fn kill_if_half_way(nodes: &mut [Node], progress: &Progress, view: &View) -> Res
     nodes[place].kill()?;
     view.say(&format!("killed node {}, the leader, at word {}", nodes[place].number, progress.done));
     Ok(Some(Killed { place, at: Instant::now(), done: progress.done, is_restarted: false }))
-}
-
-fn restart(nodes: &mut [Node], killed: &mut Killed, view: &View) -> Result<()> {
-    nodes[killed.place].start()?;
-    killed.is_restarted = true;
-    view.say(&format!("restarted node {} on its directory", nodes[killed.place].number));
-    Ok(())
 }

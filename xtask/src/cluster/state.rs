@@ -25,6 +25,13 @@ pub(super) struct State {
     pub(super) applied: u64,
 }
 
+impl State {
+    /// Whether it is a voter, as far as it knows.
+    pub(super) fn votes(&self) -> bool {
+        !matches!(self.role.as_str(), "learner" | "joining" | "removed" | "")
+    }
+}
+
 /// The endpoints of all nodes, as `--endpoints` takes them.
 pub(super) fn endpoints(nodes: &[Node]) -> String {
     let all: Vec<String> = nodes.iter().map(|node| node.ports.endpoint()).collect();

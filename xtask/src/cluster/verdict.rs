@@ -44,7 +44,10 @@ fn story(ending: &Ending) -> String {
 fn comeback(ending: &Ending) -> Option<String> {
     let (number, _) = ending.killed?;
     Some(match &ending.caught_up {
-        None => format!("node {number} stayed down: its data was in memory"),
+        None => format!("FAILED: node {number} did not come back"),
+        Some(Ok(applied)) if ending.is_new => {
+            format!("node {number} came back as a new node, votes and has caught up: it has applied {applied}")
+        }
         Some(Ok(applied)) => format!("node {number} was restarted and has caught up: it has applied {applied}"),
         Some(Err(error)) => format!("FAILED: node {number} was restarted and did not catch up: {error:#}"),
     })
@@ -76,6 +79,7 @@ mod tests {
         Ending {
             outcome: serde_json::from_value(outcome).unwrap(),
             killed: Some((2, 5)),
+            is_new: false,
             caught_up: Some(Ok(14)),
             last_leader: Some((1, 3)),
         }
@@ -96,6 +100,8 @@ mod tests {
         assert!(lines(&ending(false)).iter().any(|line| line.contains(r#""word":"the""#)));
         let unkilled = Ending { killed: None, caught_up: None, ..ending(true) };
         assert!(!unkilled.is_good());
+        let renewed = lines(&Ending { is_new: true, ..ending(true) });
+        assert!(renewed.iter().any(|line| line.contains("node 2 came back as a new node")), "{renewed:?}");
         let behind = Ending { caught_up: Some(Err(anyhow!("too slow"))), ..ending(true) };
         assert!(!behind.is_good());
     }

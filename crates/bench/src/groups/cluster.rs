@@ -141,7 +141,8 @@ async fn start_groups(processes: &[Groups], groups: usize) -> Result<Vec<Vec<Nod
 
 async fn start_group(processes: &[Groups], number: u64) -> Result<Vec<Node>, Failure> {
     let mut starting = JoinSet::new();
-    for process in processes.iter().cloned() {
+    for process in processes {
+        let process = process.clone();
         let mut options = GroupOptions::new(GroupId(number));
         options.founding = FoundingMode::Peers((1..=3).map(Address::memory).collect());
         starting.spawn(async move { process.start(options, Box::new(InMemory::new(Sum::default()))).await });

@@ -6,9 +6,7 @@ use std::sync::{
 };
 
 use coracle_core::{GroupId, Index, LogRead};
-use coracle_storage::{
-    Durability, Identity, KvStore, LogBatch, LogStore, RecoveredLog, Result, SnapshotStore, Store,
-};
+use coracle_storage::{Durability, Identity, KvStore, LogBatch, LogStore, RecoveredLog, Result, SnapshotStore, Store};
 
 /// What was counted.
 #[derive(Debug, Default)]

@@ -3,7 +3,7 @@
 use alloc::{collections::VecDeque, vec::Vec};
 
 use super::{Raft, RoleState, canonical::Form};
-use crate::{Event, Fatal, Index, LogRead, Output, Run};
+use crate::{Bug, Event, Fatal, Index, LogRead, Output, Run};
 
 /// How far the state machine is.
 #[derive(Clone, Debug)]
@@ -33,6 +33,10 @@ impl Applying {
         }
     }
 
+    pub(super) fn outstanding_bytes(&self) -> usize {
+        self.outstanding_bytes
+    }
+
     pub(super) fn is_for(&self, request: u64) -> bool {
         self.log_request == Some(request)
     }
@@ -53,7 +57,9 @@ impl Applying {
 impl Raft {
     /// Hands out what is committed and durable, up to the limit of what may be outstanding.
     pub(super) fn settle_apply(&mut self) {
-        let limit = self.commit_index.min(self.persistence.durable_index());
+        let is_unwritten_enough = self.config.has_bug(Bug::ApplyBeforeDurable);
+        let durable = if is_unwritten_enough { self.commit_index } else { self.persistence.durable_index() };
+        let limit = self.commit_index.min(durable);
         let is_blocked = self.installing.is_some() || self.applying.sent < self.log.base().index;
         while !is_blocked
             && self.applying.sent < limit
@@ -136,7 +142,9 @@ impl Raft {
     /// Moves the log's base up to what is flushed, and leaves what a snapshot in transfer is continued by.
     pub(super) fn on_compact(&mut self, up_to: Index) {
         let floor = self.installing_floor().unwrap_or(up_to);
-        let index = up_to.min(self.applying.flushed).min(floor).min(self.persistence.durable_index());
+        let is_flush_needless = self.config.has_bug(Bug::CompactUnflushed);
+        let flushed = if is_flush_needless { self.applying.applied } else { self.applying.flushed };
+        let index = up_to.min(flushed).min(floor).min(self.persistence.durable_index());
         if index <= self.log.base().index || self.installing.is_some() {
             return;
         }

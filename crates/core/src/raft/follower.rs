@@ -6,7 +6,7 @@ use super::{
     Raft, RoleState,
     canonical::{Clock, Form},
 };
-use crate::{AppendResult, Body, Event, Fatal, Index, NodeId, Run, Term, Time};
+use crate::{AppendResult, Body, Bug, Event, Fatal, Index, NodeId, Run, Term, Time};
 
 /// What a follower knows of its leader.
 #[derive(Clone, Debug)]
@@ -133,7 +133,9 @@ impl Raft {
         let mut is_whole = true;
         for run in entries {
             let Some(run) = run.into_slice(self.commit_index.next(), Index(u64::MAX)) else { continue };
-            let Some(from) = self.log.first_difference(&run) else { continue };
+            let cut = run.first() <= self.log.last_index() && self.config.has_bug(Bug::TruncateOnAppend);
+            let difference = self.log.first_difference(&run).or(cut.then_some(run.first()));
+            let Some(from) = difference else { continue };
             let membership = self.log.membership().0;
             if from <= self.log.last_index() {
                 self.truncate(from);
@@ -156,7 +158,7 @@ impl Raft {
         assert!(from > self.commit_index, "committed entries stay");
         self.outputs.events.push(Event::Truncated { from, last: self.log.last_index() });
         self.log.truncate(from);
-        self.persistence.on_truncated(from);
+        self.persistence.on_truncated(from, self.config.has_bug(Bug::OldTicketAcknowledges));
         self.following.verified = self.following.verified.min(from.prev());
     }
 
@@ -189,6 +191,9 @@ impl Raft {
 
     /// Commits what the leader has committed, as far as this log is known to equal the leader's (C4).
     pub(super) fn learn_commit(&mut self, leader_commit: Index) {
+        if self.config.has_bug(Bug::CommitBeyondVerified) {
+            self.following.verified = self.following.verified.max(leader_commit.min(self.log.last_index()));
+        }
         self.commit_index = self.commit_index.max(leader_commit.min(self.following.verified));
         self.following.verified = self.following.verified.max(self.commit_index);
     }
@@ -202,7 +207,8 @@ impl Raft {
     pub(super) fn acknowledge(&mut self) {
         let Some(leader) = self.following.leader else { return };
         let verified = self.following.verified;
-        let index = verified.min(self.persistence.durable_index());
+        let is_unwritten_enough = self.config.has_bug(Bug::AcknowledgeUnwritten);
+        let index = if is_unwritten_enough { verified } else { verified.min(self.persistence.durable_index()) };
         if !self.following.is_ack_wanted || (index < verified && index <= self.following.acked) {
             return;
         }

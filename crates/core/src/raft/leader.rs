@@ -13,7 +13,7 @@ use super::{
     replication::{Peer, Standing},
     transfer::Transfer,
 };
-use crate::{Body, Entry, Index, NodeId, Outcome, Output, RejectReason, Run, Time};
+use crate::{Body, Bug, Entry, Index, NodeId, Outcome, Output, RejectReason, Run, Time};
 
 /// What a leader keeps for its term.
 #[derive(Clone, Debug)]
@@ -120,6 +120,9 @@ impl Raft {
         self.following.leader = None;
         self.update_peers();
         self.serve_removed();
+        if self.config.has_bug(Bug::NoNoop) {
+            return;
+        }
         let run = Run::new(term_start, self.term, [Entry::noop()]);
         if self.log.append(run).is_err() {
             unreachable!("a no-op holds no membership");
@@ -196,8 +199,10 @@ impl Raft {
     /// Ends what waits for this leader: proposals are in the log and may yet be committed, reads have no effect.
     pub(super) fn fail_leadership(&mut self, reason: RejectReason) {
         let RoleState::Leader(leader) = &mut self.role else { return };
+        let is_refused = self.config.has_bug(Bug::UnknownIsRefused);
         for Waiting { first, count, .. } in leader.waiting.drain(..) {
-            self.outputs.results.push(Output::Done { first, count, outcome: Outcome::Unknown });
+            let outcome = if is_refused { Outcome::Rejected(reason) } else { Outcome::Unknown };
+            self.outputs.results.push(Output::Done { first, count, outcome });
         }
         for (first, count) in leader.reads.take_local() {
             self.outputs.results.push(Output::ReadFailed { first, count, reason });
@@ -251,7 +256,10 @@ impl Raft {
         }
         let mut messages = Vec::with_capacity(leader.peers.len());
         for peer in &mut leader.peers {
-            let leader_commit = peer.commit_to_tell(self.commit_index);
+            let mut leader_commit = peer.commit_to_tell(self.commit_index);
+            if self.config.has_bug(Bug::HeartbeatCommitUnchecked) {
+                leader_commit = self.commit_index;
+            }
             messages.push((peer.id, Body::Heartbeat { round, leader_commit }));
         }
         for (to, body) in messages {
@@ -262,13 +270,15 @@ impl Raft {
     /// Commits what a majority of each half holds durably, if it is of this term (Raft §5.4.2).
     pub(super) fn advance_commit(&mut self) {
         let RoleState::Leader(leader) = &self.role else { return };
-        let durable = self.persistence.durable_index();
+        let counts_unwritten = self.config.has_bug(Bug::CountUnwritten);
+        let durable = if counts_unwritten { self.log.last_index() } else { self.persistence.durable_index() };
         let reached = self.quorum.reached(|id| match leader.peer_ref(id) {
             Some(peer) => peer.match_index,
             None if id == self.config.id => durable,
             None => Index::ZERO,
         });
-        if reached > self.commit_index && reached >= leader.term_start {
+        let is_own_term = reached >= leader.term_start || self.config.has_bug(Bug::OldTermCommitted);
+        if reached > self.commit_index && is_own_term {
             self.commit_index = reached;
             self.finish_proposals();
         }

@@ -6,7 +6,9 @@ use super::{
     Raft, RoleState,
     canonical::{Clock, Form},
 };
-use crate::{Base, Body, Event, HardState, Index, Message, Output, Persist, RejectReason, Ticket, Time};
+use crate::{
+    Base, Body, Bug, Config, Event, HardState, Index, Message, Output, Persist, RejectReason, Term, Ticket, Time,
+};
 
 /// The most messages that wait for the disk.
 const WITHHELD_MAX: usize = 1024;
@@ -72,6 +74,10 @@ impl Persistence {
         }
     }
 
+    pub(super) fn withheld_count(&self) -> usize {
+        self.withheld.len()
+    }
+
     pub(super) fn durable_index(&self) -> Index {
         self.durable
     }
@@ -101,11 +107,13 @@ impl Persistence {
     }
 
     /// The entries from `from` on are no longer in the log.
-    pub(super) fn on_truncated(&mut self, from: Index) {
+    pub(super) fn on_truncated(&mut self, from: Index, has_bug: bool) {
         let last = from.prev();
-        self.durable = self.durable.min(last);
-        for write in &mut self.writes {
-            write.last_index = write.last_index.min(last);
+        if !has_bug {
+            self.durable = self.durable.min(last);
+            for write in &mut self.writes {
+                write.last_index = write.last_index.min(last);
+            }
         }
         if self.issued > last {
             self.issued = last;
@@ -124,7 +132,7 @@ impl Persistence {
         let old_first = self.issued_base.next();
         let is_anything_issued = self.issued >= old_first || self.truncate_from.is_some();
         // Until the next write is durable the disk holds the old log, and of that only the committed part still counts.
-        self.on_truncated(known.next());
+        self.on_truncated(known.next(), false);
         self.truncate_from = is_anything_issued.then_some(old_first);
         self.issued = base.index;
         self.base = Some(base);
@@ -188,11 +196,15 @@ impl Raft {
             ticket: p.last_ticket,
             truncate_from: p.truncate_from.take(),
             entries,
-            hard_state: Some(HardState {
-                term: self.term,
-                voted_for: self.voted_for,
-                commit_index: self.commit_index.min(last_index),
-            }),
+            hard_state: Some(forgotten(
+                &self.config,
+                self.log.last_term(),
+                HardState {
+                    term: self.term,
+                    voted_for: self.voted_for,
+                    commit_index: self.commit_index.min(last_index),
+                },
+            )),
             base: p.base.take().map(Box::new),
         })
     }
@@ -257,8 +269,9 @@ impl Raft {
         let last_log_index = self.log.last_index();
         let last_log_term = self.log.last_term();
         let is_durable = self.persistence.is_vote_durable() && self.persistence.durable >= last_log_index;
+        let is_unwritten_enough = self.config.has_bug(Bug::CampaignBeforeDurable);
         let RoleState::Candidate(campaign) = &mut self.role else { return };
-        if campaign.is_requested || !is_durable {
+        if campaign.is_requested || !(is_durable || is_unwritten_enough) {
             return;
         }
         campaign.is_requested = true;
@@ -266,8 +279,24 @@ impl Raft {
         campaign.record(self.config.id, true);
         let peers: Vec<_> = self.quorum.voters().filter(|id| *id != self.config.id).collect();
         for peer in peers {
-            self.send(peer, Body::RequestVote { last_log_index, last_log_term, is_transfer });
+            let body = Body::RequestVote { last_log_index, last_log_term, is_transfer };
+            if is_unwritten_enough {
+                self.send_at_once(peer, body);
+            } else {
+                self.send(peer, body);
+            }
         }
         self.count_votes();
+    }
+}
+
+/// What a write tells of term and vote: all, without a bug.
+fn forgotten(config: &Config, last_term: Term, hard_state: HardState) -> HardState {
+    if config.has_bug(Bug::VoteNotPersisted) {
+        HardState { voted_for: None, ..hard_state }
+    } else if config.has_bug(Bug::TermNotPersisted) {
+        HardState { term: last_term, voted_for: None, ..hard_state }
+    } else {
+        hard_state
     }
 }

@@ -6,7 +6,7 @@ use super::{
     Raft, RoleState,
     canonical::{Clock, Form},
 };
-use crate::{Body, Index, NodeId, Output, ReadId, RejectReason, Time};
+use crate::{Body, Bug, Index, NodeId, Output, ReadId, RejectReason, Time};
 
 /// The reads that wait at a leader.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +35,10 @@ impl Asker {
 }
 
 impl LeaderReads {
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
     fn push(&mut self, asker: Asker) {
         self.count += asker.count();
         self.arrived.push(asker);
@@ -85,6 +89,12 @@ impl FollowerReads {
         // The question that waits is the last one.
         let FollowerReads { arrived, asked, sequence: _, count } = self;
         (arrived, asked.as_ref().map(|asked| asked.canonical(clock)), *count)
+    }
+}
+
+impl FollowerReads {
+    pub(super) fn count(&self) -> usize {
+        self.count
     }
 }
 
@@ -145,7 +155,8 @@ impl Raft {
     /// One round is under way at a time: what arrives meanwhile shares the next one.
     pub(super) fn settle_leader_reads(&mut self) {
         let RoleState::Leader(leader) = &mut self.role else { return };
-        let may_open = self.commit_index >= leader.term_start && leader.reads.in_round.is_empty();
+        let has_own_commit = self.commit_index >= leader.term_start || self.config.has_bug(Bug::ReadBeforeOwnCommit);
+        let may_open = has_own_commit && leader.reads.in_round.is_empty();
         if may_open && !leader.reads.arrived.is_empty() {
             let round = leader.round + 1;
             let commit_index = self.commit_index;
@@ -164,7 +175,7 @@ impl Raft {
         });
         let mut answers = Vec::new();
         while let Some((round, index, asker)) = leader.reads.in_round.front().copied()
-            && round <= echoed
+            && (round <= echoed || self.config.has_bug(Bug::ReadWithoutRound))
         {
             leader.reads.in_round.pop_front();
             leader.reads.count -= asker.count();
@@ -205,7 +216,8 @@ impl Raft {
 
     pub(super) fn on_read_index_response(&mut self, from: NodeId, nonce: u64, sequence: u64, index: Option<Index>) {
         let is_ours = |asked: &Asked| asked.sequence == sequence && asked.leader == from;
-        if nonce != self.config.seed || !self.reads.asked.as_ref().is_some_and(is_ours) {
+        let is_answer = nonce == self.config.seed && self.reads.asked.as_ref().is_some_and(is_ours);
+        if !is_answer && !self.config.has_bug(Bug::UnmatchedReadAnswer) {
             return;
         }
         let Some(asked) = self.reads.asked.take() else { return };

@@ -7,7 +7,7 @@ use super::{
     Raft, RoleState,
     canonical::{Clock, Form},
 };
-use crate::{AppendResult, Body, Fatal, Incarnation, Index, LogRead, NodeId, Output, Run, Time};
+use crate::{AppendResult, Body, Bug, Fatal, Incarnation, Index, LogRead, NodeId, Output, Run, Time};
 
 /// What a leader knows of a peer.
 #[derive(Clone, Debug)]
@@ -140,6 +140,11 @@ impl Peer {
             PeerState::Install { index } => index,
             _ => None,
         }
+    }
+
+    /// How many messages and bytes are on their way to it.
+    pub(super) fn inflight(&self) -> (usize, usize) {
+        (self.inflight.len(), self.inflight_bytes)
     }
 
     /// What it may take for committed: never more than it is known to hold. The peer counts as told.
@@ -302,7 +307,9 @@ impl Raft {
         peer.log_request = None;
         let (to, prev_log_index) = (peer.id, peer.next_index.prev());
         match result {
-            LogRead::Entries(entries) if self.log.holds(peer.next_index, &entries) => {
+            LogRead::Entries(entries)
+                if self.log.holds(peer.next_index, &entries) || self.config.has_bug(Bug::UncheckedLogRead) =>
+            {
                 let Some(prev_log_term) = self.log.term_at(prev_log_index) else { return };
                 let bytes = entries.iter().map(Run::size).sum();
                 peer.on_sent(&entries, bytes, self.now);
@@ -400,6 +407,7 @@ impl Raft {
         let RoleState::Leader(leader) = &mut self.role else { return };
         let newest = leader.round;
         let Some(peer) = leader.peer(from) else { return };
+        let round = if self.config.has_bug(Bug::StaleEcho) { newest } else { round };
         if round <= newest {
             peer.echoed = peer.echoed.max(round);
             self.take_promise(from, round, promise);

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 
 use super::{Raft, canonical::Form};
-use crate::{Base, Body, Event, Index, InstallSnapshot, NodeId, Output, SnapshotMeta, Term};
+use crate::{Base, Body, Bug, Event, Index, InstallSnapshot, NodeId, Output, SnapshotMeta, Term};
 
 /// A whole snapshot on its way into the state machine.
 #[derive(Clone, Debug)]
@@ -38,7 +38,8 @@ impl Raft {
             return false;
         }
         let is_state_behind = self.applying.applied < self.log.base().index;
-        if is_state_behind { index >= self.log.base().index } else { !self.log_covers(meta) }
+        let covers = self.log_covers(meta) && !self.config.has_bug(Bug::SnapshotOverNewerLog);
+        if is_state_behind { index >= self.log.base().index } else { !covers }
     }
 
     pub(super) fn on_install_snapshot(&mut self, from: NodeId, term: Term, piece: Box<InstallSnapshot>) {
@@ -77,7 +78,7 @@ impl Raft {
         if self.is_leader() || self.installing.is_some() || !self.wants(&meta) {
             return self.want_ack();
         }
-        if !self.log_covers(&meta) {
+        if !self.log_covers(&meta) || self.config.has_bug(Bug::SnapshotOverNewerLog) {
             self.restart_log(&meta);
         }
         self.verify_up_to(meta.last_included_index);
@@ -105,7 +106,8 @@ impl Raft {
 
     /// Hands the snapshot to the state machine once the log's base is durable.
     pub(super) fn settle_install(&mut self) {
-        let durable = self.persistence.durable_index();
+        let is_base_needless = self.config.has_bug(Bug::InstallBeforeBase);
+        let durable = if is_base_needless { self.log.last_index() } else { self.persistence.durable_index() };
         let Some(installing) = &mut self.installing else { return };
         if !installing.is_handed_out && durable >= installing.meta.last_included_index {
             installing.is_handed_out = true;

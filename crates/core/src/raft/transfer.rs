@@ -7,7 +7,7 @@ use super::{
     canonical::{Clock, Form},
     election::Campaign,
 };
-use crate::{Body, Event, Index, MemberRole, NodeId, RejectReason, Time};
+use crate::{Body, Bug, Event, Index, MemberRole, NodeId, RejectReason, Time};
 
 /// A handover that is under way.
 #[derive(Clone, Debug)]
@@ -102,6 +102,9 @@ impl Raft {
     pub(super) fn on_timeout_now(&mut self, from: NodeId) {
         if self.following.leader == Some(from) && self.may_campaign() && !self.is_weakened() {
             self.become_candidate(Campaign::by_transfer());
+            if self.config.has_bug(Bug::LeadWithoutElection) {
+                self.become_leader();
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! When the log is cut, and when snapshots are taken.
 
-use coracle_core::{Index, Input as RaftInput, SnapshotMeta};
+use coracle_core::{Bug, Index, Input as RaftInput, SnapshotMeta};
 use coracle_storage::Applied;
 
 use super::{Replica, change::Wanted};
@@ -92,7 +92,9 @@ impl Replica {
         if !self.is_over_limits() || !self.has_grown() {
             return;
         }
-        if self.compaction.is_durable {
+        if self.options.raft.has_bug(Bug::CompactUnflushed) {
+            self.compact();
+        } else if self.compaction.is_durable {
             self.flush();
         } else {
             self.take_snapshot();
@@ -123,12 +125,16 @@ impl Replica {
         }
         let Some(last_included_term) = self.raft.term_at(index) else { return };
         let (membership_index, membership) = self.raft.membership_at(index);
+        let mut membership = membership.clone();
+        if self.options.raft.has_bug(Bug::SnapshotWithoutMembership) {
+            membership.nodes.clear();
+        }
         let meta = SnapshotMeta {
             content: 0,
             last_included_index: index,
             last_included_term,
             membership_index,
-            membership: membership.clone(),
+            membership,
             size: 0,
             checksum: 0,
         };
@@ -193,7 +199,8 @@ impl Replica {
     }
 
     fn cut_log(&mut self) {
-        let flushed = self.applying.applied.flushed;
+        let Applied { applied, flushed } = self.applying.applied;
+        let flushed = if self.options.raft.has_bug(Bug::CompactUnflushed) { applied } else { flushed };
         let by_count = Index(flushed.0.saturating_sub(self.options.log_entries_kept));
         let by_bytes = self.compaction.log.index_before_last(self.options.log_bytes_max / 2);
         let floor = self.sending.floor(self.now).unwrap_or(flushed);

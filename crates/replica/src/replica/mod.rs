@@ -180,6 +180,12 @@ impl Replica {
         &self.raft
     }
 
+    /// How many requests are on their way, and how many bytes of theirs are held, for those who check that it is bounded.
+    #[doc(hidden)]
+    pub fn held(&self) -> (usize, usize) {
+        (self.clients.count(), self.clients.bytes())
+    }
+
     /// A view from outside.
     pub fn status(&self) -> Status {
         self.raft.status()

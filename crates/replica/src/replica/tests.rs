@@ -11,6 +11,7 @@ use crate::{
 };
 
 mod forward;
+mod reads;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -85,169 +86,6 @@ fn every_node_takes_commands_and_linearizable_queries() {
         }
     }
     assert!((1..=3).all(|id| cluster.is_idle(NodeId(id))));
-}
-
-#[test]
-fn c10_what_is_forwarded_together_is_one_message() {
-    let mut cluster = Cluster::new(3, false, 3, defaults);
-    let leader = cluster.elect();
-    let follower = cluster.other_than(leader);
-    cluster.delivered.clear();
-    let writes = cluster.propose_many(follower, 256);
-    cluster.wait_for(&writes);
-    let count = |is: fn(&Body) -> bool| cluster.delivered.iter().filter(|message| is(&message.body)).count();
-    assert_eq!(count(|body| matches!(body, Body::Propose { .. })), 1);
-    assert_eq!(count(|body| matches!(body, Body::ProposeResponse { .. })), 1);
-    let appends = cluster.delivered.iter().filter(|message| match &message.body {
-        Body::AppendEntries { entries, .. } => !entries.is_empty(),
-        _ => false,
-    });
-    assert_eq!(appends.count(), 2);
-}
-
-#[test]
-fn c21_a_forward_that_arrives_twice_is_appended_once() {
-    let mut cluster = Cluster::new(3, false, 4, defaults);
-    let leader = cluster.elect();
-    let follower = cluster.other_than(leader);
-    cluster.faults = Faults { repeated: 100, ..Faults::default() };
-    let writes = cluster.propose_many(follower, 5);
-    cluster.wait_for(&writes);
-    assert_eq!(cluster.list(leader), [1, 2, 3, 4, 5]);
-}
-
-/// What a node says to a forwarded command, in the order of the answers.
-fn answers_to_forward(cluster: &mut Cluster, from: NodeId, to: NodeId, term: Term) -> Vec<Forwarded> {
-    cluster.delivered.clear();
-    let body = Body::Propose { nonce: 7, sequence: 1, commands: vec![Bytes::from_static(b"12345678")] };
-    cluster.input(to, Input::Message(Message { from, to, term, body }));
-    cluster.run_for(SECOND / 10);
-    let answers = cluster.delivered.iter().filter_map(|message| match &message.body {
-        Body::ProposeResponse { outcomes, .. } => Some(outcomes.clone()),
-        _ => None,
-    });
-    answers.flatten().collect()
-}
-
-#[test]
-fn c21_a_forward_to_a_node_that_does_not_lead_is_refused() {
-    let mut cluster = Cluster::new(3, false, 5, defaults);
-    let leader = cluster.elect();
-    let follower = cluster.other_than(leader);
-    let term = cluster.replica(leader).status().term;
-    assert_eq!(answers_to_forward(&mut cluster, leader, follower, term), [Forwarded::NotLeader]);
-    assert!(cluster.list(leader).is_empty());
-}
-
-#[test]
-fn c21_a_forward_that_may_have_been_appended_is_never_refused() {
-    let mut cluster = Cluster::new(3, false, 5, defaults);
-    let leader = cluster.elect();
-    let follower = cluster.other_than(leader);
-    let term = cluster.replica(leader).status().term;
-    let first = answers_to_forward(&mut cluster, follower, leader, term);
-    assert!(matches!(first[..], [Forwarded::Applied { .. }]), "{first:?}");
-    // It leads no more when a copy of the message arrives: the answer is under way already.
-    let heartbeat = Body::Heartbeat { round: 1, leader_commit: Index(0) };
-    let later = Message { from: follower, to: leader, term: Term(term.0 + 1), body: heartbeat };
-    cluster.input(leader, Input::Message(later));
-    cluster.run_until(Duration::ZERO, |_| false);
-    assert_eq!(answers_to_forward(&mut cluster, follower, leader, term), []);
-    // Another life does not know what this one has appended.
-    cluster.stop(leader);
-    cluster.start(leader);
-    assert_eq!(answers_to_forward(&mut cluster, follower, leader, term), [Forwarded::Unknown]);
-    assert_eq!(cluster.list(follower).len(), 1);
-}
-
-#[test]
-fn a_command_waits_for_a_leader_and_then_no_longer() {
-    let mut cluster = Cluster::new(3, false, 6, defaults);
-    // Before anybody leads.
-    let early = cluster.propose(NodeId(1));
-    let early_read = cluster.query(NodeId(2), Consistency::Linearizable);
-    cluster.wait_for(&[early, early_read]);
-    assert!(cluster.reply(early).unwrap().is_ok() && cluster.reply(early_read).unwrap().is_ok());
-    cluster.stop(NodeId(2));
-    cluster.stop(NodeId(3));
-    cluster.run_for(3 * SECOND);
-    let (write, read) = (cluster.propose(NodeId(1)), cluster.query(NodeId(1), Consistency::Linearizable));
-    let begun = cluster.now;
-    cluster.wait_for(&[write, read]);
-    assert!(cluster.now.since(begun) < 3 * SECOND);
-    for request in [write, read] {
-        let refused = RequestError::Rejected(RejectReason::NoQuorum);
-        assert_eq!(cluster.reply(request), Some(&Err(refused)));
-    }
-    let stale = cluster.query(NodeId(1), Consistency::Stale);
-    cluster.wait_for(&[stale]);
-    assert!(cluster.reply(stale).unwrap().is_ok());
-}
-
-#[test]
-fn c21_a_read_whose_entries_never_come_ends_without_a_leader() {
-    let mut cluster = Cluster::new(3, false, 12, defaults);
-    while cluster.elect() == NodeId(3) {
-        cluster.input(NodeId(3), Input::Transfer { to: None });
-        cluster.run_for(SECOND);
-    }
-    let leader = cluster.elect();
-    cluster.lost = |message| message.to == NodeId(3) && matches!(message.body, Body::AppendEntries { .. });
-    let write = cluster.propose(leader);
-    cluster.wait_for(&[write]);
-    // The leader tells which index the read needs, and then nothing more, as it does to who is not a member any more.
-    let read = cluster.query(NodeId(3), Consistency::Linearizable);
-    cluster.run_for(SECOND / 2);
-    assert!(
-        cluster.delivered.iter().any(|message| matches!(message.body, Body::ReadIndexResponse { index: Some(_), .. }))
-    );
-    assert_eq!(cluster.reply(read), None);
-    cluster.isolate(NodeId(3));
-    assert!(cluster.run_until(10 * SECOND, |cluster| cluster.reply(read).is_some()));
-    assert_eq!(cluster.reply(read), Some(&Err(RequestError::Rejected(RejectReason::NoQuorum))));
-}
-
-#[test]
-fn c21_forwards_to_a_leader_that_is_gone_have_an_unknown_outcome() {
-    let mut cluster = Cluster::new(3, false, 7, defaults);
-    let leader = cluster.elect();
-    let follower = cluster.other_than(leader);
-    cluster.stop(leader);
-    let lost = cluster.propose(follower);
-    cluster.wait_for(&[lost]);
-    assert_eq!(cluster.reply(lost), Some(&Err(RequestError::Unknown)));
-    cluster.elect();
-    let later = cluster.propose(follower);
-    cluster.wait_for(&[later]);
-    assert!(cluster.reply(later).unwrap().is_ok());
-}
-
-#[test]
-fn an_unreachable_leader_ends_forwards_at_once_and_nothing_more_is_sent_to_it() {
-    let mut cluster = Cluster::new(3, false, 8, defaults);
-    let leader = cluster.elect();
-    let follower = cluster.other_than(leader);
-    cluster.stop(leader);
-    let lost = cluster.propose(follower);
-    cluster.run_until(Duration::ZERO, |_| false);
-    cluster.input(follower, Input::Unreachable { peer: leader });
-    cluster.run_until(Duration::ZERO, |_| false);
-    assert_eq!(cluster.reply(lost), Some(&Err(RequestError::Unknown)));
-    // Waits for the next leader instead of getting lost.
-    let next = cluster.propose(follower);
-    cluster.wait_for(&[next]);
-    assert!(cluster.reply(next).unwrap().is_ok());
-}
-
-#[test]
-fn a_leader_that_is_cut_off_says_unknown_and_serves_no_reads() {
-    let mut cluster = Cluster::new(3, false, 9, defaults);
-    let leader = cluster.elect();
-    cluster.isolate(leader);
-    let requests = [cluster.propose(leader), cluster.query(leader, Consistency::Linearizable)];
-    cluster.wait_for(&requests);
-    assert_eq!(cluster.reply(requests[0]), Some(&Err(RequestError::Unknown)));
-    assert!(matches!(cluster.reply(requests[1]), Some(Err(RequestError::Rejected(_)))));
 }
 
 #[test]
@@ -441,34 +279,6 @@ fn h69_a_command_that_a_snapshot_swallows_has_an_unknown_outcome() {
         assert_eq!(cluster.reply(request), Some(&Err(RequestError::Unknown)));
     }
     assert!(cluster.run_until(60 * SECOND, |cluster| cluster.list(leader).len() == 100));
-}
-
-#[test]
-fn a_state_that_is_behind_the_log_answers_nothing() {
-    let mut cluster = Cluster::new(3, false, 19, small_log);
-    let leader = cluster.elect();
-    let behind = cluster.other_than(leader);
-    cluster.stop(behind);
-    write_and_compact(&mut cluster, leader, 100);
-    cluster.start(behind);
-    assert!(cluster.run_until(60 * SECOND, |cluster| cluster.list(behind).len() == 100));
-    // The log goes on after the snapshot; the state does without its own.
-    cluster.stop(behind);
-    cluster.lose_snapshots(behind);
-    cluster.lost = |message| matches!(message.body, Body::InstallSnapshot(_));
-    cluster.start(behind);
-    cluster.input(leader, Input::Unreachable { peer: behind });
-    cluster.run_for(2 * SECOND);
-    let stale = cluster.query(behind, Consistency::Stale);
-    cluster.wait_for(&[stale]);
-    let refused = matches!(cluster.reply(stale), Some(Err(RequestError::Rejected(RejectReason::NotLeader { .. }))));
-    assert!(refused, "{:?}", cluster.reply(stale));
-    let read = cluster.query(behind, Consistency::Linearizable);
-    cluster.run_for(SECOND);
-    cluster.lost = |_| false;
-    cluster.wait_for(&[read]);
-    let reply = cluster.reply(read).unwrap().as_ref().unwrap();
-    assert_eq!(crate::testing::list_of(&reply.data).len(), 100);
 }
 
 #[test]

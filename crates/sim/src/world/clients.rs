@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use coracle_core::Rng;
+use coracle_core::{Index, Rng};
 use coracle_replica::{Consistency, Input, Reply, RequestError, RequestId};
 
 use super::{Event, Step, World, operator::Operator};
@@ -26,6 +26,8 @@ struct Attempt {
     client: usize,
     operation: Operation,
     node: usize,
+    /// What was committed when it began, if the answer has to show it.
+    since: Option<Index>,
 }
 
 /// How an attempt failed.
@@ -98,7 +100,9 @@ impl World {
         clients.next_request += 1;
         clients.workload.time(self.now);
         let what = clients.workload.request(operation);
-        clients.attempts.insert(request, Attempt { client, operation, node });
+        let is_fresh = matches!(what, Request::Query(_, Consistency::Linearizable)) && !self.history_only;
+        let since = is_fresh.then(|| self.ghost.committed());
+        clients.attempts.insert(request, Attempt { client, operation, node, since });
         self.trace.line(self.now, || format!("client {client} asks n{node}: request {request}, {operation:?}"));
         let patience = clients.patience;
         let delay = exponential(&mut clients.rng, Duration::from_micros(500));
@@ -169,6 +173,10 @@ impl World {
             }
         };
         let Some(attempt) = self.clients.attempts.get(&request) else { return Ok(()) };
+        if let Some(since) = attempt.since.filter(|since| *since > reply.index) {
+            let what = format!("a read at {}, when {since} was committed before it began", reply.index);
+            return Err(Violation::new(Invariant::ReadFreshness, what));
+        }
         self.clients.workload.time(self.now);
         match self.clients.workload.answered(attempt.operation, &reply)? {
             Progress::Retry => self.give_up(request, Failed::Answered),

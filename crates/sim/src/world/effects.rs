@@ -64,6 +64,11 @@ impl World {
             }
             return Err(Violation::new(Invariant::Ordering, format!("n{node} writes to nobody: {message:?}")));
         };
+        match message.body {
+            Body::PreVoteResponse { next_term, granted: true } => self.ghost.offers(next_term, message.to),
+            Body::TimeoutNow => self.ghost.offers(message.term.next(), message.to),
+            _ => {}
+        }
         self.matches_leader(node, to, &message)?;
         let sent = self.now;
         let arrivals = self.network.send(sent, node, to);
@@ -176,7 +181,14 @@ impl World {
             return Ok(());
         }
         running.is_log_busy = true;
-        let completion = running.log.write(mem::take(&mut running.log_queue));
+        let writes = mem::take(&mut running.log_queue);
+        let ticket = writes.last().map(|write| write.ticket);
+        let completion = match (running.log.write(writes), ticket) {
+            (Completion::Failed { .. }, Some(ticket)) if self.bug == Some(Bug::IgnoreDiskError) => {
+                Completion::Written { ticket }
+            }
+            (completion, _) => completion,
+        };
         let latency = self.disk_latency(node);
         if self.bug == Some(Bug::AcknowledgeBeforeDurable) {
             self.later(node, latency, Done::LateSync);
@@ -248,7 +260,8 @@ impl World {
                 applied = run.last();
             }
         }
-        if matches!(effect, StateEffect::InstallSnapshot { .. }) {
+        if let StateEffect::InstallSnapshot { meta } = &effect {
+            this.disk.log.durable(|log| check::installs(node, meta.last_included_index, log))?;
             self.report.snapshots_installed += 1;
             this.has_installed = true;
         }
@@ -347,6 +360,7 @@ impl World {
                 if self.nodes[node].has_installed {
                     self.passes(Milestone::SnapshotOnLaterLeader);
                 }
+                self.is_elected(node, term)?;
                 self.ghost.leads(self.nodes[node].key, term, &self.nodes[node].issued)?;
                 self.note_role(node, true);
                 self.overlap()?;

@@ -20,7 +20,7 @@ use crate::{
     coverage::Milestone,
     disk::{Disk, GROUP, LogState},
     faults::exponential,
-    overlap::{self, View},
+    overlap::{self, Brief, View, is_quorum},
 };
 
 /// A node, up or down.
@@ -141,7 +141,7 @@ impl World {
 
     fn open(&self, node: usize) -> Result<(Box<dyn StateMachine>, Start), StorageError> {
         let disk = &self.nodes[node].disk;
-        let opened = self.clients.workload.open(disk.kv_store(GROUP))?;
+        let opened = self.clients.workload.open(bugs::store(disk.kv_store(GROUP), self.bug))?;
         let mut machine = bugs::wrap(opened, self.bug, node);
         let snapshots = disk.snapshot_store(GROUP);
         let log: &dyn LogStore = &*disk.log;
@@ -178,6 +178,10 @@ impl World {
     fn replica_options(&self, node: usize, nonce: u64) -> ReplicaOptions {
         let shape = &self.shape;
         let mut raft = Config::new(self.nodes[node].id, nonce);
+        #[cfg(feature = "bugs")]
+        {
+            raft.bug = self.bug.and_then(Bug::in_core);
+        }
         raft.heartbeat_interval = shape.heartbeat_interval;
         raft.election_timeout_max = shape.election_timeout_max;
         raft.promotion_timeout = shape.promotion_timeout;
@@ -186,6 +190,7 @@ impl World {
         raft.inflight_messages_max = shape.inflight_messages_max;
         raft.inflight_bytes_max = shape.inflight_bytes_max;
         raft.uncommitted_bytes_max = shape.uncommitted_bytes_max;
+        raft.unapplied_bytes_max = shape.unapplied_bytes_max;
         raft.apply_bytes_max = shape.apply_bytes_max;
         raft.reads_max = shape.reads_max;
         raft.tail_bytes_max = shape.tail_bytes_max;
@@ -268,6 +273,7 @@ impl World {
             return Ok(());
         }
         let clock = running.clock.read(now);
+        let handing_over = running.handing_over();
         let was_reading = running.replica.raft().is_leader() && !running.queries.is_empty();
         for input in mem::take(&mut running.inbox) {
             if let Input::Cancel { request } = &input {
@@ -285,7 +291,16 @@ impl World {
         self.drain(node)?;
         if let Some(running) = &mut self.nodes[node].running {
             running.cancelled.clear();
+            let now = running.handing_over();
+            if let (Some((term, index)), Some((term_now, index_now))) = (handing_over, now)
+                && term == term_now
+                && index != index_now
+            {
+                let what = format!("n{node} hands over in {term}, and has appended the membership at {index_now}");
+                return Err(Violation::new(Invariant::Handover, what));
+            }
         }
+        self.observe_usage(node)?;
         self.observe(node)
     }
 
@@ -332,6 +347,13 @@ impl World {
         if self.bug == Some(Bug::Canary) && term > Term(2) {
             return Err(Violation::new(Invariant::Canary, "no term is above 2"));
         }
+        let id = this.id;
+        self.ghost.enters(node, id, term, || raft.membership_at(Index::MAX).1.voters().all(|voter| voter == id))?;
+        let known = raft.commit_index();
+        if raft.is_leader() && known > running.commit && raft.term_at(known) != Some(term) {
+            let what = format!("n{node} leads in term {term} and commits {known}, which is of an earlier one");
+            return Err(Violation::new(Invariant::CommitOnQuorum, what));
+        }
         running.term = term;
         let known = mem::replace(&mut running.commit, commit);
         if this.issued.memberships_above(self.ghost.committed().max(commit)) > 1 {
@@ -345,6 +367,21 @@ impl World {
         if self.ghost.membership_at(commit) { self.overlap() } else { Ok(()) }
     }
 
+    /// I1: whoever leads has the votes of a majority of each half on their disks.
+    pub(super) fn is_elected(&self, node: usize, term: Term) -> Step {
+        let Some(membership) = self.nodes[node].membership() else { return Ok(()) };
+        let id = self.nodes[node].id;
+        let has_voted = |voter: NodeId| match self.slot_of(voter) {
+            Some(slot) => self.ghost.vote_of(self.nodes[slot].key, term) == Some(id),
+            None => self.operator.is_gone(voter),
+        };
+        if is_quorum(membership, has_voted) {
+            return Ok(());
+        }
+        let what = format!("n{node} leads in term {term} without the votes of a majority of {}", Brief(membership));
+        Err(Violation::new(Invariant::ElectionSafety, what))
+    }
+
     /// I6, by the node that has just told of it.
     fn committed_on_quorum(&self, node: usize) -> Step {
         let (index, term) = (self.ghost.committed(), self.ghost.committed_term());
@@ -355,8 +392,9 @@ impl World {
             // An acknowledgement outlives the disk that it speaks of.
             here || self.operator.gone.iter().any(|(gone, log)| *gone == id && log.holds(index, term))
         };
-        let leader = self.nodes[node].membership();
-        self.ghost.on_quorum([log.membership_at(index), leader], holds)
+        // A leader counts by what it has appended, also what it has not asked its disk to write: a follower may tell of the commit first.
+        let leader = self.leader().and_then(|leader| self.nodes[leader].membership());
+        self.ghost.on_quorum([log.membership_at(index), self.nodes[node].membership(), leader], holds)
     }
 
     /// I11: whoever can decide anything meets whoever else can.
@@ -382,6 +420,12 @@ const CLOCK_OFFSET_MAX: Duration = Duration::from_secs(1200);
 const EFFECTS_MAX: usize = 100_000;
 
 impl Running {
+    /// In which term it hands over, and where the newest membership of its log is.
+    fn handing_over(&self) -> Option<(Term, Index)> {
+        let raft = self.replica.raft();
+        raft.is_transferring().then(|| (raft.term(), raft.membership_at(Index::MAX).0))
+    }
+
     fn new(replica: Replica, machine: Box<dyn StateMachine>, disk: &Disk, clock: Clock, term: Term) -> Running {
         let snapshots = disk.snapshot_store(GROUP);
         Running {
