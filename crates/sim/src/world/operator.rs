@@ -153,7 +153,7 @@ impl World {
     fn spares(&self, membership: &Membership) -> Vec<usize> {
         let is_spare = |slot: &usize| {
             let node = &self.nodes[*slot];
-            membership.node(node.id).is_none() && !node.is_impostor
+            membership.node(node.id).is_none() && !node.is_impostor && node.disk.log.damaged().is_empty()
         };
         (0..self.nodes.len()).filter(is_spare).collect()
     }
