@@ -61,10 +61,11 @@ pub(crate) enum Milestone {
     LeaderInJoint,
     RemovedLeader,
     DamageFound,
+    CrashInInstall,
 }
 
 impl Milestone {
-    pub(crate) const ALL: [Milestone; 10] = [
+    pub(crate) const ALL: [Milestone; 11] = [
         Milestone::SnapshotOnLaterLeader,
         Milestone::LongTruncation,
         Milestone::SplitVote,
@@ -75,6 +76,7 @@ impl Milestone {
         Milestone::LeaderInJoint,
         Milestone::RemovedLeader,
         Milestone::DamageFound,
+        Milestone::CrashInInstall,
     ];
 
     /// What happened, so that "it never happened that" can stand before it.
@@ -89,6 +91,7 @@ impl Milestone {
             Milestone::TransferTimedOut => "a transfer timed out",
             Milestone::LeaderInJoint => "the leader changed inside a joint configuration",
             Milestone::RemovedLeader => "a removed leader stepped down",
+            Milestone::CrashInInstall => "a node crashed while it installed a snapshot",
             Milestone::DamageFound => "a damaged entry was found",
         }
     }

@@ -105,7 +105,9 @@ impl FaultMix {
     fn has(self, kind: FaultKind) -> bool {
         match self {
             FaultMix::Crashes => {
-                matches!(kind, FaultKind::Crash | FaultKind::PowerCut | FaultKind::CrashAfterReply)
+                let crashes =
+                    [FaultKind::Crash, FaultKind::PowerCut, FaultKind::CrashAfterReply, FaultKind::CrashInInstall];
+                crashes.contains(&kind)
             }
             FaultMix::Mixed | FaultMix::Swarm => true,
         }

@@ -17,6 +17,8 @@ pub(crate) enum FaultKind {
     PowerCut,
     /// The leader loses its power right after it has answered a client.
     CrashAfterReply,
+    /// The next node that installs a snapshot loses its power meanwhile.
+    CrashInInstall,
     /// Nodes cannot reach each other, in one of several shapes.
     Partition,
     /// A node stands still; its clock does not.
@@ -49,10 +51,11 @@ pub(crate) enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub(crate) const ALL: [FaultKind; 17] = [
+    pub(crate) const ALL: [FaultKind; 18] = [
         FaultKind::Crash,
         FaultKind::PowerCut,
         FaultKind::CrashAfterReply,
+        FaultKind::CrashInInstall,
         FaultKind::Partition,
         FaultKind::Pause,
         FaultKind::Stall,
@@ -75,6 +78,7 @@ impl FaultKind {
             FaultKind::Crash => "crash",
             FaultKind::PowerCut => "power-cut",
             FaultKind::CrashAfterReply => "crash-after-reply",
+            FaultKind::CrashInInstall => "crash-in-install",
             FaultKind::Partition => "partition",
             FaultKind::Pause => "pause",
             FaultKind::Stall => "stall",

@@ -42,6 +42,8 @@ pub(crate) struct World {
     /// What goes wrong and when.
     nemesis: Rng,
     phase: Phase,
+    /// The next node that installs a snapshot crashes meanwhile.
+    dooms_install: bool,
     /// When faults stopped.
     healed: Option<Time>,
     /// Until when the group has to have converged, once faults have stopped.
@@ -100,6 +102,8 @@ enum Event {
     Again { client: usize, operation: Operation },
     /// A fault is due.
     Fault(Fault),
+    /// A node loses its power, in this life of it.
+    Crash { node: usize, life: u32 },
     /// Partitions end.
     Join,
     /// A machine that lost its disk stops using the name of the node that it was.
@@ -163,6 +167,7 @@ impl World {
             rng: fork(&mut rng),
             nemesis: fork(&mut rng),
             phase: Phase::Faults,
+            dooms_install: false,
             healed: None,
             deadline: Time(u64::MAX),
             shape,
@@ -221,6 +226,7 @@ impl World {
             Event::Again { client, operation } => self.attempt(client, operation),
             Event::Fault(fault) => self.strike(fault),
             Event::Restart { node, life } => self.restart(node, life),
+            Event::Crash { node, life } => self.crash_in_install(node, life),
             Event::Join => {
                 self.join();
                 Ok(())
@@ -282,6 +288,7 @@ impl Event {
             Event::Join => (12, 0),
             Event::DiskFreed { node } => (13, *node as u64),
             Event::Unmask { node } => (14, *node as u64),
+            Event::Crash { node, .. } => (15, *node as u64),
         };
         detail << 8 ^ kind
     }

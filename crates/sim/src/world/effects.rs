@@ -266,6 +266,7 @@ impl World {
             this.has_installed = true;
         }
         running.is_state_busy = true;
+        let is_install = matches!(effect, StateEffect::InstallSnapshot { .. });
         let completion = match running.state.run(effect) {
             Work::Done(completion) => Some(completion),
             Work::Snapshot(job) => {
@@ -274,7 +275,12 @@ impl World {
                 None
             }
         };
-        let latency = exponential(&mut self.rng, self.shape.state_latency);
+        let mut latency = exponential(&mut self.rng, self.shape.state_latency);
+        if is_install {
+            // All of the state is written, and synced.
+            latency += exponential(&mut self.rng, self.faults.disk.latency * 4);
+            self.doom_install(node, latency);
+        }
         self.later(node, latency, Done::State(completion));
         Ok(())
     }

@@ -45,6 +45,10 @@ impl World {
             FaultKind::Crash => self.strike_down(rng, node)?,
             FaultKind::PowerCut => self.cut_power()?,
             FaultKind::CrashAfterReply => self.doom_after_reply(),
+            FaultKind::CrashInInstall => {
+                self.dooms_install = true;
+                true
+            }
             FaultKind::Partition => self.partition(rng, &members),
             FaultKind::Pause => self.pause(rng, node),
             FaultKind::Stall => self.stall(rng, node, &members),
@@ -90,6 +94,23 @@ impl World {
         let Some(leader) = self.leader() else { return false };
         self.nodes[leader].is_doomed_after_reply = true;
         true
+    }
+
+    /// The state is being replaced: the power goes before that is done.
+    pub(super) fn doom_install(&mut self, node: usize, takes: Duration) {
+        if std::mem::take(&mut self.dooms_install) && self.phase == Phase::Faults {
+            let after = self.rng.duration(Duration::ZERO, takes);
+            let life = self.nodes[node].life;
+            self.schedule(after, Event::Crash { node, life });
+        }
+    }
+
+    pub(super) fn crash_in_install(&mut self, node: usize, life: u32) -> Step {
+        if self.phase != Phase::Faults || self.nodes[node].life != life {
+            return Ok(());
+        }
+        self.passes(Milestone::CrashInInstall);
+        self.crash(node)
     }
 
     fn partition(&mut self, rng: &mut Rng, members: &[usize]) -> bool {
