@@ -36,7 +36,7 @@ fn snapshot_bytes(folder: &Path) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_missed_the_log_catches_up_under_load_through_ten_cuts() {
     let mut cutter = None;
-    let arguments = ["--log-entries-max", "50", "--log-entries-kept", "10"];
+    let arguments = ["--log-entries-max", "1000000", "--log-entries-kept", "10"];
     let mut cluster = Cluster::arranged(3, &arguments, |nodes| {
         let real = ports::free();
         nodes[AWAY].extra.extend(["--bind".to_owned(), format!("127.0.0.1:{real}")]);
@@ -56,6 +56,10 @@ async fn a_node_that_missed_the_log_catches_up_under_load_through_ten_cuts() {
         // Not the same bytes everywhere, so that a piece in the wrong place would be noticed.
         value.iter_mut().enumerate().for_each(|(i, byte)| *byte = (i * 31 + number * 7) as u8);
         level.put(format!("value{number:03}"), value).await.unwrap();
+    }
+    // Nobody's log goes back to what the node has.
+    for node in cluster.others(AWAY) {
+        cluster.cli_at(node, &["snapshot"]).expect(0);
     }
     let (is_over, counted) = (Arc::new(AtomicBool::new(false)), cluster.level());
     let stop = is_over.clone();

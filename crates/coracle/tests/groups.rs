@@ -121,6 +121,27 @@ async fn a_group_that_ends_on_one_process_does_not_disturb_the_connections_of_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_process_joins_one_of_the_groups() {
+    let dir = tempfile::tempdir().unwrap();
+    let processes = open_all(dir.path()).await;
+    let mut groups = Vec::new();
+    for number in 1..=2 {
+        let nodes = start(dir.path(), &processes, number).await;
+        put(&nodes[0], "group", &number.to_string()).await;
+        groups.push(nodes);
+    }
+    let fourth = open(dir.path(), 3).await;
+    let joining = fourth.group(2).join([address(dir.path(), 0)]).start();
+    let joined = timeout(DEADLINE, joining).await.expect("it is taken in in time").unwrap();
+    assert_eq!(get(&joined.db(), "group").await.as_deref(), Some("2"));
+    put(&joined, "from", "the fourth").await;
+    assert_eq!(get(&groups[1][0].db(), "from").await.as_deref(), Some("the fourth"));
+    wait_until("it is a member", || groups[1][0].status().members.len() == 4).await;
+    assert_eq!(groups[0][0].status().members.len(), 3, "of the other group it is none");
+    assert_eq!(get(&groups[0][0].db(), "from").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn peers_in_another_network_are_refused_by_name() {
     let process = Groups::builder().address("/memory/9301").storage("memory:").open().await.unwrap();
     let error = process.group(1).peers(["/ip4/127.0.0.1/tcp/1"]).start().await.unwrap_err();

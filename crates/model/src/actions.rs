@@ -96,6 +96,7 @@ impl Model for Settings {
                 world.network.remove(message);
             }
             Action::TimeOut(at) => {
+                world.left.timeouts = world.left.timeouts.map(|left| left - 1);
                 world.left.next_to_wake = world.left.next_to_wake.max(world.nodes[at].id.0 + 1);
                 world.step(at, |node| vec![node.time_out()], self);
             }
@@ -154,7 +155,7 @@ impl Settings {
             actions.push(Action::Written(at));
         }
         let is_founder = node.id.0 <= self.scope.founders;
-        let may_wake = !is_founder || node.id.0 <= left.next_to_wake;
+        let may_wake = left.timeouts != Some(0) && (!is_founder || node.id.0 <= left.next_to_wake);
         // The group is founded in term 1.
         let is_term_left = node.raft.term() < Term(1 + self.scope.terms);
         if !node.raft.is_leader() && may_wake && is_term_left {

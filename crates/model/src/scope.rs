@@ -13,6 +13,8 @@ pub struct Scope {
     pub nodes: u64,
     /// In how many terms there may be campaigns.
     pub terms: u64,
+    /// How often nodes lose patience in all; `None` for any number of times.
+    pub timeouts: Option<u8>,
     /// How many commands are proposed, to whoever leads or believes so.
     pub commands: u8,
     /// How many reads are asked for, of anybody.
@@ -75,6 +77,7 @@ const NOTHING: Scope = Scope {
     founders: 3,
     nodes: 3,
     terms: 0,
+    timeouts: None,
     commands: 0,
     reads: 0,
     crashes: 0,
@@ -145,6 +148,7 @@ impl Scope {
             name: "overwriting",
             about: "two leaders after each other, with writes that take time",
             terms: 2,
+            timeouts: Some(2),
             is_ordered: true,
             is_writing_slow: true,
             goals: &[Goal::Elected, Goal::Deposed, Goal::TwoLeaders, Goal::Overwritten],
@@ -158,6 +162,7 @@ impl Scope {
             name: "terms",
             about: "three leaders after each other, and nothing but their first entries",
             terms: 3,
+            timeouts: Some(3),
             is_ordered: true,
             goals: &[Goal::Elected, Goal::Deposed, Goal::TwoLeaders, Goal::Overwritten],
             ..NOTHING
@@ -186,6 +191,7 @@ impl Scope {
             name: "reads",
             about: "reads of anybody under changing leaders",
             terms: 2,
+            timeouts: Some(2),
             reads: 1,
             is_ordered: true,
             goals: &[Goal::Elected, Goal::Deposed, Goal::Read],
@@ -216,11 +222,11 @@ impl Scope {
             founders: 2,
             nodes: 3,
             terms: 2,
+            timeouts: Some(2),
             crashes: 1,
             joins: 1,
             removals: 1,
             is_ordered: true,
-            depth_max: Some(33),
             goals: &[Goal::Elected, Goal::Deposed, Goal::JointLeft],
             ..NOTHING
         }

@@ -29,6 +29,7 @@ pub struct World {
 /// What may still happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Left {
+    pub(crate) timeouts: Option<u8>,
     pub(crate) commands: u8,
     pub(crate) reads: u8,
     pub(crate) crashes: u8,
@@ -47,6 +48,7 @@ pub(crate) struct Left {
 impl Left {
     fn of(scope: &Scope) -> Left {
         Left {
+            timeouts: scope.timeouts,
             commands: scope.commands,
             reads: scope.reads,
             crashes: scope.crashes,

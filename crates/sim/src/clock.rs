@@ -14,6 +14,12 @@ pub(crate) struct Rate(u32);
 impl Rate {
     pub(crate) const EVEN: Rate = Rate(EVEN);
 
+    /// Up to so many percent slower than even: no two such clocks drift apart by more.
+    pub(crate) fn draw_within(rng: &mut Rng, percent: u32) -> Rate {
+        let span = EVEN * percent / 100;
+        Rate(EVEN - rng.below(u64::from(span) + 1) as u32)
+    }
+
     /// Half to twice as fast.
     pub(crate) fn draw(rng: &mut Rng) -> Rate {
         Rate(EVEN / 2 + rng.below(u64::from(EVEN) * 3 / 2 + 1) as u32)
@@ -76,6 +82,13 @@ mod tests {
             let when = clock.when(local);
             assert!(clock.read(when) >= local && (when == clock.at || clock.read(Time(when.0 - 1)) < local));
         }
+    }
+
+    #[test]
+    fn clocks_of_bounded_drift_stay_within_it() {
+        let mut rng = Rng::new(3);
+        let rates: Vec<u32> = (0..1000).map(|_| Rate::draw_within(&mut rng, 20).0).collect();
+        assert!(rates.iter().all(|rate| (EVEN * 80 / 100..=EVEN).contains(rate)));
     }
 
     #[test]

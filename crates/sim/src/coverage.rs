@@ -60,10 +60,11 @@ pub(crate) enum Milestone {
     TransferTimedOut,
     LeaderInJoint,
     RemovedLeader,
+    DamageFound,
 }
 
 impl Milestone {
-    pub(crate) const ALL: [Milestone; 9] = [
+    pub(crate) const ALL: [Milestone; 10] = [
         Milestone::SnapshotOnLaterLeader,
         Milestone::LongTruncation,
         Milestone::SplitVote,
@@ -73,6 +74,7 @@ impl Milestone {
         Milestone::TransferTimedOut,
         Milestone::LeaderInJoint,
         Milestone::RemovedLeader,
+        Milestone::DamageFound,
     ];
 
     /// What happened, so that "it never happened that" can stand before it.
@@ -87,6 +89,7 @@ impl Milestone {
             Milestone::TransferTimedOut => "a transfer timed out",
             Milestone::LeaderInJoint => "the leader changed inside a joint configuration",
             Milestone::RemovedLeader => "a removed leader stepped down",
+            Milestone::DamageFound => "a damaged entry was found",
         }
     }
 }

@@ -64,7 +64,9 @@ impl Faults {
         for kind in FaultKind::ALL {
             let (min, max) = match kind {
                 FaultKind::PowerCut | FaultKind::CrashAfterReply | FaultKind::ClockStep => (10 * SECOND, 60 * SECOND),
-                FaultKind::DiskError | FaultKind::DiskFull | FaultKind::Wipe => (20 * SECOND, 120 * SECOND),
+                FaultKind::DiskError | FaultKind::DiskFull | FaultKind::Wipe | FaultKind::Rot => {
+                    (20 * SECOND, 120 * SECOND)
+                }
                 FaultKind::Membership => (SECOND / 2, 10 * SECOND),
                 _ => (SECOND, 20 * SECOND),
             };

@@ -4,7 +4,7 @@
 //! After each step checkers hold what the nodes say and do against what their disks hold, against each other, and against what clients were told.
 //! It is not a model: the replica, the core and the state machine are those that run in production; only what they stand on is simulated.
 //!
-//! [`run_seed`] runs one seed with the level state machine; [`run_with`] takes a [`Workload`] of one's own.
+//! [`run_seed`] runs one seed with the level state machine; [`run_with`] takes a [`Workload`] of one's own, for which [`SimpleWorkload`] is a start: see the example `own_state_machine`.
 //!
 //! ```
 //! use coracle_sim::{Options, run_seed};
@@ -30,6 +30,7 @@ mod queue;
 mod report;
 mod run;
 mod schedule;
+mod simple;
 mod trace;
 mod workload;
 mod world;
@@ -40,4 +41,5 @@ pub use level::LevelWorkload;
 pub use options::{FaultMix, NODES_MAX, Nodes, Options};
 pub use report::{Failure, Invariant, Report, Violation};
 pub use run::{replay, run_seed, run_with};
+pub use simple::{Answer, SimpleWorkload};
 pub use workload::{Operation, Phase, Progress, Request, Workload};

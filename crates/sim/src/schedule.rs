@@ -41,13 +41,15 @@ pub(crate) enum FaultKind {
     Membership,
     /// A machine loses what is on its disk, and comes back as another node.
     Wipe,
+    /// A bit of a log rots, or an entry is zeroed or misplaced: it does not match its checksum any more.
+    Rot,
     /// A node is told to prefer that others lead.
     Weaken,
 }
 
 impl FaultKind {
     /// All of them.
-    pub(crate) const ALL: [FaultKind; 16] = [
+    pub(crate) const ALL: [FaultKind; 17] = [
         FaultKind::Crash,
         FaultKind::PowerCut,
         FaultKind::CrashAfterReply,
@@ -63,6 +65,7 @@ impl FaultKind {
         FaultKind::DiskSlow,
         FaultKind::Membership,
         FaultKind::Wipe,
+        FaultKind::Rot,
         FaultKind::Weaken,
     ];
 
@@ -84,6 +87,7 @@ impl FaultKind {
             FaultKind::DiskSlow => "disk-slow",
             FaultKind::Membership => "membership",
             FaultKind::Wipe => "wipe",
+            FaultKind::Rot => "rot",
             FaultKind::Weaken => "weaken",
         }
     }

@@ -75,6 +75,8 @@ struct Shape {
     tail_bytes_max: usize,
     forward_timeout: Duration,
     promotion_timeout: Duration,
+    /// By how many percent clocks may drift apart, where reads go by leases.
+    lease_drift_percent: Option<u32>,
     /// How long a step of a state machine takes, on average.
     state_latency: Duration,
 }
@@ -309,6 +311,7 @@ impl Shape {
             tail_bytes_max: bytes(rng),
             forward_timeout: rng.duration(Duration::from_millis(500), Duration::from_secs(5)),
             promotion_timeout: rng.duration(Duration::from_secs(1), Duration::from_secs(8)),
+            lease_drift_percent: rng.chance(0.3).then(|| 5 + rng.below(40) as u32),
             state_latency: if rng.chance(0.5) {
                 Duration::ZERO
             } else {

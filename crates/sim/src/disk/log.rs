@@ -1,7 +1,7 @@
 //! The simulated disk's log.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     mem,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -169,6 +169,14 @@ impl LogState {
         runs.into_iter().map(|(first, term, entries)| Run::new(first, term, entries)).collect()
     }
 
+    /// What is there when the entry at `at` is damaged: what comes before it, and how far it all goes.
+    fn recover_before(&self, at: Index, tail_bytes_max: usize) -> Result<RecoveredLog> {
+        let mut whole = self.clone();
+        whole.cut_off(at)?;
+        let found = whole.recover(tail_bytes_max)?;
+        Ok(RecoveredLog { last_index: self.last(), damaged_at: Some(at), ..found })
+    }
+
     fn recover(&self, tail_bytes_max: usize) -> Result<RecoveredLog> {
         let mut terms: Vec<(Index, Term)> = Vec::new();
         for (offset, (term, _)) in self.entries.iter().enumerate() {
@@ -218,6 +226,8 @@ struct State {
     unsynced: Vec<LogBatch>,
     /// The last batch on the disk, of which some blocks are valid and some were never written: a recovery finds it and cuts it off.
     torn: Option<Torn>,
+    /// Durable entries that do not match their checksums, with their terms.
+    damaged: BTreeMap<Index, Term>,
     /// How many torn batches recoveries have cut off.
     torn_tails: u64,
     /// A write has failed: nothing more is accepted.
@@ -268,10 +278,26 @@ impl SimLog {
     /// Makes everything written durable.
     pub(crate) fn sync(&self) -> Result<()> {
         let state = &mut *self.state();
-        for batch in state.unsynced.drain(..) {
+        for batch in mem::take(&mut state.unsynced) {
             state.durable.apply(&batch)?;
+            state.forget_damage(&batch);
         }
         Ok(())
+    }
+
+    /// Damages one of the durable entries, and says which; none when there is none.
+    pub(crate) fn rot(&self, rng: &mut Rng) -> Option<Index> {
+        let state = &mut *self.state();
+        let count = state.durable.entries.len() as u64;
+        let index = state.durable.base.index.plus(1 + rng.below(count));
+        let term = state.durable.entry(index).map(|(term, _)| *term)?;
+        state.damaged.insert(index, term);
+        Some(index)
+    }
+
+    /// The damaged entries that have not been cut off or compacted away, with their terms.
+    pub(crate) fn damaged(&self) -> Vec<(Index, Term)> {
+        self.state().damaged.iter().map(|(index, term)| (*index, *term)).collect()
     }
 
     /// How many torn batches were found and cut off, since this was last asked.
@@ -319,6 +345,16 @@ impl State {
     fn keep(&mut self, batch: &LogBatch) {
         let applied = self.durable.apply(batch);
         debug_assert!(applied.is_ok(), "{applied:?}");
+        self.forget_damage(batch);
+    }
+
+    /// What was cut off, or written over, or compacted away is not read any more.
+    fn forget_damage(&mut self, batch: &LogBatch) {
+        if let Some(from) = batch.truncate_from {
+            self.damaged.split_off(&from);
+        }
+        let base = self.durable.base.index;
+        self.damaged.retain(|index, _| *index > base);
     }
 }
 
@@ -328,7 +364,10 @@ impl LogStore for SimLog {
         self.sync()?;
         let state = &mut *self.state();
         state.torn_tails += u64::from(state.torn.take().is_some());
-        state.seen.recover(tail_bytes_max)
+        match state.damaged.keys().next() {
+            None => state.seen.recover(tail_bytes_max),
+            Some(at) => state.seen.recover_before(*at, tail_bytes_max),
+        }
     }
 
     fn write(&self, batches: &[LogBatch]) -> Result<()> {
@@ -351,7 +390,13 @@ impl LogStore for SimLog {
 
     fn read(&self, _group: GroupId, from: Index, to: Index, bytes_max: usize) -> Result<LogRead> {
         self.switch.operate(DiskOp::LogRead)?;
-        self.state().seen.read(from, to, bytes_max)
+        let state = self.state();
+        match state.damaged.range(from.max(state.seen.base.index.next())..).next() {
+            Some((at, _)) if *at == from => Ok(LogRead::Damaged { at: from }),
+            // What comes before it is whole.
+            Some((at, _)) => state.seen.read(from, to.min(at.prev()), bytes_max),
+            None => state.seen.read(from, to, bytes_max),
+        }
     }
 }
 
@@ -420,6 +465,23 @@ mod tests {
         log.switch.fail_next(DiskOp::LogWrite);
         assert!(log.write(&[append(2, 1, 1)]).is_err());
         assert!(log.write(&[append(2, 1, 1)]).is_err());
+    }
+
+    #[test]
+    fn damage_is_found_and_ends_where_it_was_written_over() {
+        let log = log();
+        log.write(&[append(2, 1, 3)]).unwrap();
+        log.sync().unwrap();
+        let index = log.rot(&mut Rng::new(5)).unwrap();
+        assert_eq!(log.damaged(), [(index, Term(1))]);
+        let found = log.recover(GROUP, usize::MAX).unwrap();
+        assert_eq!((found.damaged_at, found.last_index), (Some(index), Index(4)));
+        assert!(found.tail.last().is_none_or(|run| run.last() < index));
+        assert_eq!(log.read(GROUP, index, Index(4), 100).unwrap(), LogRead::Damaged { at: index });
+        let cut = LogBatch { truncate_from: Some(index), ..append(index.0, 2, 1) };
+        log.write(&[cut]).unwrap();
+        log.sync().unwrap();
+        assert_eq!(log.recover(GROUP, usize::MAX).unwrap().damaged_at, None);
     }
 
     #[test]

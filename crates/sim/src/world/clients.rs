@@ -129,6 +129,11 @@ impl World {
             Request::Query(query, _) if self.bug == Some(Bug::StaleRead) => {
                 Input::Query { request, query, consistency: Consistency::Stale }
             }
+            Request::Query(query, Consistency::Linearizable)
+                if self.shape.lease_drift_percent.is_some() && self.clients.rng.chance(0.5) =>
+            {
+                Input::Query { request, query, consistency: Consistency::Lease }
+            }
             Request::Query(query, consistency) => Input::Query { request, query, consistency },
         };
         self.input(node, input);

@@ -388,7 +388,8 @@ impl World {
     /// A stop for good: right after a failed write, and a failure of the run otherwise.
     fn fatal(&mut self, node: usize, what: &str) -> Step {
         self.trace.line(self.now, || format!("n{node} stops: {what}"));
-        if self.nodes[node].disk.switch.has_failed() {
+        let disk = &self.nodes[node].disk;
+        if disk.switch.has_failed() || !disk.log.damaged().is_empty() {
             return self.crash(node);
         }
         Err(Violation::new(Invariant::NoPanic, format!("n{node} stops for good: {what}")))

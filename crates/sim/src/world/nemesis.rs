@@ -57,6 +57,7 @@ impl World {
             FaultKind::DiskSlow => self.slow_disk(rng, node),
             FaultKind::Membership => self.change_members(rng),
             FaultKind::Wipe => self.wipe(rng, node)?,
+            FaultKind::Rot => self.rot(rng, node),
             FaultKind::Weaken => self.weaken(rng, node),
         };
         if struck {
@@ -160,7 +161,11 @@ impl World {
     }
 
     fn change_rate(&mut self, rng: &mut Rng, node: usize) -> bool {
-        let rate = if rng.chance(0.25) { Rate::EVEN } else { Rate::draw(rng) };
+        let rate = match self.shape.lease_drift_percent {
+            _ if rng.chance(0.25) => Rate::EVEN,
+            Some(percent) => Rate::draw_within(rng, percent),
+            None => Rate::draw(rng),
+        };
         self.set_rate(node, rate);
         true
     }
@@ -176,6 +181,10 @@ impl World {
     }
 
     fn step_clock(&mut self, rng: &mut Rng, node: usize) -> bool {
+        if self.shape.lease_drift_percent.is_some() {
+            // Leases state what they do not hold across.
+            return false;
+        }
         // Short leaps are worse than long ones for what looks at durations.
         let max = if rng.chance(0.5) { STEP_MAX } else { self.shape.election_timeout_max * 2 };
         let by = rng.duration(Duration::ZERO, max);

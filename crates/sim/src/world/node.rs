@@ -131,6 +131,7 @@ impl World {
         }
         match opened {
             Ok((machine, start)) => self.start_with(node, machine, start),
+            Err(StorageError::Damaged { .. }) if !disk.log.damaged().is_empty() => self.replace_damaged(node),
             Err(error) if disk.switch.has_failed() => {
                 self.trace.line(self.now, || format!("n{node} does not start: {error}"));
                 self.power_off(node)
@@ -186,6 +187,10 @@ impl World {
         raft.election_timeout_max = shape.election_timeout_max;
         raft.promotion_timeout = shape.promotion_timeout;
         raft.election_timeout_min = shape.election_timeout_max / 2;
+        if let Some(percent) = shape.lease_drift_percent {
+            raft.lease_duration = raft.election_timeout_min;
+            raft.clock_drift_percent = percent;
+        }
         raft.append_bytes_max = shape.append_bytes_max;
         raft.inflight_messages_max = shape.inflight_messages_max;
         raft.inflight_bytes_max = shape.inflight_bytes_max;

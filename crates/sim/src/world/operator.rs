@@ -125,8 +125,13 @@ impl World {
 
     fn draw_change(&self, rng: &mut Rng) -> Option<MembershipChange> {
         let membership = self.ghost.membership();
-        if let Some(id) = membership.nodes.iter().map(|node| node.id).find(|id| self.operator.is_gone(*id))
-            && (rng.chance(0.7) || self.operator.last_wipe.is_some_and(|at| self.now.since(at) < NEWS))
+        let is_damaged =
+            |id: &NodeId| self.slot_of(*id).is_some_and(|slot| !self.nodes[slot].disk.log.damaged().is_empty());
+        let mut ids = membership.nodes.iter().map(|node| node.id);
+        // Nobody can know of damage that is not found: the group is not to be made so small meanwhile that it cannot do without that node.
+        let is_urgent = ids.clone().any(|id| is_damaged(&id));
+        if let Some(id) = ids.find(|id| self.operator.is_gone(*id) || is_damaged(id))
+            && (is_urgent || rng.chance(0.7) || self.operator.last_wipe.is_some_and(|at| self.now.since(at) < NEWS))
         {
             let set = self.spares(membership).into_iter().take(1).map(|slot| self.record(slot, MemberRole::Voter));
             return Some(MembershipChange { set: set.collect(), remove: vec![id] });
@@ -148,7 +153,7 @@ impl World {
     fn spares(&self, membership: &Membership) -> Vec<usize> {
         let is_spare = |slot: &usize| {
             let node = &self.nodes[*slot];
-            membership.node(node.id).is_none() && !node.is_impostor
+            membership.node(node.id).is_none() && !node.is_impostor && node.disk.log.damaged().is_empty()
         };
         (0..self.nodes.len()).filter(is_spare).collect()
     }
@@ -230,6 +235,26 @@ impl World {
         Ok(true)
     }
 
+    /// Something on the disk of a machine does not match its checksum any more: at most on so many machines that the others have everything.
+    pub(super) fn rot(&mut self, rng: &mut Rng, slot: usize) -> bool {
+        if !self.may_lose(slot) {
+            return false;
+        }
+        let at = self.nodes[slot].disk.log.rot(rng);
+        self.trace.line(self.now, || format!("the log of n{slot} is damaged at {at:?}"));
+        at.is_some()
+    }
+
+    /// A node does not start on a damaged log: there is no repair, and so its machine begins anew.
+    pub(super) fn replace_damaged(&mut self, slot: usize) -> Step {
+        let damaged = self.nodes[slot].disk.log.damaged();
+        self.trace.line(self.now, || format!("n{slot} finds damage: {damaged:?}"));
+        self.passes(Milestone::DamageFound);
+        self.power_off(slot)?;
+        self.renew(slot, false);
+        Ok(())
+    }
+
     /// The mistake is noticed: the machine gets a name of its own.
     pub(super) fn unmask(&mut self, slot: usize) -> Step {
         if !mem::take(&mut self.nodes[slot].is_impostor) {
@@ -271,7 +296,12 @@ impl World {
     /// Whether the group stays whole without the disk of `slot`: in each half of each membership that may count, a majority has its disk and keeps it.
     fn may_lose(&self, slot: usize) -> bool {
         let id = self.nodes[slot].id;
-        let has_disk = |voter: &NodeId| *voter != id && !self.operator.is_gone(*voter);
+        let is_whole = |node: &Node| node.disk.log.damaged().is_empty();
+        let has_disk = |voter: &NodeId| {
+            *voter != id
+                && self.slot_of(*voter).is_some_and(|slot| is_whole(&self.nodes[slot]))
+                && !self.operator.is_gone(*voter)
+        };
         let stays_whole = |half: &[NodeId]| {
             !half.contains(&id) || 2 * half.iter().filter(|voter| has_disk(voter)).count() > half.len()
         };
