@@ -49,7 +49,7 @@ mod rng;
 mod types;
 
 pub use config::{Config, ConfigError};
-pub use entry::{DecodeError, Entry, EntryKind, Run, decode_runs, encode_runs, encoded_len};
+pub use entry::{DecodeError, Entry, EntryKind, Run, decode_runs, encode_runs, encoded_len, salvage_run};
 pub use input::{Input, LogRead, Recovered};
 pub use membership::{Membership, MembershipChange, NodeRecord, Role as MemberRole};
 pub use message::{AppendResult, Body, Forwarded, InstallSnapshot, Message, SnapshotMeta};

@@ -243,7 +243,14 @@ mod tests {
     fn write(ticket: u64, len: usize) -> Persist {
         let entry = Entry::command(Bytes::from(vec![0; len]));
         let run = Run::new(Index(ticket), Term(1), [entry]);
-        Persist { ticket: Ticket(ticket), truncate_from: None, entries: vec![run], hard_state: None, base: None }
+        Persist {
+            ticket: Ticket(ticket),
+            truncate_from: None,
+            repaired: vec![],
+            entries: vec![run],
+            hard_state: None,
+            base: None,
+        }
     }
 
     #[test]

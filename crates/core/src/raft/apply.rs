@@ -46,7 +46,7 @@ impl Applying {
 impl Raft {
     /// Hands out what is committed and durable, up to the limit of what may be outstanding.
     pub(super) fn settle_apply(&mut self) {
-        let limit = self.commit_index.min(self.persistence.durable_index());
+        let limit = self.commit_index.min(self.durable_index());
         let is_blocked = self.installing.is_some() || self.applying.sent < self.log.base().index;
         while !is_blocked
             && self.applying.sent < limit
@@ -92,7 +92,7 @@ impl Raft {
             }
             // A snapshot has taken the place of what was asked for.
             _ if self.installing.is_some() || self.applying.sent < self.log.base().index => {}
-            LogRead::Damaged { at } => self.stop(Fatal::Damaged { at }),
+            LogRead::Damaged { at } => self.on_damage_found(at),
             LogRead::Entries(_) | LogRead::Compacted => self.stop(Fatal::Damaged { at: next }),
         }
     }
@@ -121,7 +121,7 @@ impl Raft {
     /// Keeps in memory no more than their share of the entries that are on disk.
     /// Those not applied yet stay for longer, up to as many bytes as may be uncommitted; beyond that they are read again: a state machine that is slow may be behind by any amount.
     pub(super) fn evict(&mut self) {
-        let durable = self.persistence.durable_index();
+        let durable = self.durable_index();
         self.log.evict(self.applying.applied.min(durable), 0);
         self.log.evict(self.commit_index.min(durable), self.config.uncommitted_bytes_max);
     }
@@ -129,7 +129,7 @@ impl Raft {
     /// Moves the log's base up to what is flushed, and leaves what a snapshot in transfer is continued by.
     pub(super) fn on_compact(&mut self, up_to: Index) {
         let floor = self.installing_floor().unwrap_or(up_to);
-        let index = up_to.min(self.applying.flushed).min(floor).min(self.persistence.durable_index());
+        let index = up_to.min(self.applying.flushed).min(floor).min(self.durable_index());
         if index <= self.log.base().index || self.installing.is_some() {
             return;
         }

@@ -86,6 +86,7 @@ impl Raft {
             return self.reject_entries(from, prev_log_index, prev_log_term);
         }
         let end = entries.last().map_or(prev_log_index, Run::last);
+        self.take_missing(from, &entries);
         if !self.append_missing(entries) {
             return self.fault(from, "a membership that does not decode");
         }
@@ -147,6 +148,7 @@ impl Raft {
         self.outputs.events.push(Event::Truncated { from, last: self.log.last_index() });
         self.log.truncate(from);
         self.persistence.on_truncated(from);
+        self.repair.on_truncated(from);
         self.following.verified = self.following.verified.min(from.prev());
     }
 
@@ -192,7 +194,7 @@ impl Raft {
     pub(super) fn acknowledge(&mut self) {
         let Some(leader) = self.following.leader else { return };
         let verified = self.following.verified;
-        let index = verified.min(self.persistence.durable_index());
+        let index = verified.min(self.durable_index());
         if !self.following.is_ack_wanted || (index < verified && index <= self.following.acked) {
             return;
         }

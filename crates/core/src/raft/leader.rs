@@ -230,7 +230,7 @@ impl Raft {
     /// Commits what a majority of each half holds durably, if it is of this term (Raft §5.4.2).
     pub(super) fn advance_commit(&mut self) {
         let RoleState::Leader(leader) = &self.role else { return };
-        let durable = self.persistence.durable_index();
+        let durable = self.durable_index();
         let reached = self.quorum.reached(|id| match leader.peer_ref(id) {
             Some(peer) => peer.match_index,
             None if id == self.config.id => durable,

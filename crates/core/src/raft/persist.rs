@@ -61,8 +61,14 @@ impl Persistence {
         }
     }
 
+    /// The highest index whose last write is durable, damaged or not.
     pub(super) fn durable_index(&self) -> Index {
         self.durable
+    }
+
+    /// The highest index that was ever issued, and not cut off since.
+    pub(super) fn issued_index(&self) -> Index {
+        self.issued
     }
 
     /// Whether (term, vote) is durable as it is.
@@ -132,7 +138,7 @@ impl Raft {
     pub(super) fn next_write(&mut self) -> Option<Persist> {
         let last_index = self.log.last_index();
         let p = &mut self.persistence;
-        if !p.writes.is_empty() || !p.is_due(last_index) {
+        if !p.writes.is_empty() || !(p.is_due(last_index) || self.repair.is_due()) {
             return None;
         }
         let entries = match self.log.slice(p.issued.next(), last_index, usize::MAX) {
@@ -147,11 +153,13 @@ impl Raft {
         Some(Persist {
             ticket: p.last_ticket,
             truncate_from: p.truncate_from.take(),
+            repaired: self.repair.issue(p.last_ticket),
             entries,
             hard_state: Some(HardState {
                 term: self.term,
                 voted_for: self.voted_for,
                 commit_index: self.commit_index.min(last_index),
+                is_repairing: self.repair.flag(),
             }),
             base: p.base.take().map(Box::new),
         })
@@ -166,6 +174,7 @@ impl Raft {
             p.durable_version = write.version;
             p.writes.pop_front();
         }
+        self.repair.on_persisted(ticket);
         if p.writes.is_empty() && p.is_slow {
             p.is_slow = false;
             self.outputs.events.push(Event::DiskRecovered);
@@ -203,11 +212,12 @@ impl Raft {
         }
     }
 
-    /// Whether the node may ask for votes: its disk answers, its state is not behind its log's start (C7, C18), and it is a voter.
+    /// Whether the node may ask for votes: its disk answers, its log is whole, its state is not behind its log's start (C7, C18, C19), and it is a voter.
     /// A node that a membership leaves out which is not known to be committed is still needed: it may be the only one that can be elected (thesis §4.2.2).
     pub(super) fn may_campaign(&self) -> bool {
         !self.persistence.is_slow
             && self.installing.is_none()
+            && !self.is_repairing()
             && self.applying.applied >= self.log.base().index
             && self.log.may_vote(self.config.id, self.commit_index)
     }
@@ -216,7 +226,7 @@ impl Raft {
     pub(super) fn request_votes_when_durable(&mut self) {
         let last_log_index = self.log.last_index();
         let last_log_term = self.log.last_term();
-        let is_durable = self.persistence.is_vote_durable() && self.persistence.durable >= last_log_index;
+        let is_durable = self.persistence.is_vote_durable() && self.durable_index() >= last_log_index;
         let RoleState::Candidate(campaign) = &mut self.role else { return };
         if campaign.is_requested || !is_durable {
             return;

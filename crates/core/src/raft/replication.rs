@@ -4,7 +4,7 @@ use alloc::{collections::VecDeque, vec::Vec};
 use core::time::Duration;
 
 use super::{Raft, RoleState};
-use crate::{AppendResult, Body, Fatal, Incarnation, Index, LogRead, NodeId, Output, Run, Time};
+use crate::{AppendResult, Body, Incarnation, Index, LogRead, NodeId, Output, Run, Time};
 
 /// What a leader knows of a peer.
 #[derive(Clone, Debug)]
@@ -253,6 +253,9 @@ impl Raft {
         if self.applying.is_for(request) {
             return self.on_entries_read_to_apply(result);
         }
+        if self.on_entries_read_to_answer(request, &result) {
+            return;
+        }
         let RoleState::Leader(leader) = &mut self.role else { return };
         let Some(peer) = leader.peers.iter_mut().find(|peer| peer.log_request == Some(request)) else { return };
         peer.log_request = None;
@@ -268,7 +271,10 @@ impl Raft {
             }
             // The range was rewritten or compacted meanwhile: what is needed is decided anew.
             LogRead::Entries(_) | LogRead::Compacted => peer.probe(),
-            LogRead::Damaged { at } => self.stop(Fatal::Damaged { at }),
+            LogRead::Damaged { at } => {
+                peer.probe();
+                self.on_damage_found(at);
+            }
         }
     }
 

@@ -9,6 +9,7 @@ mod contracts;
 mod elections;
 mod membership;
 mod reads;
+mod repair;
 mod replication;
 mod safety;
 mod snapshots;

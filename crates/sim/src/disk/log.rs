@@ -1,7 +1,7 @@
 //! The simulated disk's log.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     io,
     sync::{Mutex, MutexGuard},
 };
@@ -17,6 +17,8 @@ pub(crate) struct LogState {
     pub(crate) hard_state: HardState,
     pub(crate) base: Base,
     entries: VecDeque<(Term, Entry)>,
+    /// Entries whose data are gone: their checksums tell. What was there is kept, for the checkers.
+    damaged: BTreeSet<Index>,
 }
 
 impl LogState {
@@ -41,10 +43,18 @@ impl LogState {
         index < self.base.index || self.term_at(index) == Some(term)
     }
 
-    /// Cuts off, appends, sets. A base beyond the end begins the log anew, when everything was cut off.
+    /// Whether the data of the entry at `index` are gone.
+    pub(crate) fn is_damaged(&self, index: Index) -> bool {
+        self.damaged.contains(&index)
+    }
+
+    /// Cuts off, repairs, appends, sets. A base beyond the end begins the log anew, when everything was cut off.
     pub(crate) fn apply(&mut self, batch: &LogBatch) -> Result<()> {
         if let Some(from) = batch.truncate_from {
             self.cut_off(from)?;
+        }
+        for run in &batch.repaired {
+            self.repair(run)?;
         }
         if let Some(base) = batch.base.as_ref().filter(|base| self.begins_anew(base, &batch.entries)) {
             if !self.entries.is_empty() {
@@ -72,6 +82,17 @@ impl LogState {
             return Err(invalid(format!("cannot cut off from {from}: the log begins after {}", self.base.index)));
         }
         self.entries.truncate((from.0 - self.base.index.0 - 1) as usize);
+        self.damaged.split_off(&from);
+        Ok(())
+    }
+
+    fn repair(&mut self, repaired: &Run) -> Result<()> {
+        for (index, entry) in repaired.iter() {
+            if self.entry(index) != Some(&(repaired.term(), entry.clone())) {
+                return Err(invalid(format!("{repaired:?} is not what was there at {index}")));
+            }
+            self.damaged.remove(&index);
+        }
         Ok(())
     }
 
@@ -83,6 +104,7 @@ impl LogState {
         let gone = base.index.0.saturating_sub(self.base.index.0) as usize;
         self.entries.drain(..gone.min(self.entries.len()));
         self.base = base.clone();
+        self.damaged = self.damaged.split_off(&base.index.next());
     }
 
     fn read(&self, from: Index, to: Index, bytes_max: usize) -> Result<LogRead> {
@@ -92,6 +114,11 @@ impl LogState {
         if from > self.last() {
             return Err(invalid(format!("asked for {from}, the log ends at {}", self.last())));
         }
+        let damaged = self.damaged.range(from..).next().copied();
+        if damaged == Some(from) {
+            return Ok(LogRead::Damaged { at: from });
+        }
+        let to = damaged.map_or(to, |damaged| to.min(damaged.prev()));
         let mut bytes = 0;
         let mut last = from;
         while last < to.min(self.last()) {
@@ -125,7 +152,7 @@ impl LogState {
             if terms.last().is_none_or(|(_, last)| last != term) {
                 terms.push((index, *term));
             }
-            if entry.kind == EntryKind::Membership {
+            if entry.kind == EntryKind::Membership && !self.is_damaged(index) {
                 let membership = Membership::decode(entry.data.clone())
                     .map_err(|error| StorageError::damaged("the log", error.to_string()))?;
                 memberships.push((index, membership));
@@ -135,7 +162,7 @@ impl LogState {
         let mut from = self.last().next();
         while let Some((_, entry)) = self.entry(from.prev()) {
             bytes += entry.size();
-            if bytes > tail_bytes_max {
+            if bytes > tail_bytes_max || self.is_damaged(from.prev()) {
                 break;
             }
             from = from.prev();
@@ -147,7 +174,8 @@ impl LogState {
             memberships,
             last_index: self.last(),
             tail: self.runs(from, self.last()),
-            damaged_at: None,
+            damaged: self.damaged.iter().copied().collect(),
+            is_membership_damaged: !self.damaged.is_empty(),
         })
     }
 }
@@ -203,6 +231,16 @@ impl SimLog {
     /// Lets the next write fail.
     pub(crate) fn fail_next(&self) {
         self.state().fails = true;
+    }
+
+    /// The data of an entry rot, as long as it is retained.
+    pub(crate) fn damage(&self, index: Index) {
+        let state = &mut *self.state();
+        for log in [&mut state.durable, &mut state.seen] {
+            if log.entry(index).is_some() {
+                log.damaged.insert(index);
+            }
+        }
     }
 
     /// Forgets the last `count` entries, as no correct disk does.
@@ -269,13 +307,7 @@ mod tests {
     }
 
     fn append(first: u64, term: u64, count: usize) -> LogBatch {
-        LogBatch {
-            group: GROUP,
-            truncate_from: None,
-            entries: vec![Run::new(Index(first), Term(term), vec![Entry::command("x"); count])],
-            hard_state: None,
-            base: None,
-        }
+        LogBatch::append(GROUP, vec![Run::new(Index(first), Term(term), vec![Entry::command("x"); count])])
     }
 
     #[test]
