@@ -237,6 +237,10 @@ impl Loop {
                 self.meet_members();
             }
             Event::PeerFault { peer, fault } => tracing::warn!(%peer, fault, "a peer said what no correct peer says"),
+            Event::Damaged { at } => {
+                tracing::warn!(%at, "the log is damaged: this node does not vote until its peers have repaired it");
+            }
+            Event::Repaired => tracing::info!("the log is whole again"),
             Event::DiskSlow => tracing::warn!("a write of the log takes longer than its limit"),
             event => tracing::info!(?event),
         }

@@ -216,9 +216,12 @@ async fn be_founded(
 ) -> Result<Identity, StartError> {
     let (group, kept) = (options.group, store.clone());
     let (repaired, first) = blocking(move || {
-        let found = kept.log().recover(group, 0)?;
+        let mut found = kept.log().recover(group, 0)?;
         if found.is_empty() {
             return Ok((identity, None));
+        }
+        if identity::mend_founding(&*kept.log(), group, &found)? {
+            found = kept.log().recover(group, 0)?;
         }
         let first = identity::repair(&*kept, group, &mut identity, &found)?;
         let latest = found.memberships.last().map(|(_, membership)| membership.clone());

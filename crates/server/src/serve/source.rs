@@ -36,6 +36,7 @@ fn to_wire(status: NodeStatus) -> StatusResponse {
         members: status.members.into_iter().map(member).collect(),
         stopped: status.stopped.unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        damaged_entries: status.damaged_entries as u64,
     }
 }
 
