@@ -1,6 +1,6 @@
 //! Three nodes.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
 
 use coracle::{
     client::{Client, ClientOptions},
@@ -41,6 +41,15 @@ impl Cluster {
     /// When they do not become ready.
     #[track_caller]
     pub fn of(count: usize, extra: &[&str]) -> Cluster {
+        Cluster::arranged(count, extra, |_| {})
+    }
+
+    /// So many nodes, each arranged by the caller before any is started.
+    ///
+    /// # Panics
+    /// When they do not become ready.
+    #[track_caller]
+    pub fn arranged(count: usize, extra: &[&str], mut arrange: impl FnMut(&mut [Node])) -> Cluster {
         for _ in 0..PORT_ATTEMPTS {
             let folder = tempfile::tempdir().unwrap();
             let nodes = (1..=count).map(|number| Node::new(&format!("n{number}"), folder.path())).collect();
@@ -49,8 +58,9 @@ impl Cluster {
             for node in &mut cluster.nodes {
                 node.peers.clone_from(&peers);
                 node.extra = extra.iter().map(|&arg| arg.to_owned()).collect();
-                node.start();
             }
+            arrange(&mut cluster.nodes);
+            cluster.nodes.iter_mut().for_each(Node::start);
             if cluster.all_ready() {
                 return cluster;
             }
@@ -65,6 +75,50 @@ impl Cluster {
             Err(NotReady::PortTaken) => false,
             Err(error) => panic!("{} is not ready: {error:?}:\n{}", node.name, node.log_tail()),
         })
+    }
+
+    /// One more node, not started, with arguments of its own for `serve`; returns its place. Those who look for the cluster from here on know of it.
+    pub fn add(&mut self, extra: &[&str]) -> usize {
+        let place = self.nodes.len();
+        let mut node = Node::new(&format!("n{}", place + 1), self.folder.path());
+        node.extra = extra.iter().map(|&arg| arg.to_owned()).collect();
+        self.nodes.push(node);
+        place
+    }
+
+    /// The peers' addresses of these nodes, as `--join` takes them.
+    pub fn addresses(&self, nodes: &[usize]) -> String {
+        let addresses: Vec<String> = nodes.iter().map(|&node| self.nodes[node].address()).collect();
+        addresses.join(",")
+    }
+
+    /// The id of a node that runs.
+    #[track_caller]
+    pub fn id(&self, node: usize) -> String {
+        self.status(node)["id"].as_str().expect("it tells its id").to_owned()
+    }
+
+    /// The members' ids and roles, as the leader tells them.
+    #[track_caller]
+    pub fn members(&self) -> BTreeMap<String, String> {
+        let members = self.cli(&["members", "--json"]).expect(0).json();
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let members = members["members"].as_array().expect("a list");
+        members.iter().map(|member| (text(&member["id"]), text(&member["role"]))).collect()
+    }
+
+    /// Waits until exactly these nodes are voters, and nobody is a member beside them.
+    ///
+    /// # Panics
+    /// When they are not in time.
+    #[track_caller]
+    pub fn has_voters(&self, nodes: &[usize]) {
+        let expected: BTreeMap<String, String> =
+            nodes.iter().map(|&node| (self.id(node), "voter".to_owned())).collect();
+        eventually("the membership is as it should be", || {
+            let found = self.members();
+            if found == expected { Ok(()) } else { Err(format!("{found:?}, expected {expected:?}")) }
+        });
     }
 
     /// The directory that holds everything.

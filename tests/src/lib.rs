@@ -8,6 +8,8 @@
 pub mod binary;
 pub mod cli;
 pub mod cluster;
+pub mod cutter;
+pub mod load;
 pub mod node;
 pub mod peer;
 pub mod ports;

@@ -4,6 +4,7 @@ use std::{
     fs::{self, OpenOptions},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 use crate::{
@@ -12,6 +13,10 @@ use crate::{
     wait::{eventually, until},
 };
 
+/// How often the leader of a node under test shows that it is alive.
+pub const HEARTBEAT: Duration = Duration::from_millis(50);
+/// The longest election timeout of a node under test.
+pub const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(600);
 /// Short times, so that elections are soon over.
 const TIMES: [&str; 4] = ["--heartbeat", "50ms", "--election-timeout", "300ms..600ms"];
 const LOG_LINES_SHOWN: usize = 40;

@@ -1,57 +1,13 @@
 //! Nodes that leave, freeze, or stay away: the others go on, and they come back.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use coracle::level::Level;
-use coracle_tests::{cluster::Cluster, state, wait::eventually};
-use tokio::task::JoinHandle;
+use coracle_tests::{cluster::Cluster, load::Load, state, wait::eventually};
 
 /// How long a node may take to leave.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
-
-/// Increments a counter until it is told to stop; each answer has to be one more than the last.
-struct Load {
-    count: Arc<AtomicU64>,
-    is_over: Arc<AtomicBool>,
-    task: JoinHandle<()>,
-}
-
-impl Load {
-    fn start(level: Level, key: &'static str) -> Load {
-        let (count, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let (counted, stop) = (count.clone(), is_over.clone());
-        let task = tokio::spawn(async move {
-            while !stop.load(Ordering::SeqCst) {
-                let sum = level.increment(key, 1).await.unwrap();
-                assert_eq!(sum, i64::try_from(counted.fetch_add(1, Ordering::SeqCst) + 1).unwrap());
-            }
-        });
-        Load { count, is_over, task }
-    }
-
-    /// Waits until some more writes were acknowledged.
-    fn goes_on(&self) {
-        let goal = self.count.load(Ordering::SeqCst) + 20;
-        eventually("writes go on", || {
-            assert!(!self.task.is_finished(), "the writer has ended");
-            let count = self.count.load(Ordering::SeqCst);
-            if count >= goal { Ok(()) } else { Err(format!("{count} of {goal}")) }
-        });
-    }
-
-    async fn stop(self) -> u64 {
-        self.is_over.store(true, Ordering::SeqCst);
-        self.task.await.unwrap();
-        self.count.load(Ordering::SeqCst)
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_leaves_on_sigterm_and_the_others_go_on() {

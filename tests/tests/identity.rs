@@ -118,7 +118,7 @@ fn a_directory_of_another_node_is_refused() {
     let store = open_store(&StorageUrl::Sled { path: cluster.nodes[0].data.clone() }).unwrap();
     let identity = store.identity().unwrap().unwrap();
     // The node in the identity is none that the log knows.
-    store.set_identity(&Identity { node: NodeId(7), cluster: None, ..identity }).unwrap();
+    store.set_identity(&Identity { node: NodeId(7), clusters: Default::default(), ..identity }).unwrap();
     drop(store);
     coracle(cluster.nodes[0].arguments()).expect(78).says(&["founded without node", "7"]);
 }

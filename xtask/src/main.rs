@@ -4,6 +4,7 @@
 mod cluster;
 mod nostd;
 mod process;
+mod sim;
 mod test;
 mod tidy;
 
@@ -36,6 +37,9 @@ enum Task {
     /// Run the deterministic simulator; its own options follow (see `cargo xtask sim --help`)
     #[command(disable_help_flag = true)]
     Sim(Passed),
+    /// Check small scopes of the consensus exhaustively; its own options follow (see `cargo xtask model --help`)
+    #[command(disable_help_flag = true)]
+    Model(Passed),
     /// Run the benchmarks, which are a workspace of their own (`cargo xtask bench core`)
     Bench(Bench),
     /// Check the style that no compiler checks: layers, file sizes, copies, leftovers
@@ -52,7 +56,7 @@ struct Passed {
 
 #[derive(Args)]
 struct Bench {
-    /// Which benchmark: `core` is the protocol alone, three replicas in one thread
+    /// Which benchmark: `core` is the protocol alone, three replicas in one thread; `groups` is many groups on three processes
     #[arg(default_value = "core")]
     what: String,
     #[command(flatten)]
@@ -74,9 +78,10 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Cluster(options) => return cluster::run(&options),
         Task::Test(options) => test::run(&options)?,
         Task::CheckNostd => nostd::run()?,
-        Task::Sim(Passed { args }) => {
+        Task::Sim(Passed { args }) => return sim::run(&args),
+        Task::Model(Passed { args }) => {
             let mut cargo = process::cargo();
-            cargo.args(["run", "--release", "--package", "coracle-sim", "--bin", "coracle-sim", "--"]).args(args);
+            cargo.args(["run", "--release", "--package", "coracle-model", "--bin", "coracle-model", "--"]).args(args);
             return process::pass_through(&mut cargo);
         }
         Task::Bench(Bench { what, passed }) => {
@@ -103,9 +108,12 @@ mod tests {
     }
 
     #[test]
-    fn options_of_the_simulator_are_passed_on() {
+    fn options_of_simulator_and_model_are_passed_on() {
         let cli = Cli::try_parse_from(["xtask", "sim", "--seeds", "5", "--help"]).unwrap();
         let Task::Sim(Passed { args }) = cli.task else { panic!("another task") };
         assert_eq!(args, ["--seeds", "5", "--help"]);
+        let cli = Cli::try_parse_from(["xtask", "model", "--scope", "reads"]).unwrap();
+        let Task::Model(Passed { args }) = cli.task else { panic!("another task") };
+        assert_eq!(args, ["--scope", "reads"]);
     }
 }

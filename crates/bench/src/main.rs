@@ -1,4 +1,4 @@
-//! `cargo xtask bench core`: the protocol alone, beside a peer, in one table.
+//! `cargo xtask bench`: the protocol alone beside a peer, or many groups beside one, each in one table.
 
 use std::{
     env,
@@ -21,6 +21,16 @@ Usage: cargo xtask bench core [--quick] [--alone] [--in-flight <entries>]
   --alone                  Coracle without its peer, as a profiler wants it
   --in-flight <entries>    this load only, instead of 1, 16 and 256
   --help                   this text
+
+Three processes in one with many groups, beside the same with one group: throughput, CPU time, and writes of the logs per operation, in memory and on disk.
+
+Usage: cargo xtask bench groups [--quick] [--groups <number>] [--clients <number>] [--runs <number>] [--dir <directory>]
+
+  --quick                  one short run
+  --groups <number>        instead of 100
+  --clients <number>       in each group, instead of 4
+  --runs <number>          instead of 5
+  --dir <directory>        where the stores on disk are, instead of the system's directory for temporary files
 ";
 
 /// What to measure, how long and how often.
@@ -71,12 +81,15 @@ fn main() -> ExitCode {
     if words.clone().any(|arg| arg == "--help" || arg == "-h") {
         return finish(io::stdout().write_all(HELP.as_bytes()), ExitCode::SUCCESS);
     }
-    let plan = match words.next() {
-        Some("core") => Plan::parse(words),
-        other => Err(format!("the only benchmark is `core`, got `{}`", other.unwrap_or_default())),
+    let done = match words.next() {
+        Some("core") => Plan::parse(words).map(|plan| core(&plan)),
+        #[cfg(feature = "groups")]
+        Some("groups") => coracle_bench::groups::Plan::parse(words).map(|plan| coracle_bench::groups::run(&plan)),
+        other => Err(format!("the benchmarks are `core` and `groups`, got `{}`", other.unwrap_or_default())),
     };
-    match plan {
-        Ok(plan) => finish(core(&plan), ExitCode::SUCCESS),
+    match done {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => finish(writeln!(io::stderr(), "error: {error}"), ExitCode::from(74)),
         Err(what) => finish(writeln!(io::stderr(), "error: {what}\n\n{HELP}"), ExitCode::from(2)),
     }
 }

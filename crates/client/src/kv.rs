@@ -76,7 +76,7 @@ impl Kv for Client {
 
     async fn snapshot(&self, hold: Duration) -> Result<Revision> {
         self.inner.holds().check(Instant::now())?;
-        let hold_ms = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
+        let hold_ms = wire::whole_ms(hold);
         // A hold whose answer got lost ends by itself, so that this counts as a read.
         let (endpoint, revision) = self
             .at_leader(Kind::Read, |node| async move {
@@ -136,7 +136,8 @@ impl Client {
         F: Future<Output = Called<T>> + Send,
     {
         match at {
-            ReadAt::Stale => self.inner.call(Kind::Read, || self.inner.any(), attempt).await,
+            // What is near will do; a node that cannot keep to the bound says so, and the next one is asked.
+            ReadAt::Stale | ReadAt::Bounded(_) => self.inner.call(Kind::Read, || self.inner.any(), attempt).await,
             ReadAt::Revision(revision) => match self.holder(revision) {
                 Some(holder) => self.at_holder(revision, &holder, attempt).await,
                 None => self.at_leader(Kind::Read, attempt).await,

@@ -2,6 +2,7 @@
 //!
 //! [`Client`] is a [`coracle_level::Kv`]: it is given the addresses of some nodes, finds the leader, moves on when a node fails, and retries what is safe.
 //! It keeps no state that matters: what makes a write take effect once is the session of whoever calls it, so put a [`coracle_level`] shell above it.
+//! It also does what operators ask of a cluster: [`Client::members`], [`Client::join`], [`Client::leave`], [`Client::transfer`], [`Client::weaken`], [`Client::take_snapshot`].
 //! [`pb`] is the interface itself, for servers and for other clients; [`wire`] and [`status`] translate between it and [`coracle_level`].
 //!
 //! ```no_run
@@ -21,12 +22,14 @@
 mod backoff;
 mod calls;
 mod client;
+mod cluster;
 mod discovery;
 mod endpoint;
 mod failure;
 mod holds;
 mod kv;
 mod options;
+mod refusal;
 pub mod status;
 pub mod wire;
 
@@ -38,4 +41,6 @@ pub mod pb {
 }
 
 pub use client::{Client, ConnectError, NodeView};
+pub use cluster::ClusterError;
 pub use options::ClientOptions;
+pub use refusal::{Refusal, RefusalKind};

@@ -60,6 +60,7 @@ pub fn to_error(status: &Status) -> Option<Error> {
         ("LEVEL_OUTCOME_UNKNOWN", Some(Detail::Reason(reason))) => Error::Unknown(reason.clone()),
         ("LEVEL_DATABASE_NOT_OPEN", None) => Error::Closed,
         ("LEVEL_PROTOCOL", Some(Detail::Reason(reason))) => Error::Protocol(reason.clone()),
+        (code, _) if code.starts_with("CLUSTER_") => Error::Protocol(format!("{code}: {}", details.message)),
         (code, None) if !known(code) => Error::Protocol(format!("{code}: {}", details.message)),
         _ => wrong(),
     })
@@ -108,6 +109,11 @@ fn detail(error: &Error) -> Option<Detail> {
         }
         _ => return None,
     })
+}
+
+/// A text that fits into an error.
+pub(crate) fn clip_text(text: &str) -> String {
+    clip(text.to_owned(), TEXT_BYTES_MAX)
 }
 
 /// The text, cut at a character's boundary.

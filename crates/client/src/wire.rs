@@ -1,6 +1,6 @@
 //! Between the messages of the interface and the types of [`coracle_level`].
 
-use std::ops::Bound;
+use std::{ops::Bound, time::Duration};
 
 use bytes::Bytes;
 use coracle_level::{
@@ -14,13 +14,21 @@ use crate::pb::{self, Consistency};
 /// # Errors
 /// When the interface has no word for it.
 pub fn read_at_to_wire(at: ReadAt) -> Result<pb::ReadAt> {
-    let (consistency, revision) = match at {
-        ReadAt::Linearizable => (Consistency::Linearizable, 0),
-        ReadAt::Stale => (Consistency::Stale, 0),
-        ReadAt::Revision(revision) => (Consistency::Revision, revision.0),
+    let wire = pb::ReadAt::default();
+    let (consistency, wire) = match at {
+        ReadAt::Linearizable => (Consistency::Linearizable, wire),
+        ReadAt::Lease => (Consistency::Lease, wire),
+        // Rounded down: younger than was asked for is right, older is not.
+        ReadAt::Bounded(max_age) => (Consistency::Bounded, pb::ReadAt { max_age_ms: whole_ms(max_age), ..wire }),
+        ReadAt::Stale => (Consistency::Stale, wire),
+        ReadAt::Revision(revision) => (Consistency::Revision, pb::ReadAt { revision: revision.0, ..wire }),
         other => return Err(Error::Protocol(format!("reads at {other:?} cannot be asked of a remote node"))),
     };
-    Ok(pb::ReadAt { consistency: consistency.into(), revision })
+    Ok(pb::ReadAt { consistency: consistency.into(), ..wire })
+}
+
+pub(crate) fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How fresh a read is to be.
@@ -31,9 +39,11 @@ pub fn read_at_from_wire(at: Option<pb::ReadAt>) -> Result<ReadAt> {
     let Some(at) = at else { return Ok(ReadAt::Linearizable) };
     match Consistency::try_from(at.consistency) {
         Ok(Consistency::Unspecified | Consistency::Linearizable) => Ok(ReadAt::Linearizable),
+        Ok(Consistency::Lease) => Ok(ReadAt::Lease),
+        Ok(Consistency::Bounded) => Ok(ReadAt::Bounded(Duration::from_millis(at.max_age_ms))),
         Ok(Consistency::Stale) => Ok(ReadAt::Stale),
         Ok(Consistency::Revision) => Ok(ReadAt::Revision(Revision(at.revision))),
-        Err(_) => Err(Error::Protocol(format!("consistency is one of 0 to 3: got {}", at.consistency))),
+        Err(_) => Err(Error::Protocol(format!("consistency is one of 0 to 5: got {}", at.consistency))),
     }
 }
 
@@ -168,12 +178,16 @@ mod tests {
 
     #[test]
     fn reads_survive_the_way_over_the_wire() {
-        for at in [ReadAt::Linearizable, ReadAt::Stale, ReadAt::Revision(Revision(9))] {
+        let bounded = ReadAt::Bounded(Duration::from_millis(500));
+        for at in [ReadAt::Linearizable, ReadAt::Lease, bounded, ReadAt::Stale, ReadAt::Revision(Revision(9))] {
             assert_eq!(read_at_from_wire(Some(read_at_to_wire(at).unwrap())).unwrap(), at);
         }
         assert_eq!(read_at_from_wire(None).unwrap(), ReadAt::Linearizable);
-        let odd = pb::ReadAt { consistency: 77, revision: 0 };
+        let odd = pb::ReadAt { consistency: 77, ..Default::default() };
         assert!(matches!(read_at_from_wire(Some(odd)), Err(Error::Protocol(text)) if text.contains("77")));
+        let long = read_at_to_wire(ReadAt::Bounded(Duration::MAX)).unwrap();
+        let fine = read_at_to_wire(ReadAt::Bounded(Duration::from_micros(1999))).unwrap();
+        assert_eq!((long.max_age_ms, fine.max_age_ms), (u64::MAX, 1), "never older than was asked for");
     }
 
     #[test]

@@ -44,6 +44,22 @@ async fn a_node_that_is_down_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_bounded_read_goes_to_any_node_and_on_from_one_that_cannot_answer_it() {
+    let (near, far) = (Node::start(), Node::start());
+    near.says(leader(3, 1));
+    let bounded = ReadAt::Bounded(Duration::from_millis(500));
+    near.set(Mode::Fail(Error::NotLeader { leader: None }));
+    let client = Client::connect([near.address(), far.address()], options()).await.unwrap();
+    assert_eq!(get(&client, bounded).await.unwrap(), None);
+    assert_eq!(get(&client, bounded).await.unwrap(), None);
+    assert_eq!(far.reads(), 2, "it stays where there was an answer");
+    far.set(Mode::Fail(Error::NotLeader { leader: None }));
+    let client = Client::connect_lazy([near.address(), far.address()], impatient()).unwrap();
+    assert!(matches!(get(&client, bounded).await, Err(Error::Unavailable(_))));
+    assert!(near.reads() > 0);
+}
+
+#[tokio::test]
 async fn requests_go_to_the_leader_of_the_newest_term() {
     let (old, new) = (Node::start(), Node::start());
     old.says(leader(3, 1));

@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use coracle_core::GroupId;
 use coracle_level::{LevelMachine, LevelOptions, Limits, SessionLimits};
-use coracle_node::{FoundingMode, NodeOptions};
+use coracle_node::{FoundingMode, JoinRole, NodeOptions};
 use coracle_storage::{StateMachine, Store};
 use coracle_transport::{Address, AddressError, Transport};
 
@@ -15,7 +15,7 @@ use crate::{BuildError, LocalKv, Node, StorageUrl, open::check_reach, open_store
 pub struct Builder {
     addresses: Vec<String>,
     bind: Vec<String>,
-    peers: Option<Vec<String>>,
+    founding: Founding,
     storage: Option<String>,
     store: Option<Arc<dyn Store>>,
     transport: Option<Arc<dyn Transport>>,
@@ -30,7 +30,7 @@ impl Builder {
         Builder {
             addresses: Vec::new(),
             bind: Vec::new(),
-            peers: None,
+            founding: Founding::Alone,
             storage: None,
             store: None,
             transport: None,
@@ -55,7 +55,25 @@ impl Builder {
 
     /// The nodes to found the cluster with, the node itself included or not. Without it, a node with an empty store founds alone.
     pub fn peers<A: ToString>(mut self, peers: impl IntoIterator<Item = A>) -> Builder {
-        self.peers = Some(peers.into_iter().map(|peer| peer.to_string()).collect());
+        self.founding = Founding::Peers(texts(peers));
+        self
+    }
+
+    /// Nodes of the cluster that a node with an empty store is to join: it asks one after the other until it is taken in. A node whose store belongs to a cluster ignores them.
+    pub fn join<A: ToString>(mut self, members: impl IntoIterator<Item = A>) -> Builder {
+        self.founding = Founding::Join(texts(members));
+        self
+    }
+
+    /// What the node asks to be in the cluster that it joins. Default a voter.
+    pub fn join_role(mut self, role: JoinRole) -> Builder {
+        self.options.join_role = role;
+        self
+    }
+
+    /// A node with an empty store waits until a cluster takes it in ([`Node::join`](coracle_node::Node::join)), instead of founding one. A node whose store belongs to a cluster ignores it.
+    pub fn standby(mut self) -> Builder {
+        self.founding = Founding::Standby;
         self
     }
 
@@ -126,7 +144,7 @@ impl Builder {
         self
     }
 
-    /// Starts the node. With `peers` and an empty store, this waits until all of them are there.
+    /// Starts the node. With an empty store, this waits with `peers` until all of them are there, with `join` and `standby` until the node is taken in.
     ///
     /// # Errors
     /// When an address or the storage URL does not parse, the store does not open, or the node does not start.
@@ -137,25 +155,56 @@ impl Builder {
         if options.addresses.is_empty() {
             return Err(BuildError::NoAddress);
         }
-        let peers = self.peers.as_deref().map(parse).transpose()?;
+        let founding = self.founding.parse()?;
         let url = self.storage.map_or_else(|| Ok(StorageUrl::default()), |url| url.parse())?;
         let transport = match self.transport {
             Some(transport) => transport,
             None => {
                 let binds = if options.bind.is_empty() { &options.addresses } else { &options.bind };
-                check_reach(binds, peers.as_deref().unwrap_or_default())?;
+                check_reach(binds, peers_of(&founding))?;
                 open_transport(binds)?
             }
         };
-        options.founding = peers.map_or(FoundingMode::Alone, FoundingMode::Peers);
+        options.founding = founding;
         let limits = self.limits.clamped();
         let (store, machine, group) = (self.store, self.machine, options.group);
         let data = Data { store, machine, url, group, limits: limits.clone() };
-        let (store, machine) = tokio::task::spawn_blocking(move || open_data(data)).await.map_err(broken)??;
+        let (store, machine) = blocking(move || open_data(data)).await?;
         let node = coracle_node::Node::start(options, store, transport, machine).await?;
         let kv = Arc::new(LocalKv::new(node.clone(), limits, self.session_limits));
         Ok(Node::new(node, kv))
     }
+}
+
+/// How an empty store becomes part of a cluster, not parsed yet; of several the last word counts.
+enum Founding {
+    Alone,
+    Peers(Vec<String>),
+    Join(Vec<String>),
+    Standby,
+}
+
+impl Founding {
+    fn parse(&self) -> Result<FoundingMode, AddressError> {
+        Ok(match self {
+            Founding::Alone => FoundingMode::Alone,
+            Founding::Peers(peers) => FoundingMode::Peers(parse(peers)?),
+            Founding::Join(members) => FoundingMode::Join(parse(members)?),
+            Founding::Standby => FoundingMode::Standby,
+        })
+    }
+}
+
+/// Whom a node has to reach in order to start.
+fn peers_of(founding: &FoundingMode) -> &[Address] {
+    match founding {
+        FoundingMode::Peers(peers) | FoundingMode::Join(peers) => peers,
+        _ => &[],
+    }
+}
+
+fn texts<A: ToString>(addresses: impl IntoIterator<Item = A>) -> Vec<String> {
+    addresses.into_iter().map(|address| address.to_string()).collect()
 }
 
 /// What is needed to open a node's data.
@@ -179,19 +228,31 @@ fn open_data(data: Data) -> Result<Opened, BuildError> {
     };
     let machine = match machine {
         Some(machine) => machine,
-        None => {
-            let options = LevelOptions { limits, ..LevelOptions::default() };
-            Box::new(LevelMachine::open(store.kv(group)?, options)?)
-        }
+        None => key_value_machine(&*store, group, limits)?,
     };
     Ok((store, machine))
 }
 
-fn broken(error: tokio::task::JoinError) -> BuildError {
-    let source = std::io::Error::other(error.to_string());
-    coracle_node::StartError::Environment { what: "opening the store failed", source }.into()
+/// The key-value store as a state machine, with its state in the group's part of the store. This may wait for a disk.
+pub(crate) fn key_value_machine(
+    store: &dyn Store,
+    group: GroupId,
+    limits: Limits,
+) -> Result<Box<dyn StateMachine>, BuildError> {
+    let options = LevelOptions { limits, ..LevelOptions::default() };
+    Ok(Box::new(LevelMachine::open(store.kv(group)?, options)?))
 }
 
-fn parse(texts: &[impl AsRef<str>]) -> Result<Vec<Address>, AddressError> {
+/// Runs what waits for a disk where waiting is allowed.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
+) -> Result<T, BuildError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        let source = std::io::Error::other(error.to_string());
+        Err(coracle_node::StartError::Environment { what: "opening the store failed", source }.into())
+    })
+}
+
+pub(crate) fn parse(texts: &[impl AsRef<str>]) -> Result<Vec<Address>, AddressError> {
     texts.iter().map(|text| text.as_ref().parse()).collect()
 }

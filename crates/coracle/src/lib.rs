@@ -1,6 +1,7 @@
 //! A Raft toolkit, and a replicated key-value store to embed.
 //!
 //! [`Node::builder`] makes a node of addresses and a storage URL; [`Node::db`] is the replicated, linearizable, ordered key-value store on it.
+//! [`Groups`] hosts several groups in one process.
 //! An own state machine goes in by [`Builder::state_machine`]; own storage and transport by [`Builder::store`] and [`Builder::transport`].
 //! This crate only names concrete adapters and puts the layers together: the work is done in `coracle-node`, `coracle-replica`, `coracle-core` and `coracle-level`.
 //!
@@ -20,6 +21,7 @@
 
 mod builder;
 mod error;
+mod groups;
 mod holds;
 mod local_kv;
 mod node;
@@ -31,6 +33,7 @@ pub mod prelude;
 
 pub use builder::Builder;
 pub use error::BuildError;
+pub use groups::{GroupBuilder, Groups, GroupsBuilder};
 pub use local_kv::LocalKv;
 pub use node::Node;
 pub use open::{open_store, open_transport};
@@ -41,8 +44,8 @@ pub use coracle_client as client;
 pub use coracle_core as core;
 pub use coracle_level as level;
 pub use coracle_node::{
-    Configuration, FoundingMode, FoundingRefusal, MemberStatus, NodeEvent, NodeOptions, NodeStatus, PeerProgress,
-    StartError, StopReason,
+    Configuration, FoundingMode, FoundingRefusal, GroupOptions, JoinError, JoinRefusal, JoinRole, MemberStatus,
+    NodeEvent, NodeOptions, NodeStatus, PeerProgress, PromotionError, StartError, StopReason, TransferError,
 };
 pub use coracle_replica::{Consistency, Reply, RequestError};
 pub use coracle_storage as storage;

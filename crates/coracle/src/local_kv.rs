@@ -43,11 +43,14 @@ impl LocalKv {
     async fn read(&self, at: ReadAt, query: Query) -> Result<QueryReply> {
         let consistency = match at {
             ReadAt::Linearizable => Consistency::Linearizable,
+            ReadAt::Lease => Consistency::Lease,
+            ReadAt::Bounded(max_age) => Consistency::Bounded { max_age },
             ReadAt::Revision(revision) => {
                 self.holds.touch(revision);
                 Consistency::Stale
             }
-            _ => Consistency::Stale,
+            ReadAt::Stale => Consistency::Stale,
+            other => return Err(Error::Protocol(format!("reads at {other:?} are not known here"))),
         };
         query_node(&self.node, &query, consistency).await
     }

@@ -3,4 +3,4 @@
 pub use coracle_level::{Kv, Level, ReadAt};
 pub use coracle_storage::{InMemory, Machine, StateMachine};
 
-pub use crate::{Builder, Consistency, Node};
+pub use crate::{Builder, Consistency, Groups, JoinRole, Node};

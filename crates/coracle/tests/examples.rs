@@ -22,3 +22,8 @@ fn the_embedded_example_runs() {
 fn the_state_machine_example_runs() {
     run("state_machine");
 }
+
+#[test]
+fn the_groups_example_runs() {
+    run("groups");
+}

@@ -193,7 +193,7 @@ async fn h54_two_nodes_of_three_found_nothing() {
     wait_until("both have an identity", || stores[..2].iter().all(|store| store.identity().unwrap().is_some())).await;
     let founded = tokio::time::timeout(Duration::from_secs(2), &mut two[0]).await;
     assert!(founded.is_err() && !two[1].is_finished(), "they wait for the third");
-    assert!(stores[..2].iter().all(|store| store.identity().unwrap().unwrap().cluster.is_none()));
+    assert!(stores[..2].iter().all(|store| store.identity().unwrap().unwrap().clusters.is_empty()));
     let third = builder(&network, &stores[2], 3, 3).build().await.unwrap();
     third.db().put("all", "here").await.unwrap();
     for node in two {

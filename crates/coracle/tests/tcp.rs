@@ -6,15 +6,8 @@ mod common;
 
 use std::net::TcpListener;
 
-use common::{get, leader, try_build_all};
+use common::{get, leader, reserve, try_build_all};
 use coracle::{BuildError, Builder, Node, RequestError, StartError, StopReason};
-
-/// Addresses on loopback whose ports were free a moment ago: nodes must know each other's before any of them listens.
-fn reserve(count: usize) -> Vec<String> {
-    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let ports = listeners.iter().map(|listener| listener.local_addr().unwrap().port());
-    ports.map(|port| format!("/ip4/127.0.0.1/tcp/{port}")).collect()
-}
 
 /// Starts a cluster; again with other ports when somebody else took one in between.
 async fn cluster(storage: &dyn Fn(usize) -> String, count: usize) -> (Vec<Node>, Vec<String>) {

@@ -43,6 +43,10 @@ pub struct Config {
     pub reads_max: usize,
     /// The most bytes of recent entries kept in memory for slow peers; older ones are read from the log. Default 16 MiB.
     pub tail_bytes_max: usize,
+    /// A deliberate bug.
+    #[cfg(feature = "bugs")]
+    #[doc(hidden)]
+    pub bug: Option<crate::Bug>,
 }
 
 /// Options that contradict each other, or do not fit what was recovered.
@@ -108,6 +112,8 @@ impl Config {
             apply_bytes_max: 16 << 20,
             reads_max: 1 << 16,
             tail_bytes_max: 16 << 20,
+            #[cfg(feature = "bugs")]
+            bug: None,
         }
     }
 

@@ -36,6 +36,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod bugs;
 mod config;
 mod entry;
 mod input;
@@ -48,6 +49,8 @@ mod raft;
 mod rng;
 mod types;
 
+#[doc(hidden)]
+pub use bugs::Bug;
 pub use config::{Config, ConfigError};
 pub use entry::{DecodeError, Entry, EntryKind, Run, decode_runs, encode_runs, encoded_len, salvage_run};
 pub use input::{Input, LogRead, Recovered};

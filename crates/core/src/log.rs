@@ -4,6 +4,7 @@ use alloc::{collections::VecDeque, vec::Vec};
 
 use crate::{
     Base, ConfigError, DecodeError, Entry, EntryKind, Index, Membership, NodeId, NodeRecord, Recovered, Run, Term,
+    raft::{Form, entries_of},
 };
 
 /// How many of the last runs are looked at one by one.
@@ -45,6 +46,23 @@ impl Log {
         }
         log.check()?;
         Ok(log)
+    }
+
+    /// What of it makes a difference (C25).
+    pub(crate) fn canonical(&self) -> impl Form {
+        let Log {
+            base,
+            terms,
+            memberships,
+            last_index,
+            tail,
+            // Follows from the entries.
+            tail_bytes: _,
+            forgotten,
+            // An option.
+            tail_bytes_max: _,
+        } = self;
+        (base, terms, memberships, forgotten, *last_index, entries_of(tail))
     }
 
     /// Whether what was recovered is a log.
@@ -318,10 +336,7 @@ impl Log {
 /// The memberships in a run.
 fn memberships_of(run: &Run) -> Result<Vec<(Index, Membership)>, DecodeError> {
     let entries = run.iter().filter(|(_, entry)| entry.kind == EntryKind::Membership);
-    let decode = |(index, entry): (Index, &Entry)| {
-        let membership = Membership::decode(entry.data.clone())?;
-        if membership.is_of_a_group() { Ok((index, membership)) } else { Err(DecodeError::Membership) }
-    };
+    let decode = |(index, entry): (Index, &Entry)| Ok((index, Membership::decode(entry.data.clone())?));
     entries.map(decode).collect()
 }
 

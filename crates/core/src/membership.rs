@@ -148,23 +148,18 @@ impl Membership {
     /// Reads what [`Membership::encode`] wrote.
     ///
     /// # Errors
-    /// When the bytes are anything else, or name nodes of which nobody votes. Of nobody at all only a node that is still to join knows.
+    /// When the bytes are anything else, or name nobody who votes.
     pub fn decode(mut bytes: Bytes) -> Result<Membership, DecodeError> {
         let membership = decode(&mut bytes).ok_or(DecodeError::Membership)?;
         if bytes.is_empty() && membership.is_valid() { Ok(membership) } else { Err(DecodeError::Membership) }
     }
 
-    /// Whether its lists are in order, each old voter has a record, and somebody votes, unless there is nobody: a peer may say otherwise.
+    /// Whether its lists are in order, each old voter has a record, and somebody votes: a peer may say otherwise.
     pub(crate) fn is_valid(&self) -> bool {
         self.nodes.windows(2).all(|pair| pair[0].id < pair[1].id)
             && self.outgoing.windows(2).all(|pair| pair[0] < pair[1])
             && self.outgoing.iter().all(|id| self.node(*id).is_some())
-            && (self.nodes.is_empty() || self.voters().next().is_some())
-    }
-
-    /// Whether it is valid and a group could have it: somebody votes.
-    pub(crate) fn is_of_a_group(&self) -> bool {
-        self.is_valid() && !self.nodes.is_empty()
+            && self.voters().next().is_some()
     }
 }
 

@@ -246,7 +246,7 @@ pub enum Event {
 }
 
 /// Why a group stops for good (C20): only on its own evidence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fatal {
     /// A write or sync of the log failed.

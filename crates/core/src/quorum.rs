@@ -10,6 +10,9 @@ pub(crate) struct Quorum {
     incoming: Vec<NodeId>,
     /// Empty outside of joint consensus.
     outgoing: Vec<NodeId>,
+    /// How many of the incoming half are needed, when a bug says so.
+    #[cfg(feature = "bugs")]
+    needed: Option<usize>,
 }
 
 /// How an election stands.
@@ -25,10 +28,56 @@ const INLINE: usize = 16;
 
 impl Quorum {
     pub(crate) fn new(membership: &Membership) -> Quorum {
-        Quorum { incoming: membership.voters().collect(), outgoing: membership.outgoing.clone() }
+        Quorum {
+            incoming: membership.voters().collect(),
+            outgoing: membership.outgoing.clone(),
+            #[cfg(feature = "bugs")]
+            needed: None,
+        }
+    }
+
+    /// The same, miscounted by `bug`.
+    #[cfg(feature = "bugs")]
+    pub(crate) fn with_bug(
+        mut self,
+        bug: Option<crate::Bug>,
+        membership: &Membership,
+        before: Option<&Quorum>,
+    ) -> Quorum {
+        let majority = self.incoming.len() / 2 + 1;
+        match (bug, before) {
+            (Some(crate::Bug::QuorumTooSmall), _) => self.needed = Some((majority - 1).max(1)),
+            (Some(crate::Bug::JointByOneHalf), _) => self.outgoing.clear(),
+            (Some(crate::Bug::QuorumOfOldSize), before) => {
+                self.needed = Some(before.and_then(|before| before.needed).unwrap_or(majority));
+            }
+            (Some(crate::Bug::RemovedIsCounted), Some(before)) => {
+                let gone: Vec<NodeId> =
+                    before.incoming.iter().filter(|id| !self.incoming.contains(id)).copied().collect();
+                self.incoming.extend(gone);
+                self.needed = Some(majority);
+            }
+            (Some(crate::Bug::LearnerVotes), _) => {
+                self.incoming = membership.nodes.iter().map(|node| node.id).collect();
+                self.needed = Some(majority);
+            }
+            // Until it is committed, the one before decides.
+            (Some(crate::Bug::ChangeAtCommit), Some(before)) => return before.clone(),
+            _ => {}
+        }
+        self
+    }
+
+    /// The largest value that enough of the incoming half have reached, when a bug says how many that is.
+    #[cfg(feature = "bugs")]
+    fn reached_by_bug<T: Ord + Copy + Default>(&self, value_of: &impl Fn(NodeId) -> T) -> Option<T> {
+        let mut values: Vec<T> = self.incoming.iter().map(|id| value_of(*id)).collect();
+        values.sort_unstable();
+        Some(values.len().checked_sub(self.needed?).map_or(T::default(), |at| values[at]))
     }
 
     /// Whether it is that of `membership`; allocates nothing.
+    #[cfg(not(feature = "bugs"))]
     pub(crate) fn is_of(&self, membership: &Membership) -> bool {
         self.incoming.iter().copied().eq(membership.voters()) && self.outgoing == membership.outgoing
     }
@@ -48,6 +97,8 @@ impl Quorum {
     /// The largest value that a majority of each half has reached.
     pub(crate) fn reached<T: Ord + Copy + Default>(&self, value_of: impl Fn(NodeId) -> T) -> T {
         let incoming = majority_reached(&self.incoming, &value_of);
+        #[cfg(feature = "bugs")]
+        let incoming = self.reached_by_bug(&value_of).unwrap_or(incoming);
         if self.outgoing.is_empty() { incoming } else { incoming.min(majority_reached(&self.outgoing, &value_of)) }
     }
 

@@ -77,8 +77,9 @@ impl Ghost {
     }
 }
 
-fn small(id: NodeId, seed: u64, rng: &mut Rng) -> Config {
+fn small(id: NodeId, seed: u64, lease_duration: Duration, rng: &mut Rng) -> Config {
     Config {
+        lease_duration,
         append_bytes_max: 1 + rng.below(64) as usize,
         inflight_messages_max: 1 + rng.below(4) as usize,
         inflight_bytes_max: 1 + rng.below(128) as usize,
@@ -98,24 +99,27 @@ struct Walk {
     damaged: BTreeSet<NodeId>,
     /// See `is_stuck`.
     stuck: bool,
+    /// What voters promise in this walk, if anything.
+    lease: Duration,
 }
 
 impl Walk {
     fn new(seed: u64) -> Walk {
         let mut rng = Rng::new(seed);
         let count = [1, 2, 3, 3, 5][rng.below(5) as usize];
+        let lease = if rng.chance(0.5) { Duration::from_millis(500) } else { Duration::ZERO };
         let membership = Membership::of_voters((1..=count).map(NodeId));
         let mut cluster = Cluster::with_disks([]);
         for n in 1..=count {
-            let config = small(NodeId(n), seed, &mut rng);
+            let config = small(NodeId(n), seed, lease, &mut rng);
             cluster.start_with(config, Disk::founded(&membership));
         }
         // Two more wait to be joined.
         for n in count + 1..=count + 2 {
-            let config = small(NodeId(n), seed, &mut rng);
+            let config = small(NodeId(n), seed, lease, &mut rng);
             cluster.start_with(config, Disk::outsider());
         }
-        Walk { cluster, ghost: Ghost::default(), rng, commands: 0, damaged: BTreeSet::new(), stuck: false }
+        Walk { cluster, ghost: Ghost::default(), rng, commands: 0, damaged: BTreeSet::new(), stuck: false, lease }
     }
 
     fn some_node(&mut self) -> NodeId {
@@ -143,7 +147,8 @@ impl Walk {
             }
             78..84 => {
                 let begun = self.ghost.acknowledged;
-                let read = self.cluster.read(n);
+                let is_lease = self.rng.chance(0.5);
+                let read = self.cluster.read_by(n, is_lease);
                 self.ghost.reads.insert(read, begun);
             }
             84..87 => self.crash(n),
@@ -166,7 +171,10 @@ impl Walk {
             }
             98 => {
                 self.cluster.heal();
-                self.cluster.handle(n, Input::Transfer { to: None });
+                let is_weak = self.rng.chance(0.3);
+                let duration = self.rng.duration(Duration::ZERO, Duration::from_secs(3));
+                let input = if is_weak { Input::Weaken { duration } } else { Input::Transfer { to: None } };
+                self.cluster.handle(n, input);
             }
             _ => {
                 let peer = self.some_node();
@@ -174,6 +182,21 @@ impl Walk {
             }
         }
         self.ghost.check(&self.cluster);
+        self.ask_old_leaders();
+    }
+
+    /// A leader that does not know yet that another one was elected is asked for a read by its lease: it must not have one.
+    fn ask_old_leaders(&mut self) {
+        let leads = |(id, node): (&NodeId, &common::Node)| node.raft.is_leader().then(|| (node.raft.term(), *id));
+        let mut leaders: Vec<(Term, NodeId)> = self.cluster.nodes.iter().filter_map(leads).collect();
+        leaders.sort();
+        leaders.pop();
+        for (_, old) in leaders {
+            let begun = self.ghost.acknowledged;
+            let read = self.cluster.read_by(old, true);
+            self.ghost.reads.insert(read, begun);
+            self.ghost.check(&self.cluster);
+        }
     }
 
     /// Some of all nodes are to be the voters, some of the others learners.
@@ -223,7 +246,7 @@ impl Walk {
         let disk = self.cluster.node(n).disk.clone();
         // A boot nonce is never used twice (C24).
         let nonce = self.rng.next_u64();
-        let config = small(n, nonce, &mut self.rng);
+        let config = small(n, nonce, self.lease, &mut self.rng);
         self.cluster.start_with(config, disk);
     }
 

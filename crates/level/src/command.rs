@@ -99,7 +99,7 @@ impl ReadAt {
     pub fn revision(self) -> Option<Revision> {
         match self {
             ReadAt::Revision(revision) => Some(revision),
-            ReadAt::Linearizable | ReadAt::Stale => None,
+            ReadAt::Linearizable | ReadAt::Lease | ReadAt::Bounded(_) | ReadAt::Stale => None,
         }
     }
 }

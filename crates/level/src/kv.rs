@@ -23,6 +23,11 @@ pub enum ReadAt {
     /// It sees every write that was acknowledged before it began, on any node.
     #[default]
     Linearizable,
+    /// The same, on a leader that holds a lease without asking anybody: true as long as clocks drift no further than the nodes are configured for, and no machine is suspended (C13).
+    /// Without a lease, as on nodes that do not allow it, it is a linearizable read.
+    Lease,
+    /// It lacks nothing that was acknowledged longer ago than this before it began. A node that cannot tell asks the leader, and fails when there is none.
+    Bounded(Duration),
     /// It sees what the node that answers has applied, which may be old.
     Stale,
     /// It sees the state as of a revision that is held by a snapshot.

@@ -1,36 +1,78 @@
 //! What a node knows of itself and of the others: shared by the loop, the founding and the transport's tasks.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use bytes::Bytes;
-use coracle_core::{GroupId, Membership, Time};
-use coracle_replica::{Answer, AnswerState, Founder, Founding, Question, Step};
+use coracle_core::{ClusterId, GroupId, Incarnation, Index, MemberRole, Membership, NodeId, Status, Time};
+use coracle_replica::{Answer, AnswerState, Bond, Founder, Founding, Invite, InviteAnswer, Question, Step};
 use coracle_storage::Identity;
-use coracle_transport::{GroupHello, Hello, PROTOCOL_VERSION, Refusal};
+use coracle_transport::{GroupHello, Refusal, Transport};
+use tokio::sync::{Notify, watch};
+
+use crate::identity::Standing;
 
 /// See the module.
 pub(crate) struct Directory {
     group: GroupId,
-    boot_nonce: u64,
+    node: NodeId,
     state: Mutex<State>,
+    /// Raised when a node that stands by is invited.
+    invited: Notify,
 }
+
+/// A membership that was told from outside of the group, and its place in the log.
+pub(crate) type Told = (Index, Membership);
 
 struct State {
     identity: Identity,
-    /// The effective membership; `None` until the node runs.
-    membership: Option<Arc<Membership>>,
+    /// Where it stands towards its cluster; counts once it belongs to one.
+    standing: Standing,
+    /// Who may talk to this node; `None` until that is known.
+    known: Option<BTreeMap<NodeId, Incarnation>>,
+    /// Members that do not know this node.
+    refused_by: BTreeSet<NodeId>,
+    /// What the running node says of itself.
+    status: Option<watch::Receiver<Arc<Status>>>,
+    /// Whether it waits to be taken in.
+    is_waiting: bool,
+    /// The newest membership that it was told and has not looked at.
+    told: Option<Told>,
     /// What the node says of itself when it is asked; `None` until its addresses are known.
     founder: Option<Founder>,
-    /// The first entry's data, once founded.
+    /// Whether the node belongs to a cluster, durably, and what it knows of the founding is known here.
+    is_founded: bool,
+    /// The first entry's data, once founded; a node that joined later need not know it.
     first: Option<Bytes>,
     /// While the cluster is being founded.
     founding: Option<Founding>,
 }
 
+impl State {
+    fn cluster(&self, group: GroupId) -> Option<ClusterId> {
+        self.identity.clusters.get(&group).copied()
+    }
+}
+
 impl Directory {
-    pub(crate) fn new(group: GroupId, boot_nonce: u64, identity: Identity) -> Directory {
-        let state = State { identity, membership: None, founder: None, first: None, founding: None };
-        Directory { group, boot_nonce, state: Mutex::new(state) }
+    pub(crate) fn new(group: GroupId, identity: Identity) -> Directory {
+        let node = identity.node;
+        let state = State {
+            identity,
+            standing: Standing::Member,
+            known: None,
+            refused_by: BTreeSet::new(),
+            status: None,
+            is_waiting: false,
+            told: None,
+            founder: None,
+            is_founded: false,
+            first: None,
+            founding: None,
+        };
+        Directory { group, node, state: Mutex::new(state), invited: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -42,13 +84,114 @@ impl Directory {
         self.group
     }
 
+    pub(crate) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The id of the group's cluster, once it is founded.
+    pub(crate) fn cluster(&self) -> Option<ClusterId> {
+        self.lock().cluster(self.group)
+    }
+
     pub(crate) fn identity(&self) -> Identity {
         self.lock().identity.clone()
     }
 
-    /// Another membership is in force; returns the one before.
-    pub(crate) fn set_membership(&self, membership: Membership) -> Option<Arc<Membership>> {
-        self.lock().membership.replace(Arc::new(membership))
+    /// These may talk to this node from here on.
+    pub(crate) fn set_known(&self, known: BTreeMap<NodeId, Incarnation>) {
+        self.lock().known = Some(known);
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        self.lock().standing
+    }
+
+    /// The node stands otherwise towards its cluster; returns how it stood before.
+    pub(crate) fn set_standing(&self, standing: Standing) -> Standing {
+        std::mem::replace(&mut self.lock().standing, standing)
+    }
+
+    /// The node runs.
+    pub(crate) fn set_status(&self, status: watch::Receiver<Arc<Status>>) {
+        self.lock().status = Some(status);
+    }
+
+    /// What the node knew a moment ago, once it runs.
+    pub(crate) fn status(&self) -> Option<Arc<Status>> {
+        let status = self.lock().status.clone();
+        status.map(|status| status.borrow().clone())
+    }
+
+    /// A member says that it does not know this node; returns whether that is news.
+    pub(crate) fn refused_by(&self, peer: NodeId) -> bool {
+        let mut state = self.lock();
+        // Whoever refuses is somebody whom this node knows.
+        state.known.as_ref().is_some_and(|known| known.contains_key(&peer)) && state.refused_by.insert(peer)
+    }
+
+    /// Those who said lately that they do not know this node.
+    pub(crate) fn refusing(&self) -> BTreeSet<NodeId> {
+        self.lock().refused_by.clone()
+    }
+
+    /// A leader talks to this node: it is not refused.
+    pub(crate) fn forget_refusals(&self) {
+        self.lock().refused_by.clear();
+    }
+
+    /// The node waits to be taken in: from now on it accepts an invitation.
+    pub(crate) fn wait_to_be_taken_in(&self) {
+        self.lock().is_waiting = true;
+    }
+
+    /// A cluster takes this node in: `told` are its members. When another one was faster, that one counts.
+    pub(crate) fn taken_in(&self, told: Told) -> Told {
+        let mut state = self.lock();
+        state.is_waiting = false;
+        state.told.get_or_insert(told).clone()
+    }
+
+    /// Waits for an invitation.
+    pub(crate) async fn invitation(&self) -> Told {
+        loop {
+            let invited = self.invited.notified();
+            if let Some(told) = self.lock().told.clone() {
+                return told;
+            }
+            invited.await;
+        }
+    }
+
+    /// The newest membership that this node was told, once.
+    pub(crate) fn take_told(&self) -> Option<Told> {
+        self.lock().told.take()
+    }
+
+    /// Somebody tells who the members are; returns whether that waits to be looked at from now on, and did not before.
+    pub(crate) fn tell(&self, told: Told) -> bool {
+        self.lock().tell(told)
+    }
+
+    /// The answer to an invitation, and whether there is a membership to look at that did not wait before; `None` while there is nothing to say.
+    pub(crate) fn answer_invite(&self, invite: &Invite) -> Option<(InviteAnswer, bool)> {
+        let mut state = self.lock();
+        let founder = state.founder.clone()?;
+        let bond = state.bond(self.group)?;
+        match invite.consider(&founder, bond) {
+            Ok(membership) => {
+                let is_new = state.tell((invite.index, membership));
+                state.is_waiting = false;
+                self.invited.notify_one();
+                Some((InviteAnswer::Accepted { record: founder.record(MemberRole::Learner) }, is_new))
+            }
+            Err(refusal) => Some((InviteAnswer::Refused(refusal), false)),
+        }
+    }
+
+    /// The group has ended here: the transport need not know its members any more.
+    pub(crate) fn forget_members(&self, transport: &dyn Transport) {
+        let known = self.lock().known.clone().unwrap_or_default();
+        known.into_keys().for_each(|id| transport.remove_peer(self.group, id));
     }
 
     /// The node's addresses are known: from now on it answers questions.
@@ -81,10 +224,11 @@ impl Directory {
         Some(step)
     }
 
-    /// The node is founded, durably: `first` is told to those who ask.
+    /// The node belongs to a cluster, durably: `first` is told to those who ask.
     pub(crate) fn founded(&self, identity: Identity, first: Option<Bytes>) {
         let mut state = self.lock();
         state.identity = identity;
+        state.is_founded = true;
         state.first = first;
         state.founding = None;
     }
@@ -96,8 +240,11 @@ impl Directory {
         if let Some(first) = &state.first {
             return Some(founder.answer(question, AnswerState::Founded { first: first.clone() }));
         }
-        if state.identity.cluster.is_some() {
-            return None;
+        if let Some(cluster) = state.cluster(self.group) {
+            return state.is_founded.then(|| founder.answer(question, AnswerState::Joined { cluster }));
+        }
+        if state.is_waiting {
+            return Some(founder.answer(question, AnswerState::Unfounded { peers: Vec::new() }));
         }
         let founding = state.founding.as_mut()?;
         founding.asked_by(question);
@@ -105,53 +252,70 @@ impl Directory {
         Some(founder.answer(question, AnswerState::Unfounded { peers }))
     }
 
-    pub(crate) fn hello(&self) -> Hello {
-        let identity = self.identity();
-        Hello {
-            version: PROTOCOL_VERSION,
-            features: 0,
-            boot_nonce: self.boot_nonce,
-            groups: vec![GroupHello {
-                group: self.group,
-                cluster_name: identity.cluster_name,
-                cluster: identity.cluster,
-                node: identity.node,
-                incarnation: identity.incarnation,
-            }],
+    pub(crate) fn hello(&self) -> GroupHello {
+        let state = self.lock();
+        GroupHello {
+            group: self.group,
+            cluster_name: state.identity.cluster_name.clone(),
+            cluster: state.cluster(self.group),
+            node: state.identity.node,
+            incarnation: state.identity.incarnation,
         }
     }
 
-    /// Whether a process that says `hello` may talk to this one.
-    pub(crate) fn admit(&self, hello: &Hello) -> Result<(), Refusal> {
-        if hello.version != PROTOCOL_VERSION {
-            return Err(Refusal::Version { ours: PROTOCOL_VERSION, theirs: hello.version });
-        }
-        let theirs = hello.groups.iter().find(|group| group.group == self.group).ok_or(Refusal::NoGroup)?;
+    /// Whether a process that says this of the group may talk to this one.
+    pub(crate) fn admit(&self, theirs: &GroupHello) -> Result<(), Refusal> {
         let state = self.lock();
+        let cluster = state.cluster(self.group);
         if theirs.cluster_name != state.identity.cluster_name {
             let ours = state.identity.cluster_name.clone();
             return Err(Refusal::ClusterName { ours, theirs: theirs.cluster_name.clone() });
         }
-        if let (Some(ours), Some(theirs)) = (state.identity.cluster, theirs.cluster)
+        if let (Some(ours), Some(theirs)) = (cluster, theirs.cluster)
             && ours != theirs
         {
             return Err(Refusal::Cluster { ours, theirs });
         }
-        let Some(membership) = &state.membership else {
+        let Some(known) = &state.known else {
             // An unfounded store knows nobody and hears nobody; a founded one does not let strangers in while it starts.
-            return if state.identity.cluster.is_none() { Ok(()) } else { Err(Refusal::NoGroup) };
+            return if cluster.is_none() { Ok(()) } else { Err(Refusal::NoGroup) };
         };
-        match membership.node(theirs.node) {
-            Some(node) if node.incarnation == theirs.incarnation => Ok(()),
-            Some(node) => Err(Refusal::Incarnation { node: node.id }),
+        match known.get(&theirs.node) {
+            Some(incarnation) if *incarnation == theirs.incarnation => Ok(()),
+            Some(_) => Err(Refusal::Incarnation { node: theirs.node }),
+            // A node that is still to join cannot know better than that it is the right cluster.
+            None if state.standing == Standing::Joining && theirs.cluster.is_some() => Ok(()),
             None => Err(Refusal::Stranger { node: theirs.node }),
         }
     }
 }
 
+impl State {
+    /// How far the node is bound to a cluster; `None` while that is about to be decided.
+    fn bond(&self, group: GroupId) -> Option<Bond> {
+        if let Some(cluster) = self.cluster(group) {
+            return Some(Bond::Cluster(cluster));
+        }
+        if self.founding.is_some() {
+            return Some(Bond::Founding);
+        }
+        match &self.told {
+            Some((_, membership)) => Some(Bond::Cluster(membership.cluster)),
+            None => self.is_waiting.then_some(Bond::Free),
+        }
+    }
+
+    fn tell(&mut self, told: Told) -> bool {
+        let is_first = self.told.is_none();
+        if self.told.as_ref().is_none_or(|(index, _)| told.0 >= *index) {
+            self.told = Some(told);
+        }
+        is_first
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use coracle_core::{ClusterId, Incarnation, NodeId};
 
     use super::*;
 
@@ -161,23 +325,23 @@ mod tests {
             incarnation: Incarnation(0),
             engine: "memory".to_owned(),
             cluster_name: "test".to_owned(),
-            cluster: cluster.map(ClusterId),
+            clusters: cluster.map(|cluster| (GroupId(1), ClusterId(cluster))).into_iter().collect(),
         }
     }
 
     fn directory(node: u64, cluster: Option<u64>) -> Directory {
-        Directory::new(GroupId(1), 1, identity(node, cluster))
+        Directory::new(GroupId(1), identity(node, cluster))
     }
 
     #[test]
     fn c01_only_known_lives_of_members_are_admitted() {
         let own = directory(1, Some(5));
-        own.set_membership(Membership::of_voters([NodeId(1), NodeId(2)]));
+        own.set_known([NodeId(1), NodeId(2)].map(|id| (id, Incarnation(0))).into());
         assert_eq!(own.admit(&directory(2, Some(5)).hello()), Ok(()));
         assert_eq!(own.admit(&directory(2, None).hello()), Ok(()), "a member that has not copied the entry yet");
         assert_eq!(own.admit(&directory(3, Some(5)).hello()), Err(Refusal::Stranger { node: NodeId(3) }));
         let mut hello = directory(2, Some(5)).hello();
-        hello.groups[0].incarnation = Incarnation(9);
+        hello.incarnation = Incarnation(9);
         assert_eq!(own.admit(&hello), Err(Refusal::Incarnation { node: NodeId(2) }));
     }
 
@@ -191,6 +355,7 @@ mod tests {
     #[test]
     fn h54_a_node_that_has_decided_does_not_pass_for_an_unfounded_one() {
         let founder = |node: u64| Founder {
+            group: GroupId(1),
             id: NodeId(node),
             incarnation: Incarnation(node),
             boot_nonce: node,
@@ -199,6 +364,7 @@ mod tests {
             client_address: String::new(),
         };
         let question = |node: u64| Question {
+            group: GroupId(1),
             at: "/memory/2".to_owned(),
             id: NodeId(node),
             incarnation: Incarnation(node),
@@ -227,16 +393,7 @@ mod tests {
         let other = Refusal::Cluster { ours: ClusterId(5), theirs: ClusterId(6) };
         assert_eq!(own.admit(&directory(2, Some(6)).hello()), Err(other));
         let mut hello = directory(2, Some(5)).hello();
-        hello.groups[0].cluster_name = "other".to_owned();
+        hello.cluster_name = "other".to_owned();
         assert!(matches!(own.admit(&hello), Err(Refusal::ClusterName { .. })));
-        hello.groups.clear();
-        assert_eq!(own.admit(&hello), Err(Refusal::NoGroup));
-    }
-
-    #[test]
-    fn other_versions_are_not_admitted() {
-        let mut hello = directory(2, None).hello();
-        hello.version = 9;
-        assert_eq!(directory(1, None).admit(&hello), Err(Refusal::Version { ours: PROTOCOL_VERSION, theirs: 9 }));
     }
 }

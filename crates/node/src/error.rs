@@ -1,7 +1,7 @@
 //! Why a node does not start, and why it stops.
 
-use coracle_core::ConfigError;
-use coracle_replica::FoundingRefusal;
+use coracle_core::{ConfigError, GroupId};
+use coracle_replica::{FoundingRefusal, JoinRefusal};
 use coracle_storage::StorageError;
 use coracle_transport::TransportError;
 
@@ -15,12 +15,18 @@ pub enum StartError {
     /// The peers found, or have founded, a cluster without this node.
     #[error(transparent)]
     Refused(#[from] FoundingRefusal),
+    /// The cluster that it was to join does not take it in.
+    #[error(transparent)]
+    NotTakenIn(#[from] JoinRefusal),
     /// The store cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The transport cannot be used.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// The process of the groups is shut down.
+    #[error("the process is shut down: no group can be started in it")]
+    Closed,
     /// The environment: threads or randomness are not to be had.
     #[error("{what}: {source}")]
     Environment {
@@ -75,6 +81,30 @@ pub enum Configuration {
     Empty {
         /// Which.
         what: &'static str,
+    },
+    /// The group runs in this process already.
+    #[error("group {group} is hosted by this process already")]
+    GroupTaken {
+        /// Which.
+        group: GroupId,
+    },
+    /// The group ended while its storage had not answered, and still may.
+    #[error("group {group} has ended in this process before its storage had answered: start it in a new process")]
+    GroupLeftBehind {
+        /// Which.
+        group: GroupId,
+    },
+    /// A group's number is out of range.
+    #[error("group {group} is out of range: expected less than 2^63")]
+    GroupOutOfRange {
+        /// Which.
+        group: GroupId,
+    },
+    /// The process hosts as many groups as it can.
+    #[error("a process hosts at most {max} groups")]
+    TooManyGroups {
+        /// The limit.
+        max: usize,
     },
     /// The replica's options contradict each other.
     #[error(transparent)]

@@ -15,6 +15,8 @@ pub enum NodeEvent {
         /// Which.
         peer: NodeId,
     },
+    /// The node is not a member any more: its removal is committed, or its peers say so. It keeps running and takes no part.
+    Removed,
     /// The node has stopped; nothing follows.
     Stopped(StopReason),
 }

@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use coracle_core::{ClusterId, Membership};
-use coracle_replica::{Answer, Founding, FoundingRefusal, Step};
+use coracle_replica::{Answer, Founding, FoundingRefusal, Inquiry, Step};
 use coracle_transport::{Address, Transport};
 use tokio::task::JoinSet;
 
-use crate::{StartError, directory::Directory, identity, run::Clock};
+use crate::{StartError, directory::Directory, identity, join, run::Clock};
 
 /// How often to say who is missing.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(3);
@@ -41,7 +41,8 @@ pub(crate) async fn found(
             Step::Ask { address, question } => {
                 let to = names.get(&address).map(|address| (*address).clone());
                 let transport = transport.clone();
-                questions.spawn(async move { (address, ask(&*transport, to, question.encode()).await) });
+                let inquiry = Inquiry::Founding(question);
+                questions.spawn(async move { (address, ask(&*transport, to, inquiry).await) });
             }
             Step::Found(membership) => {
                 tracing::info!(cluster = %membership.cluster, nodes = membership.nodes.len(), "founds the cluster");
@@ -64,13 +65,9 @@ pub(crate) async fn found(
     }
 }
 
-async fn ask(transport: &dyn Transport, to: Option<Address>, question: Bytes) -> Result<Answer, String> {
+async fn ask(transport: &dyn Transport, to: Option<Address>, inquiry: Inquiry) -> Result<Answer, String> {
     let to = to.ok_or("the address is not in the list")?;
-    let answer = transport.ask(&to, question).await.map_err(|error| error.to_string())?;
-    if answer.is_empty() {
-        return Err("it is not ready yet".to_owned());
-    }
-    Answer::decode(&answer).map_err(|error| error.to_string())
+    join::ask(transport, &to, &inquiry).await
 }
 
 fn take(directory: &Directory, clock: Clock, end: Result<End, tokio::task::JoinError>) {

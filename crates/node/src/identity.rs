@@ -1,30 +1,44 @@
 //! Who a store speaks for (C1), and what a founded store keeps of its founding (C2).
 
-use coracle_core::{Entry, EntryKind, GroupId, HardState, Incarnation, Index, LogRead, Membership, NodeId, Run, Term};
+use std::collections::BTreeMap;
+
+use coracle_core::{
+    Base, ClusterId, Entry, EntryKind, GroupId, HardState, Incarnation, Index, LogRead, Membership, NodeId, Recovered,
+    Run, Term,
+};
 use coracle_storage::{Identity, LogBatch, LogStore, RecoveredLog, StorageError, Store};
 
 use bytes::Bytes;
 
-use crate::{Configuration, NodeOptions, StartError};
+use crate::{Configuration, StartError};
+
+/// Whether the group's number is free: its upper half is for the records of foundings.
+pub(crate) fn is_valid_group(group: GroupId) -> bool {
+    group.0 < FOUNDING_GROUPS
+}
+
+/// Where the numbers of the logs that keep foundings begin.
+const FOUNDING_GROUPS: u64 = 1 << 63;
 
 /// The log in which a node keeps the first entry of its group's log: there it outlives compaction, since peers may ask for it at any time.
 pub(crate) fn founding_group(group: GroupId) -> GroupId {
-    GroupId(group.0 | 1 << 63)
+    GroupId(group.0 | FOUNDING_GROUPS)
 }
 
-/// Reads the store's identity, or draws one and keeps it durably before anybody is answered.
-pub(crate) fn establish(store: &dyn Store, options: &NodeOptions) -> Result<Identity, StartError> {
+/// Reads the store's identity, or draws one and keeps it durably before anybody is answered. A new store must not hold a log of `group`.
+pub(crate) fn establish(store: &dyn Store, cluster_name: &str, group: Option<GroupId>) -> Result<Identity, StartError> {
     let Some(identity) = store.identity()? else {
-        let recovered = store.log().recover(options.group, 0)?;
-        if !recovered.is_empty() {
+        if let Some(group) = group
+            && !store.log().recover(group, 0)?.is_empty()
+        {
             return Err(Configuration::IdentityMissing.into());
         }
         let identity = Identity {
             node: NodeId(random()?),
             incarnation: Incarnation(random()?),
             engine: store.engine().to_owned(),
-            cluster_name: options.cluster_name.clone(),
-            cluster: None,
+            cluster_name: cluster_name.to_owned(),
+            clusters: BTreeMap::new(),
         };
         store.set_identity(&identity)?;
         return Ok(identity);
@@ -32,8 +46,8 @@ pub(crate) fn establish(store: &dyn Store, options: &NodeOptions) -> Result<Iden
     if identity.engine != store.engine() {
         return Err(Configuration::Engine { found: identity.engine, expected: store.engine() }.into());
     }
-    if identity.cluster_name != options.cluster_name {
-        let expected = options.cluster_name.clone();
+    if identity.cluster_name != cluster_name {
+        let expected = cluster_name.to_owned();
         return Err(Configuration::ClusterName { found: identity.cluster_name, expected }.into());
     }
     Ok(identity)
@@ -48,7 +62,48 @@ pub(crate) fn keep_founding(
     membership: &Membership,
 ) -> Result<(), StorageError> {
     store.log().write(&[first_batch(founding_group(group), first), first_batch(group, first)])?;
-    keep_cluster(store, identity, membership)
+    keep_cluster(store, group, identity, membership)
+}
+
+/// Keeps which cluster the node is to join, in the log's base and then in the identity: a crash in between is repaired from the log.
+pub(crate) fn keep_joining(
+    store: &dyn Store,
+    group: GroupId,
+    identity: &mut Identity,
+    cluster: ClusterId,
+) -> Result<(), StorageError> {
+    let Recovered { base, hard_state, .. } = Recovered::joining(cluster);
+    let batch = LogBatch { hard_state: Some(hard_state), base: Some(base), ..LogBatch::append(group, Vec::new()) };
+    store.log().write(&[batch])?;
+    identity.clusters.insert(group, cluster);
+    store.set_identity(identity)
+}
+
+/// Where a node stands towards its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is to become a member, and has never known itself to be one.
+    Joining,
+    /// It is a member.
+    Member,
+    /// It was one.
+    Removed,
+}
+
+/// Where the node stands, as its log tells it. A log that was cut below all that it says of the node is most likely that of one that was removed; should it be catching up, it learns better soon.
+pub(crate) fn standing(identity: &Identity, recovered: &RecoveredLog) -> Standing {
+    let is_listed = |membership: &Membership| {
+        membership.node(identity.node).is_some_and(|node| node.incarnation == identity.incarnation)
+    };
+    let Base { membership: first, index: base, .. } = &recovered.base;
+    let commit_index = recovered.hard_state.commit_index.max(*base);
+    let committed = recovered.memberships.iter().filter(|(index, _)| *index <= commit_index);
+    let committed: Vec<&Membership> = first.iter().chain(committed.map(|(_, membership)| membership)).collect();
+    match committed.last() {
+        Some(latest) if is_listed(latest) => Standing::Member,
+        Some(_) if *base > Index::ZERO || committed.iter().any(|earlier| is_listed(earlier)) => Standing::Removed,
+        _ => Standing::Joining,
+    }
 }
 
 /// Brings the identity and the record of the founding in line with what the log says, and returns the first entry's data if it is still known.
@@ -64,22 +119,25 @@ pub(crate) fn repair(
         None => recovered.base.membership.as_ref(),
     };
     let membership = membership.ok_or_else(|| StorageError::damaged("the log", "it holds no membership"))?;
-    if identity.cluster.is_some_and(|cluster| cluster != membership.cluster) {
-        let of = identity.cluster.map(|cluster| cluster.to_string()).unwrap_or_default();
-        return Err(Configuration::ClusterId { identity: of, log: membership.cluster.to_string() }.into());
+    let cluster = identity.clusters.get(&group);
+    if let Some(cluster) = cluster.filter(|cluster| **cluster != membership.cluster) {
+        let (identity, log) = (cluster.to_string(), membership.cluster.to_string());
+        return Err(Configuration::ClusterId { identity, log }.into());
     }
-    if identity.cluster.is_none() {
+    if cluster.is_none() {
         let is_own = membership.node(identity.node).is_some_and(|node| node.incarnation == identity.incarnation);
-        if !is_own {
+        let is_joining = recovered.base.membership.as_ref().is_some_and(|membership| membership.nodes.is_empty());
+        if !is_own && !is_joining {
             return Err(Configuration::NotInLog { node: identity.node.to_string() }.into());
         }
-        keep_cluster(store, identity, membership)?;
+        keep_cluster(store, group, identity, membership)?;
     }
     let kept = founding_group(group);
     if !log.recover(kept, 0)?.is_empty() {
         return Ok(read_first(&*log, kept)?);
     }
-    let first = if recovered.base.index == Index::ZERO { read_first(&*log, group)? } else { None };
+    let holds_first = recovered.base.index == Index::ZERO && recovered.last_index > Index::ZERO;
+    let first = if holds_first { read_first(&*log, group)? } else { None };
     if let Some(first) = &first {
         log.write(&[first_batch(kept, first)])?;
     }
@@ -103,8 +161,13 @@ pub(crate) fn mend_founding(
     Ok(true)
 }
 
-fn keep_cluster(store: &dyn Store, identity: &mut Identity, membership: &Membership) -> Result<(), StorageError> {
-    identity.cluster = Some(membership.cluster);
+fn keep_cluster(
+    store: &dyn Store,
+    group: GroupId,
+    identity: &mut Identity,
+    membership: &Membership,
+) -> Result<(), StorageError> {
+    identity.clusters.insert(group, membership.cluster);
     store.set_identity(identity)
 }
 

@@ -27,6 +27,10 @@ pub(crate) enum Request {
 pub(crate) enum Order {
     Transfer(Option<NodeId>),
     Weaken(Duration),
+    /// Somebody told who the members are.
+    LookAtTold,
+    /// A member does not know this node.
+    LookAtRefusals,
 }
 
 impl Request {

@@ -13,8 +13,10 @@ use tokio::sync::{broadcast, watch};
 
 use crate::{
     NodeEvent, StopReason,
+    acquaintances::{Acquaintances, Change},
     directory::Directory,
     effects::Storage,
+    identity::Standing,
     inbox::{Inbox, Item, Life, Order, Request, Waiter},
     workers::{ReadRange, SnapshotWork},
 };
@@ -22,7 +24,7 @@ use crate::{
 /// How often the status is published at most, unless something important happened.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
 /// How long storage gets at the end.
-const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The replica's time: nanoseconds since the node started, on the monotonic clock.
 #[derive(Clone, Copy, Debug)]
@@ -46,9 +48,17 @@ impl Clock {
     }
 }
 
+/// How a loop has ended.
+pub(crate) struct Finished {
+    pub(crate) reason: StopReason,
+    /// Whether storage has done everything that it was asked for.
+    pub(crate) is_clean: bool,
+}
+
 /// See the module.
 pub(crate) struct Loop {
     pub(crate) replica: Replica,
+    pub(crate) acquaintances: Acquaintances,
     pub(crate) storage: Storage,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) directory: Arc<Directory>,
@@ -71,8 +81,8 @@ pub(crate) struct Loop {
 }
 
 impl Loop {
-    /// Runs until the node is to end or ends by itself; what it holds of the store is let go when it returns.
-    pub(crate) async fn run(mut self) -> StopReason {
+    /// Runs until the node is to end or ends by itself; what it holds of the store is let go when it returns, unless something was left behind.
+    pub(crate) async fn run(mut self) -> Finished {
         let mut items = Vec::new();
         let mut give_up_at = None;
         loop {
@@ -95,7 +105,8 @@ impl Loop {
                 }
             }
             let publish_at = self.is_changed.then(|| self.last_published.plus(PUBLISH_INTERVAL));
-            let wake = [wake, publish_at, give_up_at].into_iter().flatten().min();
+            let forget_at = self.acquaintances.next_deadline();
+            let wake = [wake, publish_at, give_up_at, forget_at].into_iter().flatten().min();
             // A full inbox must not keep the runtime's other tasks from running.
             tokio::task::coop::consume_budget().await;
             tokio::select! {
@@ -118,6 +129,7 @@ impl Loop {
             self.take(now, item);
         }
         self.replica.handle(now, Input::Time);
+        self.forget_those_gone(now);
         let wake = self.carry_out(now);
         if self.is_changed && now.since(self.last_published) >= PUBLISH_INTERVAL {
             self.publish(now);
@@ -145,6 +157,8 @@ impl Loop {
             }
             Item::Order(Order::Transfer(to)) => Input::Transfer { to },
             Item::Order(Order::Weaken(duration)) => Input::Weaken { duration },
+            Item::Order(Order::LookAtTold) => return self.meet_members(now),
+            Item::Order(Order::LookAtRefusals) => return self.look_at_refusals(now),
             Item::Message(message) => Input::Message(message),
             Item::Done(completion) => {
                 self.done(now, completion);
@@ -226,6 +240,10 @@ impl Loop {
     fn tell(&mut self, now: Time, event: Event) {
         match &event {
             Event::Role { role, term, leader } => {
+                if leader.is_some() {
+                    self.directory.forget_refusals();
+                    self.learn_standing(now, &self.replica.status());
+                }
                 let leader = leader.map(|leader| leader.to_string());
                 match role {
                     Role::Leader => tracing::info!(%term, "leads"),
@@ -234,7 +252,14 @@ impl Loop {
             }
             Event::Membership { index } => {
                 tracing::info!(%index, "membership");
-                self.meet_members();
+                self.meet_members(now);
+            }
+            Event::MembershipCommitted { index } => {
+                tracing::info!(%index, "the membership is committed");
+                self.meet_members(now);
+            }
+            Event::ChangeCalledOff { index } => {
+                tracing::warn!(%index, "a change of voters is called off: who was to vote did not catch up");
             }
             Event::PeerFault { peer, fault } => tracing::warn!(%peer, fault, "a peer said what no correct peer says"),
             Event::Damaged { at } => {
@@ -248,22 +273,74 @@ impl Loop {
         let _ = self.events.send(NodeEvent::Replica(event));
     }
 
-    /// Tells the transport who the members are, and where.
-    pub(crate) fn meet_members(&self) {
-        let membership = self.replica.status().membership;
-        let own = self.directory.identity().node;
-        let earlier = self.directory.set_membership(membership.clone());
+    /// Tells the transport and the directory who the members are, and where.
+    pub(crate) fn meet_members(&mut self, now: Time) {
+        if let Some((index, membership)) = self.directory.take_told() {
+            self.acquaintances.tell(index, membership);
+        }
+        let status = self.replica.status();
+        let Status { membership, membership_index, commit_index, .. } = &status;
+        let changes = self.acquaintances.update(membership, *membership_index, *commit_index, now);
+        self.acquaint(changes);
+        self.learn_standing(now, &status);
+    }
+
+    /// Ceases to talk to those who were removed a while ago.
+    fn forget_those_gone(&mut self, now: Time) {
+        if self.acquaintances.next_deadline().is_some_and(|at| at <= now) {
+            let changes = self.acquaintances.expire(now);
+            self.acquaint(changes);
+        }
+    }
+
+    fn acquaint(&self, changes: Vec<Change>) {
+        // Whoever connects is to be known by then.
+        let mut known = self.acquaintances.known();
+        let own = self.directory.identity();
+        known.insert(own.node, own.incarnation);
+        self.directory.set_known(known);
         let group = self.directory.group();
-        for node in earlier.iter().flat_map(|earlier| &earlier.nodes) {
-            if membership.node(node.id).is_none() {
-                self.transport.remove_peer(group, node.id);
+        for change in changes {
+            match change {
+                Change::Set(node) => {
+                    let addresses = parse_addresses(&node);
+                    self.transport.set_peer(Peer { group, id: node.id, incarnation: node.incarnation, addresses });
+                }
+                Change::Forget(id) => self.transport.remove_peer(group, id),
             }
         }
-        for node in membership.nodes.iter().filter(|node| node.id != own) {
-            let addresses = parse_addresses(node);
-            let (id, incarnation) = (node.id, node.incarnation);
-            self.transport.set_peer(Peer { group, id, incarnation, addresses });
+    }
+
+    /// A committed membership says whether this node is a member.
+    fn learn_standing(&mut self, now: Time, status: &Status) {
+        if status.membership_index > status.commit_index {
+            return;
         }
+        let own = self.directory.identity();
+        let record = status.membership.node(own.node);
+        if record.is_some_and(|node| node.incarnation == own.incarnation) {
+            self.directory.set_standing(Standing::Member);
+        } else if self.directory.standing() == Standing::Member {
+            self.removed(now);
+        }
+    }
+
+    /// Most of the voters do not know this node any more, and nobody leads it: it was removed while it did not listen.
+    fn look_at_refusals(&mut self, now: Time) {
+        let status = self.replica.status();
+        let refusing = self.directory.refusing();
+        let voters: Vec<NodeId> = status.membership.voters().filter(|id| *id != status.id).collect();
+        let count = voters.iter().filter(|id| refusing.contains(id)).count();
+        if status.leader.is_none() && 2 * count > voters.len() && self.directory.standing() == Standing::Member {
+            self.removed(now);
+        }
+    }
+
+    fn removed(&mut self, now: Time) {
+        self.directory.set_standing(Standing::Removed);
+        tracing::warn!("this node is not a member of its cluster any more: it takes no part, and can be stopped");
+        self.publish(now);
+        let _ = self.events.send(NodeEvent::Removed);
     }
 
     fn publish(&mut self, now: Time) {
@@ -273,15 +350,15 @@ impl Loop {
     }
 
     /// Ends all requests, and lets storage finish.
-    async fn end(mut self, reason: StopReason) -> StopReason {
+    async fn end(mut self, reason: StopReason) -> Finished {
         self.inbox.close();
         let now = self.clock.now();
         self.publish(now);
         for (_, waiter) in self.waiters.drain() {
             let _ = waiter.send(Err(RequestError::Unknown));
         }
-        self.storage.close(CLOSE_DEADLINE).await;
-        reason
+        let is_clean = self.storage.close(CLOSE_DEADLINE).await;
+        Finished { reason, is_clean }
     }
 }
 

@@ -1,15 +1,17 @@
 //! A node, seen from outside.
 
-use coracle_core::{ClusterId, Incarnation, Index, MemberRole, NodeId, Role, Status, Term};
+use coracle_core::{ClusterId, GroupId, Incarnation, Index, MemberRole, NodeId, Role, Status, Term};
 use coracle_storage::Durability;
 use coracle_transport::{PeerStats, Transport};
 use serde::Serialize;
 
-use crate::directory::Directory;
+use crate::{directory::Directory, identity::Standing};
 
 /// A node, seen from outside: what it knew a moment ago.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NodeStatus {
+    /// Which group of the process it is.
+    pub group: GroupId,
     /// Who it is.
     pub id: NodeId,
     /// Which life of it.
@@ -20,7 +22,7 @@ pub struct NodeStatus {
     pub cluster: Option<ClusterId>,
     /// Whether it is founded.
     pub is_founded: bool,
-    /// Its role: `follower`, `pre-candidate`, `candidate`, `leader` or `learner`.
+    /// Its role: `follower`, `pre-candidate`, `candidate`, `leader` or `learner`; `joining` before it knows itself to be a member, `removed` once it knows that it is none any more.
     pub role: String,
     /// Its term.
     pub term: Term,
@@ -63,7 +65,7 @@ pub struct MemberStatus {
     pub addresses: Vec<String>,
     /// Where clients reach it.
     pub client_address: String,
-    /// What it is in the membership: `voter`, `learner` or `promotable`.
+    /// What it is in the membership: `voter`, `learner`, `promotable`, `retiring` or `demoting`.
     pub role: String,
     /// Whether this is the node that tells.
     pub is_self: bool,
@@ -108,7 +110,7 @@ pub(crate) fn compose(
     messages_dropped: u64,
     stopped: Option<String>,
 ) -> NodeStatus {
-    let identity = directory.identity();
+    let (identity, cluster) = (directory.identity(), directory.cluster());
     let members = status.membership.nodes.iter().map(|node| {
         let is_self = node.id == identity.node;
         let stats = if is_self { PeerStats::default() } else { transport.stats(directory.group(), node.id) };
@@ -127,12 +129,13 @@ pub(crate) fn compose(
         }
     });
     NodeStatus {
+        group: directory.group(),
         id: identity.node,
         incarnation: identity.incarnation,
         cluster_name: identity.cluster_name.clone(),
-        cluster: identity.cluster,
-        is_founded: identity.cluster.is_some(),
-        role: role(status).to_owned(),
+        cluster,
+        is_founded: cluster.is_some(),
+        role: role(status, directory.standing()).to_owned(),
         term: status.term,
         leader: status.leader,
         leader_client_address: leader_client_address(status),
@@ -156,13 +159,15 @@ pub(crate) fn leader_client_address(status: &Status) -> Option<String> {
     (!leader.client_address.is_empty()).then(|| leader.client_address.clone())
 }
 
-fn role(status: &Status) -> &'static str {
+fn role(status: &Status, standing: Standing) -> &'static str {
     match status.role {
+        Role::Leader => "leader",
+        _ if standing == Standing::Removed => "removed",
+        _ if standing == Standing::Joining => "joining",
         Role::Follower if !status.membership.is_voter(status.id) => "learner",
         Role::Follower => "follower",
         Role::PreCandidate => "pre-candidate",
         Role::Candidate => "candidate",
-        Role::Leader => "leader",
     }
 }
 

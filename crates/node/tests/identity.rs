@@ -3,14 +3,14 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use common::{DEADLINE, options, start, stores, wait_until};
 use coracle_core::{
     ClusterId, Entry, EntryKind, GroupId, HardState, Incarnation, Index, Membership, NodeId, Run, Term,
 };
 use coracle_node::{Configuration, StartError, StopReason};
-use coracle_replica::{Answer, AnswerState, Question};
+use coracle_replica::{Answer, AnswerState, Inquiry, Question, Wire};
 use coracle_storage::{Identity, LogBatch, StorageError, Store};
 use coracle_transport::{Address, Transport};
 use coracle_transport_memory::MemoryNetwork;
@@ -33,14 +33,14 @@ async fn c01_an_identity_is_made_once() {
     let node = start(&network, &store, options(1, 1)).await.unwrap();
     assert_eq!(store.identity().unwrap().unwrap(), before);
     assert_eq!((node.id(), node.status().incarnation), (before.node, before.incarnation));
-    assert!(before.cluster.is_some());
+    assert!(!before.clusters.is_empty());
     node.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c02_a_crash_between_entry_and_identity_is_repaired_from_the_log() {
     let (network, store, before) = founded().await;
-    store.set_identity(&Identity { cluster: None, ..before.clone() }).unwrap();
+    store.set_identity(&Identity { clusters: BTreeMap::new(), ..before.clone() }).unwrap();
     let node = start(&network, &store, options(1, 1)).await.unwrap();
     assert_eq!(store.identity().unwrap().unwrap(), before);
     node.shutdown().await;
@@ -58,13 +58,14 @@ async fn c02_a_crash_before_the_log_has_its_entry_does_not_stand_in_the_way_of_f
     store.log().write(&[kept]).unwrap();
     let node = start(&network, &store, options(1, 1)).await.unwrap();
     let question = Question {
+        group: GroupId(1),
         at: "/memory/1".to_owned(),
         id: NodeId(1),
         incarnation: Incarnation(2),
         cluster_name: "test".to_owned(),
         addresses: vec!["/memory/9".to_owned()],
     };
-    let answer = network.transport().ask(&Address::memory(1), question.encode()).await.unwrap();
+    let answer = network.transport().ask(&Address::memory(1), Inquiry::Founding(question).encode()).await.unwrap();
     let AnswerState::Founded { first } = Answer::decode(&answer).unwrap().state else { panic!("it is founded") };
     let told = Membership::decode(first).unwrap();
     assert_eq!((Some(told.cluster), told.node(node.id()).is_some()), (node.status().cluster, true));
@@ -75,10 +76,12 @@ async fn c02_a_crash_before_the_log_has_its_entry_does_not_stand_in_the_way_of_f
 #[tokio::test(flavor = "multi_thread")]
 async fn c01_a_log_of_somebody_else_is_refused() {
     let (network, store, before) = founded().await;
-    store.set_identity(&Identity { cluster: None, node: NodeId(before.node.0 ^ 1), ..before.clone() }).unwrap();
+    store
+        .set_identity(&Identity { clusters: BTreeMap::new(), node: NodeId(before.node.0 ^ 1), ..before.clone() })
+        .unwrap();
     let error = refused(&network, &store).await;
     assert!(matches!(error, StartError::Configuration(Configuration::NotInLog { .. })), "{error}");
-    store.set_identity(&Identity { cluster: Some(ClusterId(1)), ..before }).unwrap();
+    store.set_identity(&Identity { clusters: BTreeMap::from([(GroupId(1), ClusterId(1))]), ..before }).unwrap();
     let error = refused(&network, &store).await;
     assert!(matches!(error, StartError::Configuration(Configuration::ClusterId { .. })), "{error}");
 }
@@ -126,13 +129,14 @@ async fn c02_the_first_entry_is_told_after_it_is_compacted_away() {
     assert_eq!(node.shutdown().await, StopReason::Shutdown);
     let node = start(&network, &store, small).await.unwrap();
     let question = Question {
+        group: GroupId(1),
         at: "/memory/1".to_owned(),
         id: NodeId(1),
         incarnation: Incarnation(2),
         cluster_name: "test".to_owned(),
         addresses: vec!["/memory/9".to_owned()],
     };
-    let answer = network.transport().ask(&Address::memory(1), question.encode()).await.unwrap();
+    let answer = network.transport().ask(&Address::memory(1), Inquiry::Founding(question).encode()).await.unwrap();
     let answer = Answer::decode(&answer).unwrap();
     let AnswerState::Founded { first } = answer.state else { panic!("{answer:?}") };
     assert_eq!(answer.echo, Incarnation(2));

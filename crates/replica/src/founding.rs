@@ -13,9 +13,9 @@ mod tests;
 use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
-use coracle_core::{ClusterId, Incarnation, Membership, NodeId, Time};
+use coracle_core::{ClusterId, GroupId, Incarnation, Membership, NodeId, Time};
 
-pub use wire::{Answer, AnswerState, Question, WireError};
+pub use wire::{Answer, AnswerState, Inquiry, Question, Wire, WireError};
 
 /// How long after an answer or a failure a peer is asked again, at first.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -29,6 +29,8 @@ const ALIASES_MAX: usize = 16;
 /// What a node says of itself while a cluster is being founded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Founder {
+    /// Which group is being founded.
+    pub group: GroupId,
     /// Who it is.
     pub id: NodeId,
     /// Which life of it.
@@ -213,6 +215,7 @@ impl Founding {
             asked.is_under_way = true;
             let address = asked.address.clone();
             let question = Question {
+                group: own.group,
                 at: address.clone(),
                 id: own.id,
                 incarnation: own.incarnation,

@@ -8,6 +8,7 @@ mod effects;
 mod foreign;
 mod founding;
 mod io;
+mod joining;
 mod log_size;
 mod log_worker;
 mod options;
@@ -19,9 +20,15 @@ mod state_worker;
 #[cfg(test)]
 mod testing;
 
-pub use founding::{Answer, AnswerState, Founder, Founding, FoundingRefusal, Question, Step, WireError, list_differs};
+pub use founding::{
+    Answer, AnswerState, Founder, Founding, FoundingRefusal, Inquiry, Question, Step, Wire, WireError, list_differs,
+};
 pub use io::*;
-pub use log_worker::LogWorker;
+pub use joining::{
+    Asked, Bond, Invite, InviteAnswer, JoinAnswer, JoinRefusal, JoinRequest, JoinRole, Verdict, conflict, is_member,
+    members, proposed,
+};
+pub use log_worker::{LogWorker, Written, write_groups};
 pub use options::{ReplicaOptions, Start};
 pub use recover::recover;
 pub use replica::Replica;

@@ -1,13 +1,18 @@
 //! The command line.
 
+mod operate;
+#[cfg(test)]
+mod tests;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{
     ArgMatches, Args, CommandFactory, Error, FromArgMatches, Parser, Subcommand, ValueEnum, error::ErrorKind,
     parser::ValueSource,
 };
-use coracle::{StorageUrl, transport::Address};
+use coracle::{StorageUrl, level::ReadAt, transport::Address};
 
+pub(crate) use self::operate::{JoinArgs, LeaveArgs, MembersArgs, SnapshotArgs, TransferArgs, WeakenArgs};
 use crate::parse::{self, DurationRange};
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 not found, 2 usage, 65 damaged data, 69 unavailable, 70 internal, 74 I/O, 75 outcome unknown, 77 refused, 78 configuration.";
@@ -58,9 +63,21 @@ pub(crate) struct ClusterArgs {
         default_value = "127.0.0.1:9590,127.0.0.1:9591,127.0.0.1:9592"
     )]
     pub(crate) endpoints: Vec<String>,
-    /// How long an operation may take, retries included
-    #[arg(long, global = true, value_name = "DURATION", value_parser = parse::duration, default_value = "10s")]
-    pub(crate) timeout: Duration,
+    /// How long an operation may take, retries included [default: 10s; to join: 60s]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = parse::duration)]
+    timeout: Option<Duration>,
+}
+
+impl ClusterArgs {
+    /// How long an operation may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout_or(Duration::from_secs(10))
+    }
+
+    /// The same, for operations that take longer.
+    pub(crate) fn timeout_or(&self, default: Duration) -> Duration {
+        self.timeout.unwrap_or(default)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -79,20 +96,49 @@ pub(crate) enum Command {
     Scan(ScanArgs),
     /// Show what each node says of itself
     Status(StatusArgs),
+    /// Show who is in the cluster, and how far each member is
+    Members(MembersArgs),
+    /// Take a node in, and wait until it votes
+    Join(JoinArgs),
+    /// Remove a member, and wait until it is gone
+    Leave(LeaveArgs),
+    /// Hand leadership over
+    Transfer(TransferArgs),
+    /// Make a node prefer for a while that others lead
+    Weaken(WeakenArgs),
+    /// Make a node take a snapshot and cut its log
+    Snapshot(SnapshotArgs),
     /// Show what the cluster can do
     #[command(subcommand)]
     Demo(Demo),
 }
 
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  A node alone:                 coracle serve /ip4/127.0.0.1/tcp/9490
+  One of three that found a cluster:
+                                coracle serve A --peers A,B,C
+  One more, which asks A or B:  coracle serve D --join A,B
+  One that waits to be asked:   coracle serve D --standby     (then: coracle join D)";
+
 #[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = format!("{SERVE_EXAMPLES}\n\n{EXIT_CODES}"))]
 pub(crate) struct ServeArgs {
     /// Where peers reach this node, for example /ip4/127.0.0.1/tcp/9490; several for several ways
     #[arg(required = true, value_name = "ADDRESS")]
     pub(crate) addresses: Vec<Address>,
-    /// The addresses of all nodes of a new cluster; without it the node founds one alone. Ignored once founded
-    #[arg(long, value_name = "ADDRESS,…", value_delimiter = ',')]
+    /// The addresses of all nodes of a new cluster; without --peers, --join and --standby the node founds one alone. Ignored once founded
+    #[arg(long, value_name = "ADDRESS,…", value_delimiter = ',', conflicts_with_all = ["join", "standby"])]
     pub(crate) peers: Vec<Address>,
+    /// Join the cluster of these nodes: they are asked one after the other until the node is taken in. Ignored once it has joined
+    #[arg(long, value_name = "ADDRESS,…", value_delimiter = ',', conflicts_with = "standby")]
+    pub(crate) join: Vec<Address>,
+    /// With --join: receive the log and do not vote
+    #[arg(long, requires = "join")]
+    pub(crate) learner: bool,
+    /// Wait until `coracle join` takes the node in. Ignored once it has joined
+    #[arg(long)]
+    pub(crate) standby: bool,
     /// The cluster's name: nodes of another name are refused
     #[arg(long, value_name = "NAME", default_value = "coracle")]
     pub(crate) cluster: String,
@@ -117,6 +163,16 @@ pub(crate) struct ServeArgs {
     /// Between which times without a leader an election is called
     #[arg(long, value_name = "MIN..MAX", value_parser = parse::duration_range, default_value = "500ms..1s")]
     pub(crate) election_timeout: DurationRange,
+    /// Allow lease reads: a leader then answers reads that ask for it without asking a majority.
+    ///
+    /// A node promises with each heartbeat to elect nobody else for as long as the smallest election timeout.
+    /// Lease reads are wrong where the clocks of two nodes drift apart by more than 10 percent, and where a machine is suspended or its process stopped for longer than that.
+    /// Other reads do not depend on clocks.
+    #[arg(long)]
+    pub(crate) lease: bool,
+    /// After how long without news from a node that is to become a voter the change is called off
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration, default_value = "30s")]
+    pub(crate) promotion_timeout: Duration,
     /// How many applied entries the log may retain before it is compacted
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), default_value_t = 100_000)]
     pub(crate) log_entries_max: u64,
@@ -161,12 +217,29 @@ pub(crate) struct KeyArgs {
 pub(crate) struct GetArgs {
     /// The key
     pub(crate) key: String,
-    /// Print what some node has, which may be old, without asking a majority
-    #[arg(long)]
-    pub(crate) stale: bool,
+    #[command(flatten)]
+    pub(crate) reads: ReadArgs,
     /// Print a JSON object with revisions
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// How fresh what is printed has to be.
+#[derive(Debug, Args)]
+pub(crate) struct ReadArgs {
+    /// How fresh: linearizable; lease (the same, if clocks drift little and nodes run with --lease); bounded:AGE (at most so old, for example bounded:500ms); stale (what some node has)
+    #[arg(long, value_name = "HOW", value_parser = parse::consistency, default_value = "linearizable")]
+    consistency: ReadAt,
+    /// Short for --consistency stale
+    #[arg(long, conflicts_with = "consistency")]
+    stale: bool,
+}
+
+impl ReadArgs {
+    /// Which state is read.
+    pub(crate) fn at(&self) -> ReadAt {
+        if self.stale { ReadAt::Stale } else { self.consistency }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -195,6 +268,8 @@ pub(crate) struct ScanArgs {
     /// The most keys to print
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
+    #[command(flatten)]
+    pub(crate) reads: ReadArgs,
     /// Leave the values out
     #[arg(long)]
     pub(crate) keys: bool,
@@ -230,72 +305,4 @@ pub(crate) struct WordsArgs {
     /// Leave when standard input closes, so that the demo does not outlive the process that started it
     #[arg(long)]
     pub(crate) exit_with_stdin: bool,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(line.split_whitespace())
-    }
-
-    fn endpoints(line: &str) -> Vec<String> {
-        parse(line).unwrap().cluster.endpoints
-    }
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn endpoints_may_stand_before_and_after_the_command() {
-        assert_eq!(endpoints("coracle --endpoints a:1,b:2 status"), ["a:1", "b:2"]);
-        assert_eq!(endpoints("coracle demo words --endpoints a:1,b:2 --clients 2"), ["a:1", "b:2"]);
-    }
-
-    #[test]
-    fn values_and_amounts_may_be_negative_or_a_dash() {
-        assert!(matches!(parse("coracle put k -5").unwrap().command, Command::Put(args) if args.value == "-5"));
-        assert!(matches!(parse("coracle put k -").unwrap().command, Command::Put(args) if args.value == "-"));
-        assert!(matches!(parse("coracle incr k -5").unwrap().command, Command::Incr(args) if args.by == -5));
-        assert!(matches!(parse("coracle incr k").unwrap().command, Command::Incr(args) if args.by == 1));
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_with_its_flag() {
-        for (line, flag, part) in [
-            ("coracle --endpoints localhost status", "--endpoints", "port is missing"),
-            ("coracle --timeout 5 status", "--timeout", "unit is missing"),
-            ("coracle serve /memory/1 --api localhost:1", "--api", "IP address"),
-            ("coracle serve /memory/1 --election-timeout 2s..1s", "--election-timeout", "not less"),
-            ("coracle serve /memory/1 --heartbeat x", "--heartbeat", "not a"),
-            ("coracle serve /ip4/127.0.0.1/udp/9490", "<ADDRESS>", "udp"),
-            ("coracle serve /memory/1 --peers /memory/2,nonsense", "--peers", "nonsense"),
-            ("coracle serve /memory/1 --storage rocks:./a", "--storage", "rocks"),
-            ("coracle demo words --clients 0", "--clients", "0"),
-        ] {
-            let error = parse(line).unwrap_err();
-            let text = error.to_string();
-            assert_eq!(error.kind(), ErrorKind::ValueValidation, "{text}");
-            assert!(error.exit_code() == 2 && text.contains(flag) && text.contains(part), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_node_has_no_use_for_endpoints_and_says_so() {
-        let of = |line: &str| Cli::of(&Cli::command().try_get_matches_from(line.split_whitespace()).unwrap());
-        of("coracle serve /memory/1").unwrap();
-        of("coracle --timeout 1s status").unwrap();
-        for line in ["coracle serve /memory/1 --endpoints a:1", "coracle --timeout 1s serve /memory/1"] {
-            let error = of(line).unwrap_err();
-            assert!(error.exit_code() == 2 && error.to_string().contains("`serve` runs a node"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_prefix_excludes_bounds() {
-        assert_eq!(parse("coracle scan --prefix a --from b").unwrap_err().kind(), ErrorKind::ArgumentConflict);
-    }
 }

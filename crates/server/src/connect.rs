@@ -15,8 +15,13 @@ const GRACE: Duration = Duration::from_millis(20);
 
 /// A client of the cluster; it connects when it is first asked for something.
 pub(crate) fn client(cluster: &ClusterArgs) -> Outcome<Client> {
-    let mut options = ClientOptions::default().with_deadline(cluster.timeout);
-    options.status = options.status.min(cluster.timeout);
+    client_within(cluster, cluster.timeout())
+}
+
+/// The same, for calls that may take so long.
+pub(crate) fn client_within(cluster: &ClusterArgs, deadline: Duration) -> Outcome<Client> {
+    let mut options = ClientOptions::default().with_deadline(deadline);
+    options.status = options.status.min(deadline);
     Client::connect_lazy(&cluster.endpoints, options).map_err(|error| match error {
         ConnectError::NoEndpoints | ConnectError::Address { .. } => {
             Failure::new(Code::Usage, format!("--endpoints: {error}"))

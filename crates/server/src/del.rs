@@ -7,7 +7,7 @@ use crate::{
 };
 
 pub(crate) async fn run(cluster: &ClusterArgs, args: KeyArgs) -> Outcome {
-    let level = connect::level(connect::client(cluster)?, cluster.timeout);
+    let level = connect::level(connect::client(cluster)?, cluster.timeout());
     let del = level.del(args.key).await;
     connect::leave(level).await;
     del?;

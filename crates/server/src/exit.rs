@@ -2,7 +2,10 @@
 
 use std::{fmt, process::ExitCode};
 
-use coracle::level::Error;
+use coracle::{
+    client::{ClusterError, Refusal, RefusalKind},
+    level::Error,
+};
 
 /// What a script can tell apart; the numbers are those of `sysexits.h` where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +100,39 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<ClusterError> for Failure {
+    fn from(error: ClusterError) -> Failure {
+        match error {
+            ClusterError::Refused(refusal) => Failure::from(refusal),
+            ClusterError::Call(Error::Unknown(why)) => {
+                Failure::new(Code::Unknown, format!("the outcome is unknown: {why}"))
+                    .hint("It may have taken effect: `coracle members` shows it.")
+            }
+            ClusterError::Call(error) => Failure::from(error),
+            other => Failure::new(Code::Internal, other.to_string()),
+        }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        let (code, next) = match refusal.kind {
+            RefusalKind::NotMember => (Code::NotFound, "`coracle members` shows who is a member."),
+            RefusalKind::ChangeInProgress => (
+                Code::Unavailable,
+                "Wait until `coracle members` shows nobody on the way in or out, or raise --timeout.",
+            ),
+            RefusalKind::Unreachable => (
+                Code::Unavailable,
+                "Start the node there, and give the address at which its peers reach it, for example /ip4/10.0.0.4/tcp/9490.",
+            ),
+            RefusalKind::NotTakenOver => (Code::Unavailable, "`coracle members` shows who leads, and who keeps up."),
+            _ => return Failure::new(Code::Refused, refusal.reason),
+        };
+        Failure::new(code, refusal.reason).hint(next)
+    }
+}
+
 /// The code for an error of the store.
 pub(crate) fn code(error: &Error) -> Code {
     match error {
@@ -135,6 +171,23 @@ mod tests {
         ] {
             assert_eq!(Failure::from(error.clone()).code as u8, expected, "{error}");
         }
+    }
+
+    #[test]
+    fn every_refusal_has_its_exit_code_and_says_why() {
+        for (kind, expected) in [
+            (RefusalKind::NotMember, 1),
+            (RefusalKind::Refused, 77),
+            (RefusalKind::ChangeInProgress, 69),
+            (RefusalKind::Unreachable, 69),
+            (RefusalKind::NotTakenOver, 69),
+        ] {
+            let failure = Failure::from(ClusterError::from(Refusal::new(kind, "because")));
+            assert!(failure.code as u8 == expected && failure.to_string().starts_with("because"), "{failure}");
+        }
+        let unknown = Failure::from(ClusterError::from(Error::Unknown("lost".to_owned())));
+        assert!(unknown.code == Code::Unknown && unknown.to_string().contains("coracle members"), "{unknown}");
+        assert_eq!(Failure::from(ClusterError::from(Error::Closed)).code, Code::Unavailable);
     }
 
     #[test]

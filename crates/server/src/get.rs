@@ -1,7 +1,7 @@
 //! `coracle get`: prints the value of a key.
 
 use bytes::Bytes;
-use coracle::level::{Kv, ReadAt, Revision, Value};
+use coracle::level::{Kv, Revision, Value};
 use serde_json::{Value as Json, json};
 
 use crate::{
@@ -13,8 +13,7 @@ use crate::{
 
 pub(crate) async fn run(cluster: &ClusterArgs, args: GetArgs) -> Outcome {
     let client = connect::client(cluster)?;
-    let at = if args.stale { ReadAt::Stale } else { ReadAt::Linearizable };
-    let read = client.get_many(at, vec![Bytes::from(args.key.clone())]).await?;
+    let read = client.get_many(args.reads.at(), vec![Bytes::from(args.key.clone())]).await?;
     let found = read.value.into_iter().next().flatten();
     if args.json {
         out::line(as_json(&args.key, found.as_ref(), read.revision))?;

@@ -8,7 +8,7 @@ use crate::{
 };
 
 pub(crate) async fn run(cluster: &ClusterArgs, args: IncrArgs) -> Outcome {
-    let level = connect::level(connect::client(cluster)?, cluster.timeout);
+    let level = connect::level(connect::client(cluster)?, cluster.timeout());
     let sum = level.increment(args.key, args.by).await;
     connect::leave(level).await;
     out::line(sum?)

@@ -8,6 +8,7 @@ mod demo;
 mod exit;
 mod get;
 mod incr;
+mod operate;
 mod out;
 mod parse;
 mod put;
@@ -48,6 +49,12 @@ async fn run(cli: Cli) -> Outcome {
         Command::Incr(args) => incr::run(&cluster, args).await,
         Command::Scan(args) => scan::run(&cluster, args).await,
         Command::Status(args) => status::run(&cluster, args).await,
+        Command::Members(args) => operate::members(&cluster, args).await,
+        Command::Join(args) => operate::join(&cluster, args).await,
+        Command::Leave(args) => operate::leave(&cluster, args).await,
+        Command::Transfer(args) => operate::transfer(&cluster, args).await,
+        Command::Weaken(args) => operate::weaken(&cluster, args).await,
+        Command::Snapshot(args) => operate::snapshot(&cluster, args).await,
         Command::Demo(Demo::Words(args)) => demo::words(&cluster, args).await,
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use coracle::level::ReadAt;
+
 /// No timer needs more, and no sum of such times leaves the clock's range.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
@@ -25,6 +27,34 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         _ if number < 0.0 => Err(wrong(&format!("\"{text}\" is not longer than zero"))),
         _ => Err(wrong(&format!("\"{text}\" is longer than a day"))),
     }
+}
+
+/// `linearizable`, `lease`, `bounded:500ms`, `stale`.
+pub(crate) fn consistency(text: &str) -> Result<ReadAt, String> {
+    match text.split_once(':') {
+        None if text == "linearizable" => Ok(ReadAt::Linearizable),
+        None if text == "lease" => Ok(ReadAt::Lease),
+        None if text == "stale" => Ok(ReadAt::Stale),
+        Some(("bounded", max_age)) => duration(max_age).map(ReadAt::Bounded),
+        _ => Err("expected linearizable, lease, stale, or bounded:AGE like bounded:500ms".to_owned()),
+    }
+}
+
+/// A duration, or none at all: `0s`.
+pub(crate) fn duration_or_none(text: &str) -> Result<Duration, String> {
+    match text.trim_end_matches(|c: char| c.is_ascii_alphabetic()) {
+        "0" if text.len() > 1 => Ok(Duration::ZERO),
+        _ => duration(text),
+    }
+}
+
+/// The beginning of a node's id: 1 to 16 hexadecimal digits, in lower case from here on.
+pub(crate) fn id_prefix(text: &str) -> Result<String, String> {
+    if (1..=16).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err("expected the beginning of a node's id: 1 to 16 digits from 0 to 9 and a to f, as `coracle members` shows them"
+        .to_owned())
 }
 
 /// A range of durations.
@@ -86,10 +116,37 @@ mod tests {
     }
 
     #[test]
+    fn how_fresh_a_read_is_has_a_name() {
+        assert_eq!(consistency("linearizable"), Ok(ReadAt::Linearizable));
+        assert_eq!(consistency("lease"), Ok(ReadAt::Lease));
+        assert_eq!(consistency("stale"), Ok(ReadAt::Stale));
+        assert_eq!(consistency("bounded:1.5s"), Ok(ReadAt::Bounded(Duration::from_millis(1500))));
+        assert!(consistency("bounded:5").unwrap_err().contains("unit is missing"));
+        for text in ["bounded", "strong", "stale:5s"] {
+            assert!(consistency(text).unwrap_err().contains("bounded:500ms"));
+        }
+    }
+
+    #[test]
     fn ranges_rise() {
         let range = duration_range("500ms..1s").unwrap();
         assert_eq!((range.min, range.max), (Duration::from_millis(500), Duration::from_secs(1)));
         assert!(duration_range("1s..1s").is_err() && duration_range("1s").is_err());
+    }
+
+    #[test]
+    fn the_beginning_of_an_id_is_hexadecimal() {
+        assert_eq!(id_prefix("7F3a"), Ok("7f3a".to_owned()));
+        for text in ["", "x", "7f-3a", "0x7f", "00000000000000001"] {
+            assert!(id_prefix(text).unwrap_err().contains("coracle members"), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_time_at_all_has_a_unit_too() {
+        assert_eq!(duration_or_none("0s"), Ok(Duration::ZERO));
+        assert_eq!(duration_or_none("5s"), Ok(Duration::from_secs(5)));
+        assert!(duration_or_none("0").is_err() && duration_or_none("-1s").is_err());
     }
 
     #[test]

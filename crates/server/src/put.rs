@@ -15,7 +15,7 @@ const READ_BYTES_MAX: u64 = (8 << 20) + 1;
 
 pub(crate) async fn run(cluster: &ClusterArgs, args: PutArgs) -> Outcome {
     let value = if args.value == "-" { standard_input()? } else { Bytes::from(args.value) };
-    let level = connect::level(connect::client(cluster)?, cluster.timeout);
+    let level = connect::level(connect::client(cluster)?, cluster.timeout());
     let put = level.put(args.key, value).await;
     connect::leave(level).await;
     put?;

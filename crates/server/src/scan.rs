@@ -22,7 +22,12 @@ pub(crate) async fn run(cluster: &ClusterArgs, args: ScanArgs) -> Outcome {
     let client = connect::client(cluster)?;
     let (from, to) = bounds(&args);
     let spec = ScanSpec { from, to, reverse: args.reverse, limit: PAGE_KEYS, values: !args.keys };
-    each(&client, spec, args.limit, |key, value| print(&args, key, value)).await
+    let visit = |key: &[u8], value: &[u8]| print(&args, key, value);
+    match args.reads.at() {
+        ReadAt::Linearizable => each(&client, spec, args.limit, visit).await,
+        // Weaker reads hold no state: each page is as fresh as was asked for, and may be newer than the one before.
+        at => pages(&client, at, spec, args.limit, visit).await,
+    }
 }
 
 fn print(args: &ScanArgs, key: &[u8], value: &[u8]) -> Outcome {

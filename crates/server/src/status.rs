@@ -7,7 +7,7 @@ use crate::{
     cli::{ClusterArgs, StatusArgs},
     connect,
     exit::{Code, Failure, Outcome},
-    out,
+    out, text,
 };
 
 pub(crate) async fn run(cluster: &ClusterArgs, args: StatusArgs) -> Outcome {
@@ -36,6 +36,8 @@ pub(crate) fn role(status: &pb::StatusResponse) -> &'static str {
         pb::Role::Candidate => "candidate",
         pb::Role::Leader => "leader",
         pb::Role::Learner => "learner",
+        pb::Role::Joining => "joining",
+        pb::Role::Removed => "removed",
     }
 }
 
@@ -49,9 +51,7 @@ const HEAD: [&str; 9] = ["ENDPOINT", "ID", "ROLE", "TERM", "LEADER", "COMMIT", "
 fn table(views: &[NodeView]) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
     rows.extend(views.iter().map(row));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; HEAD.len()] = std::array::from_fn(width);
-    let mut lines: Vec<String> = rows.iter().map(|row| line(row, &widths)).collect();
+    let mut lines = vec![text::columns(&rows)];
     for view in views {
         match &view.status {
             Err(error) => lines.push(format!("{}: {error}", view.endpoint)),
@@ -70,11 +70,6 @@ fn remark(status: &pb::StatusResponse) -> Option<String> {
         )),
         (stopped, _) => Some(stopped.to_owned()),
     }
-}
-
-fn line(row: &[String; HEAD.len()], widths: &[usize; HEAD.len()]) -> String {
-    let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-    cells.join("  ").trim_end().to_owned()
 }
 
 fn row(view: &NodeView) -> [String; HEAD.len()] {
@@ -128,7 +123,7 @@ fn as_json(view: &NodeView) -> Json {
     })
 }
 
-fn member(member: &pb::Member) -> Json {
+pub(crate) fn member(member: &pb::Member) -> Json {
     json!({
         "id": id(member.node_id),
         "incarnation": id(member.incarnation),
@@ -137,6 +132,7 @@ fn member(member: &pb::Member) -> Json {
         "role": member.role,
         "connected": member.connected,
         "match": member.match_index,
+        "state": (!member.state.is_empty()).then_some(&member.state),
     })
 }
 

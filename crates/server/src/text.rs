@@ -23,6 +23,17 @@ pub(crate) fn verbatim(bytes: &[u8]) -> String {
     std::str::from_utf8(bytes).map_or_else(|_| readable(bytes), str::to_owned)
 }
 
+/// Rows of cells as lines, with columns as wide as their widest cell.
+pub(crate) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |row: &[String; N]| {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
 fn escape(text: &mut String, bytes: &[u8]) {
     for byte in bytes {
         // Writing to a string does not fail.

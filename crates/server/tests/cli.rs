@@ -78,6 +78,14 @@ fn keys_are_put_read_counted_and_removed() {
     node.ok(&["put", "boat", "coracle"]);
     assert_eq!(node.ok(&["get", "boat"]), "coracle\n");
     assert_eq!(node.ok(&["get", "boat", "--stale"]), "coracle\n");
+    for how in ["linearizable", "lease", "bounded:500ms", "stale"] {
+        assert_eq!(node.ok(&["get", "boat", "--consistency", how]), "coracle\n");
+        assert_eq!(node.ok(&["scan", "--consistency", how]), "boat\tcoracle\n");
+    }
+    let (code, _, err) = node.run(&["get", "boat", "--consistency", "bounded"]);
+    assert!(code == 2 && err.contains("bounded:500ms"), "{err}");
+    let (code, _, err) = node.run(&["get", "boat", "--consistency", "lease", "--stale"]);
+    assert!(code == 2 && err.contains("--stale"), "{err}");
     assert_eq!(node.ok(&["incr", "n"]), "1\n");
     assert_eq!(node.ok(&["incr", "n", "-11"]), "-10\n");
     node.ok(&["del", "boat"]);
@@ -228,4 +236,31 @@ fn help_lists_the_exit_codes() {
         help.contains("75 outcome unknown") && help.contains("127.0.0.1:9590") && help.contains("500ms..1s"),
         "{help}"
     );
+}
+
+#[test]
+fn a_node_alone_is_asked_for_operations() {
+    let node = Served::start(&["--storage", "memory:"]);
+    node.ok(&["put", "boat", "coracle"]);
+    let members: Json = serde_json::from_str(&node.ok(&["members", "--json"])).unwrap();
+    let id = members["members"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!((&members["leader"], &members["answered_by"]), (&Json::from(id.clone()), &Json::from(id.clone())));
+    assert!(node.ready.contains(&format!("node={id}")), "{}", node.ready);
+    let table = node.ok(&["members"]);
+    assert!(table.contains(&id) && table.contains("leading"), "{table}");
+    assert!(node.ok(&["snapshot"]).contains("up to index"));
+    assert!(node.ok(&["snapshot", &id[..6]]).contains("up to index"));
+    assert!(node.ok(&["weaken", &id[..6], "--for", "1s"]).contains(&id));
+    assert!(node.ok(&["weaken", &id, "--for", "0s"]).contains("like any other"));
+    assert!(node.ok(&["transfer", &id]).contains("leads"), "it leads already");
+    let fails = |args: &[&str], expected: i32, part: &str| {
+        let (code, out, err) = node.run(args);
+        assert!(code == expected && err.contains(part), "{args:?}: {code} {out}{err}");
+    };
+    fails(&["transfer"], 69, "coracle members");
+    fails(&["leave", &id], 77, "nobody would vote");
+    let stranger = if id.starts_with('0') { "1" } else { "0" };
+    fails(&["leave", stranger], 1, "coracle members");
+    fails(&["join", "/ip4/127.0.0.1/tcp/1", "--timeout", "1s"], 69, "Start the node there");
+    fails(&["weaken", &id, "--for", "5"], 2, "--for");
 }

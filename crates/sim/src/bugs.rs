@@ -1,84 +1,172 @@
-//! Bugs on purpose, in the simulator's own layer.
+//! Deliberate bugs: each has to be found, or the checkers see too little.
 
-use bytes::Bytes;
-use coracle_core::{Entry, EntryKind, Index, Run};
-use coracle_storage::{Applied, Result, SnapshotReader, SnapshotSource, StateMachine};
+mod tamper;
 
-use crate::Bug;
+use std::{fmt, str::FromStr};
 
-/// Changes a command before it is applied.
-type Change = Box<dyn Fn(Index, &Bytes) -> Option<Bytes> + Send>;
+use coracle_core::Bug as CoreBug;
 
-/// A state machine that gets other commands than those in the log.
-pub(crate) struct Tampered {
-    machine: Box<dyn StateMachine>,
-    change: Change,
+pub(crate) use self::tamper::{store, tamper, wrap};
+use crate::Nodes;
+
+/// A deliberate bug, which the checkers have to notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Bug {
+    /// One inside the core or the replica; there with the feature `bugs` only.
+    Core(CoreBug),
+    /// A write is reported as durable when it has only begun.
+    AcknowledgeBeforeDurable,
+    /// A failed write of the log is reported as done.
+    IgnoreDiskError,
+    /// The state machine forgets that a command may have been applied before.
+    SkipSessionCheck,
+    /// Snapshots lack the sessions.
+    SessionsNotInSnapshot,
+    /// The applied index is written after what was applied, so that a crash in between applies it again.
+    ApplyTwice,
+    /// A start forgets who got the vote.
+    ForgetVote,
+    /// A start cuts off the last entries of the log.
+    TruncateLog,
+    /// Linearizable reads are served from whatever the asked node has applied.
+    StaleRead,
+    /// The state machine of one node now and then leaves out a command.
+    SkipEntry,
+    /// No bug, but an invariant that does not hold: it has to fail.
+    Canary,
 }
 
-/// Every so many indexes a command is left out, under the bug that does so.
-const SKIP_EVERY: u64 = 97;
+/// A bug by its name.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct KnownBug {
+    /// By which it is asked for.
+    pub name: &'static str,
+    /// Which.
+    pub bug: Bug,
+    /// In groups of this size it shows.
+    pub nodes: Nodes,
+}
 
-/// Puts a bug that needs no knowledge of the state machine round it.
-pub(crate) fn wrap(machine: Box<dyn StateMachine>, bug: Option<Bug>, node: usize) -> Box<dyn StateMachine> {
-    if bug != Some(Bug::SkipEntry) || node != 0 {
-        return machine;
+const fn core(name: &'static str, bug: CoreBug) -> KnownBug {
+    KnownBug { name, bug: Bug::Core(bug), nodes: Nodes::Mixed }
+}
+
+const fn own(name: &'static str, bug: Bug) -> KnownBug {
+    KnownBug { name, bug, nodes: Nodes::Mixed }
+}
+
+/// All of them; the canary is the last.
+const ALL: &[KnownBug] = &[
+    core("vote-not-persisted", CoreBug::VoteNotPersisted),
+    core("term-not-persisted", CoreBug::TermNotPersisted),
+    core("campaign-before-durable", CoreBug::CampaignBeforeDurable),
+    core("vote-for-older-log", CoreBug::VoteForOlderLog),
+    // A second vote of one voter decides only where more than one voter is needed.
+    KnownBug { nodes: Nodes::Exactly(5), ..core("vote-counted-twice", CoreBug::VoteCountedTwice) },
+    core("stale-vote", CoreBug::StaleVote),
+    core("pre-vote-raises-term", CoreBug::PreVoteRaisesTerm),
+    core("quorum-too-small", CoreBug::QuorumTooSmall),
+    core("old-term-committed", CoreBug::OldTermCommitted),
+    core("no-noop", CoreBug::NoNoop),
+    core("count-unwritten", CoreBug::CountUnwritten),
+    core("acknowledge-unwritten", CoreBug::AcknowledgeUnwritten),
+    core("old-ticket-acknowledges", CoreBug::OldTicketAcknowledges),
+    core("truncate-on-append", CoreBug::TruncateOnAppend),
+    core("commit-beyond-verified", CoreBug::CommitBeyondVerified),
+    core("heartbeat-commit-unchecked", CoreBug::HeartbeatCommitUnchecked),
+    core("unchecked-log-read", CoreBug::UncheckedLogRead),
+    core("read-without-round", CoreBug::ReadWithoutRound),
+    core("read-before-own-commit", CoreBug::ReadBeforeOwnCommit),
+    core("stale-echo", CoreBug::StaleEcho),
+    core("unmatched-read-answer", CoreBug::UnmatchedReadAnswer),
+    core("apply-before-durable", CoreBug::ApplyBeforeDurable),
+    core("compact-unflushed", CoreBug::CompactUnflushed),
+    core("snapshot-over-newer-log", CoreBug::SnapshotOverNewerLog),
+    core("install-before-base", CoreBug::InstallBeforeBase),
+    core("snapshot-without-membership", CoreBug::SnapshotWithoutMembership),
+    core("lead-without-election", CoreBug::LeadWithoutElection),
+    core("unknown-is-refused", CoreBug::UnknownIsRefused),
+    core("forwarded-twice", CoreBug::ForwardedTwice),
+    core("change-at-commit", CoreBug::ChangeAtCommit),
+    core("two-changes-at-once", CoreBug::TwoChangesAtOnce),
+    core("joint-by-one-half", CoreBug::JointByOneHalf),
+    core("quorum-of-old-size", CoreBug::QuorumOfOldSize),
+    core("removed-is-counted", CoreBug::RemovedIsCounted),
+    core("learner-votes", CoreBug::LearnerVotes),
+    core("change-during-transfer", CoreBug::ChangeDuringTransfer),
+    own("acknowledge-before-durable", Bug::AcknowledgeBeforeDurable),
+    own("ignore-disk-error", Bug::IgnoreDiskError),
+    own("skip-session-check", Bug::SkipSessionCheck),
+    own("sessions-not-in-snapshot", Bug::SessionsNotInSnapshot),
+    own("apply-twice", Bug::ApplyTwice),
+    own("forget-vote", Bug::ForgetVote),
+    own("truncate-log", Bug::TruncateLog),
+    own("stale-read", Bug::StaleRead),
+    own("skip-entry", Bug::SkipEntry),
+    own("canary", Bug::Canary),
+];
+
+impl Bug {
+    /// All bugs that this build has; the canary is the last.
+    pub fn all() -> impl Iterator<Item = KnownBug> {
+        ALL.iter().filter(|known| known.bug.is_built_in()).copied()
     }
-    tamper(machine, |index, _| index.0.is_multiple_of(SKIP_EVERY).then(Bytes::new))
+
+    /// Whether this build has it.
+    fn is_built_in(self) -> bool {
+        cfg!(feature = "bugs") || !matches!(self, Bug::Core(_))
+    }
+
+    /// What the core is to do wrong.
+    #[cfg(feature = "bugs")]
+    pub(crate) fn in_core(self) -> Option<CoreBug> {
+        match self {
+            Bug::Core(bug) => Some(bug),
+            _ => None,
+        }
+    }
 }
 
-/// A state machine that applies what `change` makes of a command, where it makes anything of it.
-pub(crate) fn tamper(
-    machine: Box<dyn StateMachine>,
-    change: impl Fn(Index, &Bytes) -> Option<Bytes> + Send + 'static,
-) -> Box<dyn StateMachine> {
-    Box::new(Tampered { machine, change: Box::new(change) })
-}
+impl FromStr for Bug {
+    type Err = String;
 
-impl Tampered {
-    fn change(&self, run: &Run) -> Run {
-        let change = |(index, entry): (Index, &Entry)| match entry.kind {
-            EntryKind::Command => (self.change)(index, &entry.data).map_or_else(|| entry.clone(), Entry::command),
-            EntryKind::Noop | EntryKind::Membership => entry.clone(),
+    fn from_str(text: &str) -> Result<Bug, String> {
+        let Some(found) = ALL.iter().find(|known| known.name == text) else {
+            let names: Vec<&str> = Bug::all().map(|known| known.name).collect();
+            return Err(format!("expected one of {}; got \"{text}\"", names.join(", ")));
         };
-        Run::new(run.first(), run.term(), run.iter().map(change).collect::<Vec<_>>())
+        if found.bug.is_built_in() {
+            return Ok(found.bug);
+        }
+        Err(format!("\"{text}\" lies in the core, and this simulator was built without its feature \"bugs\""))
     }
 }
 
-impl StateMachine for Tampered {
-    fn applied(&self) -> Applied {
-        self.machine.applied()
+impl fmt::Display for Bug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = ALL.iter().find(|known| known.bug == *self).map_or("?", |known| known.name);
+        f.write_str(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_bugs_read_back() {
+        for known in Bug::all() {
+            assert_eq!(known.name.parse::<Bug>(), Ok(known.bug));
+            assert_eq!(known.bug.to_string(), known.name);
+        }
+        assert!("no-such-bug".parse::<Bug>().is_err());
+        assert_eq!(ALL.last().map(|known| known.bug), Some(Bug::Canary));
     }
 
-    fn apply(&mut self, entries: &[Run], replies: &mut Vec<Bytes>) -> Result<()> {
-        let entries: Vec<Run> = entries.iter().map(|run| self.change(run)).collect();
-        self.machine.apply(&entries, replies)
-    }
-
-    fn query(&mut self, query: &[u8]) -> Result<Bytes> {
-        self.machine.query(query)
-    }
-
-    fn flush(&mut self) -> Result<Index> {
-        self.machine.flush()
-    }
-
-    fn is_durable(&self) -> bool {
-        self.machine.is_durable()
-    }
-
-    fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>> {
-        self.machine.snapshot()
-    }
-
-    fn install(&mut self, index: Index, snapshot: &mut SnapshotReader<'_>) -> Result<()> {
-        self.machine.install(index, snapshot)
-    }
-
-    fn state_hash(&mut self) -> Option<u64> {
-        self.machine.state_hash()
-    }
-
-    fn never_blocks(&self) -> bool {
-        self.machine.never_blocks()
+    #[test]
+    fn a_bug_of_the_core_needs_its_feature() {
+        assert_eq!("no-noop".parse::<Bug>().is_ok(), cfg!(feature = "bugs"));
     }
 }

@@ -1,22 +1,23 @@
 //! The checkers: what all nodes together have said and done, held against the invariants.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use coracle_core::{AppendResult, Body, Entry, HardState, Index, Message, NodeId, Run, Term};
+use coracle_core::{AppendResult, Body, Entry, EntryKind, HardState, Index, Membership, Message, NodeId, Run, Term};
 
 use crate::{
     Violation,
     disk::LogState,
+    overlap::{Brief, is_quorum},
     report::Invariant::{
         AckDurability, CommitImmutable, CommitOnQuorum, ElectionSafety, LeaderCompleteness, LogMatching, Monotonic,
-        Ordering, StateMachineSafety,
+        Ordering, PreVote, StateMachineSafety,
     },
 };
 
 type Checked = Result<(), Violation>;
 
-/// What an outside observer of all nodes and disks knows.
-#[derive(Debug, Default)]
+/// What an outside observer of all nodes and disks knows. It names nodes by numbers that no other life of a machine has.
+#[derive(Debug)]
 pub(crate) struct Ghost {
     /// Who led in each term.
     leaders: BTreeMap<Term, usize>,
@@ -30,19 +31,93 @@ pub(crate) struct Ghost {
     committed: Vec<(Term, Entry)>,
     /// In which term each was seen to be committed.
     committed_in: Vec<Term>,
+    /// Who was offered a vote, or leadership, in a term that nobody is in yet.
+    offered: BTreeSet<(Term, NodeId)>,
+    /// The newest term that anybody was seen in.
+    newest: Term,
+    /// The committed memberships, in order.
+    memberships: Vec<(Index, Membership)>,
     /// The state's hash by applied index.
     states: BTreeMap<Index, u64>,
 }
 
 impl Ghost {
+    /// Nothing but who founded the group.
+    pub(crate) fn new(founders: Membership) -> Ghost {
+        Ghost {
+            leaders: BTreeMap::new(),
+            votes: BTreeMap::new(),
+            terms: BTreeMap::new(),
+            appended: BTreeMap::new(),
+            committed: Vec::new(),
+            committed_in: Vec::new(),
+            offered: BTreeSet::new(),
+            newest: Term(0),
+            memberships: vec![(Index::ZERO, founders)],
+            states: BTreeMap::new(),
+        }
+    }
+
+    /// The newest committed membership.
+    pub(crate) fn membership(&self) -> &Membership {
+        let Some((_, membership)) = self.memberships.last() else { unreachable!("the founders are always there") };
+        membership
+    }
+
+    /// Where its entry is.
+    pub(crate) fn membership_index(&self) -> Index {
+        self.memberships.last().map_or(Index::ZERO, |(index, _)| *index)
+    }
+
+    /// Whether a membership is committed at `index`.
+    pub(crate) fn membership_at(&self, index: Index) -> bool {
+        self.memberships.binary_search_by_key(&index, |(at, _)| *at).is_ok()
+    }
+
     /// How many terms had a leader.
     pub(crate) fn terms_led(&self) -> usize {
         self.leaders.len()
     }
 
+    /// In how many terms votes went to more than one, and nobody led.
+    pub(crate) fn split_votes(&self) -> usize {
+        let mut split = BTreeSet::new();
+        for ((term, _), vote) in &self.votes {
+            let others = self.votes.range((*term, 0)..=(*term, usize::MAX));
+            if !self.leaders.contains_key(term) && others.into_iter().any(|(_, other)| other != vote) {
+                split.insert(*term);
+            }
+        }
+        split.len()
+    }
+
     /// The last committed index.
     pub(crate) fn committed(&self) -> Index {
         Index(self.committed.len() as u64)
+    }
+
+    /// Whom the disk of `node` was seen to vote for in `term`.
+    pub(crate) fn vote_of(&self, node: usize, term: Term) -> Option<NodeId> {
+        self.votes.get(&(term, node)).copied()
+    }
+
+    /// A node offers another one its vote in `term`, or leadership.
+    pub(crate) fn offers(&mut self, term: Term, to: NodeId) {
+        self.offered.insert((term, to));
+    }
+
+    /// Thesis §9.6: `id` is in `term` only if it was offered a vote there, or leadership, or needs none, or another node was there before.
+    pub(crate) fn enters(&mut self, node: usize, id: NodeId, term: Term, needs_none: impl Fn() -> bool) -> Checked {
+        if term <= self.newest {
+            return Ok(());
+        }
+        // A group is founded in its first term.
+        if self.newest > Term(0) && !self.offered.contains(&(term, id)) && !needs_none() {
+            return fail(PreVote, format!("n{node} begins term {term}, in which nobody has offered it a vote"));
+        }
+        self.newest = term;
+        self.offered = self.offered.split_off(&(term.next(), NodeId(0)));
+        Ok(())
     }
 
     /// I1 and I3: `node` leads in `term`, with `log`.
@@ -127,6 +202,9 @@ impl Ghost {
                 }
                 Some(_) => {}
                 None if index == self.committed().next() => {
+                    if let Some(membership) = log.membership_at(index).filter(|_| entry.kind == EntryKind::Membership) {
+                        self.memberships.push((index, membership.clone()));
+                    }
                     self.committed.push((*term, entry.clone()));
                     self.committed_in.push(seen_in);
                 }
@@ -140,14 +218,17 @@ impl Ghost {
         Ok(self.committed() > known)
     }
 
-    /// I6: what was just committed lies on the disks of a majority.
-    pub(crate) fn on_quorum<'a>(&self, logs: impl Iterator<Item = bool> + 'a, nodes: usize) -> Checked {
-        let holders = logs.filter(|holds| *holds).count();
-        if holders > nodes / 2 {
+    /// I6: what was just committed lies on the disks of a majority of each half of one of `memberships`: that of the entry, that of whoever tells of it, and that by which its leader counts from then on.
+    pub(crate) fn on_quorum(&self, memberships: [Option<&Membership>; 3], holds: impl Fn(NodeId) -> bool) -> Checked {
+        if memberships.iter().flatten().any(|membership| is_quorum(membership, &holds)) {
             return Ok(());
         }
-        let what = format!("{} is committed and durable on {holders} of {nodes} nodes", self.committed());
-        fail(CommitOnQuorum, what)
+        let by = |membership: Option<&Membership>| membership.map_or_else(String::new, |m| Brief(m).to_string());
+        let ids = memberships.iter().flatten().flat_map(|membership| membership.nodes.iter().map(|node| node.id));
+        let holders: BTreeSet<u64> = ids.filter(|id| holds(*id)).map(|id| id.0).collect();
+        let [entry, teller, leader] = memberships.map(by);
+        let what = format!("{} is committed and durable on {holders:?}", self.committed());
+        fail(CommitOnQuorum, format!("{what}: its membership is {entry}, its teller's {teller}, its leader's {leader}"))
     }
 
     /// The term of the last committed entry.
@@ -212,6 +293,14 @@ pub(crate) fn asserts(node: usize, message: &Message, durable: &LogState) -> Che
     }
     let disk = format!("its disk holds {} and {hard_state:?}", durable.last());
     fail(AckDurability, format!("n{node} says {message:?}, {disk}"))
+}
+
+/// C8: the state is replaced by what covers `index` when the log on the disk begins there, or reaches it.
+pub(crate) fn installs(node: usize, index: Index, durable: &LogState) -> Checked {
+    if durable.last() >= index {
+        return Ok(());
+    }
+    fail(Ordering, format!("n{node} installs the snapshot at {index}, its disk holds {}", durable.last()))
 }
 
 fn differs(a: Option<Term>, b: Option<Term>) -> bool {

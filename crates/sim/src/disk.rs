@@ -3,6 +3,7 @@
 mod kv;
 mod log;
 mod snapshots;
+mod switch;
 
 use std::{
     collections::BTreeMap,
@@ -13,6 +14,7 @@ use coracle_core::{ClusterId, GroupId, Incarnation, NodeId, Rng};
 use coracle_storage::{Durability, Identity, KvStore, LogStore, Result, SnapshotStore, Store};
 
 pub(crate) use log::{LogState, SimLog};
+pub(crate) use switch::{DiskOp, Switch};
 
 use self::{kv::SimKv, snapshots::SimSnapshots};
 
@@ -20,15 +22,22 @@ use self::{kv::SimKv, snapshots::SimSnapshots};
 pub(crate) const GROUP: GroupId = GroupId(1);
 
 /// What a group keeps apart from its log.
-#[derive(Default)]
 struct Group {
     kv: Arc<SimKv>,
     snapshots: Arc<SimSnapshots>,
 }
 
+impl Group {
+    fn new(switch: &Arc<Switch>) -> Group {
+        Group { kv: Arc::new(SimKv::new(switch.clone())), snapshots: Arc::new(SimSnapshots::new(switch.clone())) }
+    }
+}
+
 /// A node's disk, which outlives the node's crashes.
 pub(crate) struct Disk {
     pub(crate) log: Arc<SimLog>,
+    /// Lets operations fail.
+    pub(crate) switch: Arc<Switch>,
     groups: Mutex<BTreeMap<GroupId, Group>>,
     identity: Mutex<Option<Identity>>,
 }
@@ -41,26 +50,44 @@ impl Disk {
             incarnation: Incarnation(0),
             engine: "sim".into(),
             cluster_name: "sim".into(),
-            cluster: Some(ClusterId(0)),
+            clusters: BTreeMap::from([(GROUP, ClusterId(0))]),
         };
-        Disk { log: Arc::new(SimLog::founded(founded)), groups: Mutex::default(), identity: Mutex::new(Some(identity)) }
+        let switch = Arc::new(Switch::default());
+        Disk {
+            log: Arc::new(SimLog::founded(founded, switch.clone())),
+            switch,
+            groups: Mutex::default(),
+            identity: Mutex::new(Some(identity)),
+        }
     }
 
     /// Loses a legal part of what is not durable: writes of the log and of the map from some one on, and what there is of snapshots that are not whole.
-    pub(crate) fn crash(&self, rng: &mut Rng) {
-        self.log.crash(rng);
+    pub(crate) fn crash(&self, rng: &mut Rng, torn: f64) {
+        self.switch.crash();
+        self.log.crash(rng, torn);
         for group in lock(&self.groups).values() {
             group.kv.crash(rng);
             group.snapshots.crash(rng);
         }
     }
 
+    fn with_group<T>(&self, group: GroupId, look: impl FnOnce(&Group) -> T) -> T {
+        look(lock(&self.groups).entry(group).or_insert_with(|| Group::new(&self.switch)))
+    }
+
     pub(crate) fn kv_store(&self, group: GroupId) -> Arc<dyn KvStore> {
-        lock(&self.groups).entry(group).or_default().kv.clone()
+        self.with_group(group, |group| group.kv.clone())
     }
 
     pub(crate) fn snapshot_store(&self, group: GroupId) -> Arc<dyn SnapshotStore> {
-        lock(&self.groups).entry(group).or_default().snapshots.clone()
+        self.with_group(group, |group| group.snapshots.clone())
+    }
+
+    /// What the state machine has replaced all data by is durable.
+    pub(crate) fn settle(&self) {
+        for group in lock(&self.groups).values() {
+            group.kv.settle();
+        }
     }
 }
 
@@ -114,9 +141,10 @@ mod tests {
             self.0.clone()
         }
 
-        /// What is reopened has lost its power.
+        /// What is reopened has lost its power, after everything that was done.
         fn reopen(self) -> Power {
-            self.0.crash(&mut Rng::new(7));
+            self.0.settle();
+            self.0.crash(&mut Rng::new(7), 0.5);
             self
         }
     }

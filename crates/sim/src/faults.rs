@@ -1,8 +1,10 @@
 //! Which faults a seed has, and how often.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use coracle_core::Rng;
+
+use crate::{FaultMix, schedule::FaultKind};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -12,28 +14,18 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(crate) struct Faults {
     pub(crate) network: NetworkFaults,
     pub(crate) disk: DiskFaults,
-    /// The mean time between two crashes of a node.
-    pub(crate) crash_every: Option<Duration>,
+    /// The mean time between two faults of each kind.
+    every: BTreeMap<FaultKind, Duration>,
     /// How likely a crash is between two effects, once one is due.
     pub(crate) crash_between_effects: f64,
-    /// How likely a leader crashes right after it acknowledged something.
-    pub(crate) crash_after_reply: f64,
-    /// How likely a crash takes all nodes.
-    pub(crate) crash_all: f64,
     /// How long a node is down, on average.
     pub(crate) down: Duration,
-    /// The mean time between two partitions.
-    pub(crate) partition_every: Option<Duration>,
     /// How long a partition lasts, on average.
     pub(crate) partition: Duration,
-    /// The mean time between two pauses of a node.
-    pub(crate) pause_every: Option<Duration>,
-    /// The mean time between two orders to hand leadership over.
-    pub(crate) transfer_every: Option<Duration>,
     /// How long a pause lasts, at most.
     pub(crate) pause_max: Duration,
-    /// The mean time between two transports' reports that a peer is unreachable, true or not.
-    pub(crate) unreachable_every: Option<Duration>,
+    /// How long a link holds back what it carries, at most.
+    pub(crate) stall_max: Duration,
 }
 
 /// What the network does to messages.
@@ -56,39 +48,73 @@ pub(crate) struct NetworkFaults {
 #[derive(Clone, Debug)]
 pub(crate) struct DiskFaults {
     pub(crate) latency: Duration,
-    /// How likely a write stalls.
-    pub(crate) stall: f64,
-    pub(crate) stall_max: Duration,
-    /// How likely a write of the log fails for good.
-    pub(crate) error: f64,
+    /// How long a slow disk makes a write wait, at most.
+    pub(crate) slow_max: Duration,
+    /// How likely the batch after the last that survives a crash is torn.
+    pub(crate) torn: f64,
 }
+
+/// The longest that a disk is full.
+const FULL_MAX: Duration = Duration::from_secs(20);
 
 impl Faults {
     /// Draws the faults of a seed.
-    pub(crate) fn draw(rng: &mut Rng) -> Faults {
+    pub(crate) fn draw(rng: &mut Rng, mix: FaultMix) -> Faults {
+        let mut every = BTreeMap::new();
+        for kind in FaultKind::ALL {
+            let (min, max) = match kind {
+                FaultKind::PowerCut | FaultKind::CrashAfterReply | FaultKind::ClockStep => (10 * SECOND, 60 * SECOND),
+                FaultKind::DiskError | FaultKind::DiskFull | FaultKind::Wipe => (20 * SECOND, 120 * SECOND),
+                FaultKind::Membership => (SECOND / 2, 10 * SECOND),
+                _ => (SECOND, 20 * SECOND),
+            };
+            let drawn = rng.duration(min, max);
+            // Where crashes are all there is, there is always one kind of them.
+            let is_on = rng.chance(0.5) || (kind == FaultKind::Crash && mix == FaultMix::Crashes);
+            if is_on && mix.has(kind) {
+                every.insert(kind, drawn);
+            }
+        }
         Faults {
-            network: NetworkFaults::draw(rng),
+            network: NetworkFaults::draw(rng, mix),
             disk: DiskFaults::draw(rng),
-            crash_every: sometimes(rng, SECOND, 20 * SECOND),
+            every,
             crash_between_effects: 0.2,
-            crash_after_reply: rate(rng, 0.01),
-            crash_all: rate(rng, 0.3),
             down: rng.duration(50 * MS, 12 * SECOND),
-            partition_every: sometimes(rng, SECOND, 20 * SECOND),
             partition: rng.duration(100 * MS, 12 * SECOND),
-            pause_every: sometimes(rng, SECOND, 20 * SECOND),
             pause_max: rng.duration(100 * MS, 10 * SECOND),
-            unreachable_every: sometimes(rng, SECOND, 10 * SECOND),
-            transfer_every: sometimes(rng, SECOND, 20 * SECOND),
+            stall_max: rng.duration(100 * MS, 5 * SECOND),
+        }
+    }
+
+    /// The mean time between two faults of a kind, if the seed has any.
+    pub(crate) fn every(&self, kind: FaultKind) -> Option<Duration> {
+        self.every.get(&kind).copied()
+    }
+
+    /// How long a disk is full.
+    pub(crate) fn full(rng: &mut Rng) -> Duration {
+        rng.duration(SECOND, FULL_MAX)
+    }
+}
+
+impl FaultMix {
+    /// Whether the mix has this kind of fault at all.
+    fn has(self, kind: FaultKind) -> bool {
+        match self {
+            FaultMix::Crashes => {
+                matches!(kind, FaultKind::Crash | FaultKind::PowerCut | FaultKind::CrashAfterReply)
+            }
+            FaultMix::Mixed | FaultMix::Swarm => true,
         }
     }
 }
 
 impl NetworkFaults {
-    fn draw(rng: &mut Rng) -> NetworkFaults {
+    fn draw(rng: &mut Rng, mix: FaultMix) -> NetworkFaults {
         // A mean of up to 100 ms would leave little but elections to see in most seeds.
         let delay = if rng.chance(0.25) { rng.duration(MS, 100 * MS) } else { rng.duration(MS / 5, 10 * MS) };
-        NetworkFaults {
+        let drawn = NetworkFaults {
             delay,
             tail: if rng.chance(0.5) { 0.01 } else { 0.0 },
             drop: rate(rng, 0.3),
@@ -96,7 +122,8 @@ impl NetworkFaults {
             duplicate_delay_max: rng.duration(MS, 60 * SECOND),
             in_order: rng.chance(0.5),
             queue_max: if rng.chance(0.25) { 2 + rng.below(63) as usize } else { 4096 },
-        }
+        };
+        if mix == FaultMix::Crashes { NetworkFaults { delay, ..NetworkFaults::none() } } else { drawn }
     }
 
     /// A network that only takes a little time.
@@ -117,15 +144,14 @@ impl DiskFaults {
     fn draw(rng: &mut Rng) -> DiskFaults {
         DiskFaults {
             latency: if rng.chance(0.1) { Duration::ZERO } else { rng.duration(MS / 20, 20 * MS) },
-            stall: rate(rng, 0.005),
-            stall_max: rng.duration(100 * MS, 5 * SECOND),
-            error: if rng.chance(0.25) { 0.0005 } else { 0.0 },
+            slow_max: rng.duration(100 * MS, 5 * SECOND),
+            torn: 0.5,
         }
     }
 
     /// A disk that only takes a little time.
     pub(crate) fn none() -> DiskFaults {
-        DiskFaults { latency: MS, stall: 0.0, stall_max: MS, error: 0.0 }
+        DiskFaults { latency: MS, slow_max: MS, torn: 0.0 }
     }
 }
 
@@ -133,11 +159,6 @@ impl DiskFaults {
 fn rate(rng: &mut Rng, max: f64) -> f64 {
     let drawn = rng.below(1 << 20) as f64 / (1u64 << 20) as f64;
     if rng.chance(0.5) { max * drawn * drawn } else { 0.0 }
-}
-
-fn sometimes(rng: &mut Rng, min: Duration, max: Duration) -> Option<Duration> {
-    let drawn = rng.duration(min, max);
-    rng.chance(0.5).then_some(drawn)
 }
 
 /// A duration with the mean `mean`, exponentially distributed and cut off at 20 means.

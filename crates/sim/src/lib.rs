@@ -17,21 +17,27 @@
 
 mod bugs;
 mod check;
+mod clock;
+mod coverage;
 mod disk;
 mod faults;
 mod level;
 pub mod linearizability;
 mod network;
 mod options;
+mod overlap;
 mod queue;
 mod report;
 mod run;
+mod schedule;
 mod trace;
 mod workload;
 mod world;
 
+pub use bugs::{Bug, KnownBug};
+pub use coverage::Counts;
 pub use level::LevelWorkload;
-pub use options::{Bug, NODES_MAX, Nodes, Options};
+pub use options::{FaultMix, NODES_MAX, Nodes, Options};
 pub use report::{Failure, Invariant, Report, Violation};
 pub use run::{replay, run_seed, run_with};
 pub use workload::{Operation, Phase, Progress, Request, Workload};

@@ -8,6 +8,8 @@ use crate::faults::{NetworkFaults, exponential};
 
 /// How much longer a message of the tail takes.
 const TAIL: u32 = 50;
+/// How long a link takes at most to let out what it held, when it keeps no order.
+const RELEASE: Duration = Duration::from_millis(20);
 
 /// The directed links between nodes.
 #[derive(Debug)]
@@ -27,9 +29,11 @@ struct Link {
     is_cut: bool,
     queued: usize,
     last_arrival: Time,
+    /// Nothing comes out before then.
+    held_until: Time,
 }
 
-/// The shapes of partitions.
+/// The shapes of partitions of nodes, each of which is named by its place among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Partition {
     /// One node is alone.
@@ -40,6 +44,8 @@ pub(crate) enum Partition {
     OneWay { from: usize, to: usize },
     /// Two halves that only reach each other through one node.
     Bridge(usize),
+    /// Each node reaches its neighbours round a ring and with them a majority, each another one.
+    Ring,
     /// A node hears nothing and can send.
     Deaf(usize),
     /// A node hears and cannot send.
@@ -54,18 +60,20 @@ impl Partition {
         let any = rng.below(nodes as u64) as usize;
         let one = if rng.chance(0.5) { leader.unwrap_or(any) } else { any };
         let other = (one + 1 + rng.below(nodes as u64 - 1) as usize) % nodes;
-        match rng.below(7) {
+        match rng.below(8) {
             0 => Partition::Isolate(one),
             1 => Partition::Split(1 + rng.below((1 << nodes) - 2)),
             2 => Partition::OneWay { from: one, to: other },
             3 => Partition::Bridge(one),
             4 => Partition::Deaf(one),
             5 => Partition::Mute(one),
+            6 => Partition::Ring,
             _ => Partition::Link { from: one, to: other },
         }
     }
 
-    fn cuts(self, from: usize, to: usize, nodes: usize) -> bool {
+    /// Whether it cuts what `from` sends to `to`, of `nodes`.
+    pub(crate) fn cuts(self, from: usize, to: usize, nodes: usize) -> bool {
         match self {
             Partition::Isolate(one) => from == one || to == one,
             Partition::Split(mask) => (mask >> from & 1) != (mask >> to & 1),
@@ -73,6 +81,10 @@ impl Partition {
             Partition::Bridge(bridge) => {
                 let half = |node: usize| (node + nodes - bridge) % nodes > nodes / 2;
                 from != bridge && to != bridge && half(from) != half(to)
+            }
+            Partition::Ring => {
+                let apart = from.abs_diff(to);
+                apart.min(nodes - apart) > (nodes / 2).div_ceil(2)
             }
             Partition::Deaf(one) => to == one,
             Partition::Mute(one) => from == one,
@@ -123,15 +135,33 @@ impl Network {
         !link.is_cut
     }
 
-    /// Cuts links, in addition to those that are cut.
-    pub(crate) fn cut(&mut self, partition: Partition) {
-        for from in 0..self.nodes {
-            for to in 0..self.nodes {
-                if from != to && partition.cuts(from, to, self.nodes) {
+    /// Cuts links between `members`, in addition to those that are cut.
+    pub(crate) fn cut(&mut self, partition: Partition, members: &[usize]) {
+        for (i, from) in members.iter().enumerate() {
+            for (j, to) in members.iter().enumerate() {
+                if i != j && partition.cuts(i, j, members.len()) {
                     self.links[from * self.nodes + to].is_cut = true;
                 }
             }
         }
+    }
+
+    /// A link carries nothing before `until`; what comes meanwhile is held.
+    pub(crate) fn hold(&mut self, from: usize, to: usize, until: Time) {
+        let link = &mut self.links[from * self.nodes + to];
+        link.held_until = link.held_until.max(until);
+    }
+
+    /// When a message comes out of a link that holds it at `now`: in order, or in another one.
+    pub(crate) fn held(&mut self, now: Time, from: usize, to: usize) -> Option<Time> {
+        let until = self.links[from * self.nodes + to].held_until;
+        if until <= now {
+            return None;
+        }
+        if self.faults.in_order {
+            return Some(until);
+        }
+        Some(until.plus(self.rng.duration(Duration::ZERO, RELEASE)))
     }
 
     /// Takes a little time from now on, and does nothing else.
@@ -142,6 +172,7 @@ impl Network {
         for link in &mut self.links {
             // What is late may be overtaken: the connection was made anew.
             link.last_arrival = Time::ZERO;
+            link.held_until = Time::ZERO;
         }
     }
 
@@ -182,11 +213,36 @@ mod tests {
     fn cut_links_drop_what_is_sent_and_what_is_on_its_way() {
         let mut network = Network::new(3, NetworkFaults::none(), Rng::new(1));
         assert!(network.send(Time::ZERO, 0, 1).first.is_some());
-        network.cut(Partition::Isolate(1));
+        network.cut(Partition::Isolate(1), &[0, 1, 2]);
         assert!(!network.arrive(0, 1));
         assert!(network.send(Time::ZERO, 0, 1).first.is_none());
         network.join();
         assert!(network.send(Time::ZERO, 0, 1).first.is_some());
+    }
+
+    #[test]
+    fn a_ring_leaves_every_node_a_majority_and_none_the_whole() {
+        for nodes in [4, 5, 7, 9] {
+            let heard = |to: usize| (0..nodes).filter(|from| !Partition::Ring.cuts(*from, to, nodes)).count();
+            assert!((0..nodes).all(|node| heard(node) > nodes / 2), "{nodes}");
+            assert!(nodes == 4 || (0..nodes).all(|node| heard(node) < nodes), "{nodes}");
+        }
+    }
+
+    #[test]
+    fn a_partition_leaves_those_alone_whom_it_does_not_name() {
+        let mut network = Network::new(4, NetworkFaults::none(), Rng::new(1));
+        network.cut(Partition::Isolate(0), &[3, 1]);
+        assert!(network.send(Time::ZERO, 3, 1).first.is_none());
+        assert!(network.send(Time::ZERO, 3, 2).first.is_some() && network.send(Time::ZERO, 0, 1).first.is_some());
+    }
+
+    #[test]
+    fn a_link_that_holds_lets_out_later() {
+        let mut network = Network::new(2, NetworkFaults::none(), Rng::new(1));
+        network.hold(0, 1, Time(50));
+        assert_eq!(network.held(Time(10), 0, 1), Some(Time(50)));
+        assert_eq!((network.held(Time(50), 0, 1), network.held(Time(10), 1, 0)), (None, None));
     }
 
     #[test]

@@ -2,14 +2,18 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use crate::Bug;
+
 /// What a run is made of, apart from its seed.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How many nodes a group has.
     pub nodes: Nodes,
-    /// How long faults go on, in virtual time, before everything heals and has to converge. Default 60 s.
+    /// Which faults there are. Default [`FaultMix::Mixed`].
+    pub faults: FaultMix,
+    /// How long faults go on, in virtual time, before everything heals and has to converge. Default 120 s.
     pub duration: Duration,
-    /// A fault built into the simulator's own layer, which the checkers have to notice.
+    /// A deliberate bug, which the checkers have to notice.
     pub bug: Option<Bug>,
     /// Judges clients' answers by nothing but whether their history is linearizable (I9), to see what that finds alone. Default false.
     pub history_only: bool,
@@ -21,11 +25,58 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             nodes: Nodes::Mixed,
-            duration: Duration::from_secs(60),
+            faults: FaultMix::Mixed,
+            duration: Duration::from_secs(120),
             bug: None,
             history_only: false,
             events_max: 20_000_000,
         }
+    }
+}
+
+/// Which faults a run may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FaultMix {
+    /// Every third seed is of the swarm, the others have crashes only.
+    Mixed,
+    /// Nodes lose their power, one or all; everything else works.
+    Crashes,
+    /// Every kind of fault is there or not, by chance.
+    Swarm,
+}
+
+impl FaultMix {
+    /// What it means for a seed.
+    pub(crate) fn of_seed(self, seed: u64) -> FaultMix {
+        match self {
+            FaultMix::Mixed if seed.is_multiple_of(3) => FaultMix::Swarm,
+            FaultMix::Mixed => FaultMix::Crashes,
+            other => other,
+        }
+    }
+}
+
+impl FromStr for FaultMix {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<FaultMix, String> {
+        match text {
+            "mixed" => Ok(FaultMix::Mixed),
+            "crashes" => Ok(FaultMix::Crashes),
+            "swarm" => Ok(FaultMix::Swarm),
+            _ => Err(format!("expected \"mixed\", \"crashes\" or \"swarm\", got \"{text}\"")),
+        }
+    }
+}
+
+impl fmt::Display for FaultMix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FaultMix::Mixed => "mixed",
+            FaultMix::Crashes => "crashes",
+            FaultMix::Swarm => "swarm",
+        })
     }
 }
 
@@ -34,7 +85,7 @@ impl Default for Options {
 pub enum Nodes {
     /// Always as many.
     Exactly(usize),
-    /// 1, 3 or 5, drawn per seed.
+    /// 1, 2, 3, 4, 5 or 7, drawn per seed.
     Mixed,
 }
 
@@ -64,67 +115,16 @@ impl fmt::Display for Nodes {
     }
 }
 
-/// A fault built into the simulator's own layer: it shows that the checkers see something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Bug {
-    /// A write is reported as durable when it has only begun.
-    AcknowledgeBeforeDurable,
-    /// The state machine forgets that a command may have been applied before.
-    SkipSessionCheck,
-    /// A start forgets who got the vote.
-    ForgetVote,
-    /// A start cuts off the last entries of the log.
-    TruncateLog,
-    /// Linearizable reads are served from whatever the asked node has applied.
-    StaleRead,
-    /// The state machine of one node now and then leaves out a command.
-    SkipEntry,
-    /// No bug, but an invariant that does not hold: it has to fail.
-    Canary,
-}
-
-impl Bug {
-    /// All of them, with the names by which they are asked for.
-    pub const ALL: [(&'static str, Bug); 7] = [
-        ("acknowledge-before-durable", Bug::AcknowledgeBeforeDurable),
-        ("skip-session-check", Bug::SkipSessionCheck),
-        ("forget-vote", Bug::ForgetVote),
-        ("truncate-log", Bug::TruncateLog),
-        ("stale-read", Bug::StaleRead),
-        ("skip-entry", Bug::SkipEntry),
-        ("canary", Bug::Canary),
-    ];
-}
-
-impl FromStr for Bug {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Bug, String> {
-        let names = || Bug::ALL.map(|(name, _)| name).join(", ");
-        let found = Bug::ALL.iter().find(|(name, _)| *name == text);
-        found.map(|(_, bug)| *bug).ok_or_else(|| format!("expected one of {}; got \"{text}\"", names()))
-    }
-}
-
-impl fmt::Display for Bug {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = Bug::ALL.iter().find(|(_, bug)| bug == self).map_or("?", |(name, _)| name);
-        f.write_str(name)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn names_of_bugs_read_back() {
-        for (name, bug) in Bug::ALL {
-            assert_eq!(name.parse::<Bug>(), Ok(bug));
-            assert_eq!(bug.to_string(), name);
+    fn names_of_mixes_read_back() {
+        for mix in [FaultMix::Mixed, FaultMix::Crashes, FaultMix::Swarm] {
+            assert_eq!(mix.to_string().parse::<FaultMix>(), Ok(mix));
         }
-        assert!("no-such-bug".parse::<Bug>().is_err());
+        assert!("none".parse::<FaultMix>().is_err());
     }
 
     #[test]

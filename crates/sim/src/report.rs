@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{Nodes, Options};
+use crate::{Counts, FaultMix, Nodes, Options, coverage::Milestone};
 
 /// What a run has seen, when no checker objected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,16 +16,14 @@ pub struct Report {
     pub virtual_time: Duration,
     /// How many events happened.
     pub events: u64,
-    /// Crashes of nodes.
+    /// The faults that struck, by kind.
+    pub faults: Counts,
+    /// What a run comes to now and then, and has to.
+    pub milestones: Counts,
+    /// Crashes of nodes, a power cut being one of each.
     pub crashes: u64,
-    /// Failed writes of the log that were injected.
-    pub disk_errors: u64,
-    /// Partitions.
-    pub partitions: u64,
-    /// Orders to hand leadership over.
-    pub transfers: u64,
-    /// Pauses of nodes.
-    pub pauses: u64,
+    /// Changes of the membership whose intent was committed.
+    pub membership_changes: u64,
     /// Messages sent.
     pub messages: u64,
     /// Messages dropped.
@@ -64,13 +62,12 @@ impl Report {
         self.seeds += other.seeds;
         self.hash = self.hash.wrapping_add(other.hash);
         self.virtual_time += other.virtual_time;
+        self.faults.add(&other.faults);
+        self.milestones.add(&other.milestones);
         for (sum, part) in [
             (&mut self.events, other.events),
             (&mut self.crashes, other.crashes),
-            (&mut self.disk_errors, other.disk_errors),
-            (&mut self.partitions, other.partitions),
-            (&mut self.pauses, other.pauses),
-            (&mut self.transfers, other.transfers),
+            (&mut self.membership_changes, other.membership_changes),
             (&mut self.messages, other.messages),
             (&mut self.dropped, other.dropped),
             (&mut self.duplicated, other.duplicated),
@@ -94,7 +91,7 @@ impl Report {
     /// What has to happen now and then in groups of `nodes`, and never did: a test that does not reach these tests little.
     pub fn never_happened(&self, nodes: Nodes) -> Vec<&'static str> {
         let has_peers = nodes != Nodes::Exactly(1);
-        [
+        let mut missing: Vec<&'static str> = [
             (self.snapshots_installed == 0 && has_peers, "a snapshot was installed"),
             (self.truncations == 0 && has_peers, "uncommitted entries were truncated"),
             (self.leader_changes == 0, "the leader changed"),
@@ -103,7 +100,11 @@ impl Report {
         ]
         .into_iter()
         .filter_map(|(is_missing, what)| is_missing.then_some(what))
-        .collect()
+        .collect();
+        // The places to come to, each of which takes a rare coincidence.
+        let names = Milestone::ALL.map(Milestone::name);
+        missing.extend(names.into_iter().filter(|name| has_peers && self.milestones.of(name) == 0));
+        missing
     }
 }
 
@@ -118,32 +119,27 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "faults: {} crashes, {} disk errors, {} partitions, {} pauses, {} handovers, {} of {} messages dropped, {} duplicated",
-            self.crashes,
-            self.disk_errors,
-            self.partitions,
-            self.pauses,
-            self.transfers,
-            self.dropped,
-            self.messages,
-            self.duplicated
+            "faults: {}; {} nodes crashed, {} of {} messages dropped, {} duplicated",
+            self.faults, self.crashes, self.dropped, self.messages, self.duplicated
         )?;
         writeln!(
             f,
-            "group: {} elections won, {} leader changes, {} snapshots taken, {} installed, {} truncations, {} compactions, {} entries committed",
+            "group: {} elections won, {} leader changes, {} snapshots taken, {} installed, {} truncations, {} compactions, {} changes of members, {} entries committed",
             self.elections,
             self.leader_changes,
             self.snapshots_taken,
             self.snapshots_installed,
             self.truncations,
             self.compactions,
+            self.membership_changes,
             self.committed
         )?;
-        write!(
+        writeln!(
             f,
             "clients: {} commands acknowledged, {} queries answered, {} outcomes unknown, {} left at that, {} retries answered from the session table",
             self.acknowledged, self.answered, self.unknown, self.left_open, self.answered_from_session
-        )
+        )?;
+        write!(f, "it happened that (how often): {}", self.milestones)
     }
 }
 
@@ -171,14 +167,22 @@ pub enum Invariant {
     Linearizability,
     /// I10: a read sees what was acknowledged before it.
     ReadFreshness,
+    /// I11: majorities that can decide at the same time meet, and one membership at most is not committed.
+    ConfigOverlap,
     /// I12: a command takes effect once, and its answer stays.
     ExactlyOnce,
     /// I13: once faults have stopped the group converges and every request has ended.
     Liveness,
+    /// I14: what waits is within its limits.
+    BoundedResources,
     /// I15: no panic, and no stop without a reason.
     NoPanic,
     /// I16: indexes are in order.
     Ordering,
+    /// Thesis §9.6: a term begins by the wish of a majority, or by a handover.
+    PreVote,
+    /// C14: a leader that hands over changes no membership.
+    Handover,
     /// The same seed gives the same run.
     Determinism,
     /// The canary, which does not hold.
@@ -198,11 +202,13 @@ impl fmt::Display for Invariant {
             Invariant::AckDurability => "I8 ",
             Invariant::Linearizability => "I9 ",
             Invariant::ReadFreshness => "I10 ",
+            Invariant::ConfigOverlap => "I11 ",
             Invariant::ExactlyOnce => "I12 ",
             Invariant::Liveness => "I13 ",
+            Invariant::BoundedResources => "I14 ",
             Invariant::NoPanic => "I15 ",
             Invariant::Ordering => "I16 ",
-            Invariant::Determinism | Invariant::Canary => "",
+            Invariant::PreVote | Invariant::Handover | Invariant::Determinism | Invariant::Canary => "",
         };
         write!(f, "{number}{self:?}")
     }
@@ -246,6 +252,9 @@ impl Failure {
         let mut command = format!("cargo xtask sim --seed {seed} --nodes {}", options.nodes);
         if options.nodes == Nodes::Mixed {
             command.truncate(command.len() - " --nodes mixed".len());
+        }
+        if options.faults != FaultMix::Mixed {
+            command.push_str(&format!(" --faults {}", options.faults));
         }
         if options.duration != Options::default().duration {
             command.push_str(&format!(" --seconds {}", options.duration.as_secs()));

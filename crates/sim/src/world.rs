@@ -5,16 +5,23 @@ mod effects;
 mod ending;
 mod nemesis;
 mod node;
+mod operator;
 
 use std::time::Duration;
 
-use coracle_core::{Message, NodeId, Recovered, Rng, Time};
+use coracle_core::{Membership, Message, NodeId, Recovered, Rng, Time};
 use coracle_replica::Completion;
 
-use self::{clients::Clients, node::Node};
+use self::{clients::Clients, node::Node, operator::Operator};
 use crate::{
-    Bug, Invariant, Nodes, Operation, Options, Phase, Report, Request, Violation, Workload, check::Ghost,
-    faults::Faults, network::Network, queue::Queue, trace::Trace,
+    Bug, Invariant, NODES_MAX, Nodes, Operation, Options, Phase, Report, Request, Violation, Workload,
+    check::Ghost,
+    coverage::Milestone,
+    faults::Faults,
+    network::Network,
+    queue::Queue,
+    schedule::{Fault, FaultKind},
+    trace::Trace,
 };
 
 type Step = Result<(), Violation>;
@@ -26,10 +33,13 @@ pub(crate) struct World {
     nodes: Vec<Node>,
     network: Network,
     clients: Clients,
+    operator: Operator,
     ghost: Ghost,
     faults: Faults,
     /// What nodes and disks do; the network and the clients have numbers of their own, so that a change to one leaves the others' as they are.
     rng: Rng,
+    /// What goes wrong and when.
+    nemesis: Rng,
     phase: Phase,
     /// When faults stopped.
     healed: Option<Time>,
@@ -37,6 +47,8 @@ pub(crate) struct World {
     deadline: Time,
     shape: Shape,
     bug: Option<Bug>,
+    /// Nothing but the history judges answers.
+    history_only: bool,
     report: Report,
     trace: Trace,
 }
@@ -53,8 +65,14 @@ struct Shape {
     snapshot_chunk_bytes: usize,
     append_bytes_max: usize,
     inflight_messages_max: usize,
+    inflight_bytes_max: usize,
+    uncommitted_bytes_max: usize,
+    apply_bytes_max: usize,
+    reads_max: usize,
+    requests_max: usize,
     tail_bytes_max: usize,
     forward_timeout: Duration,
+    promotion_timeout: Duration,
     /// How long a step of a state machine takes, on average.
     state_latency: Duration,
 }
@@ -77,7 +95,13 @@ enum Event {
     /// A client tries again.
     Again { client: usize, operation: Operation },
     /// A fault is due.
-    Fault(nemesis::Fault),
+    Fault(Fault),
+    /// Partitions end.
+    Join,
+    /// A machine that lost its disk stops using the name of the node that it was.
+    Unmask { node: usize },
+    /// A disk has space again.
+    DiskFreed { node: usize },
     /// A node starts again.
     Restart { node: usize, life: u32 },
     /// Faults stop.
@@ -109,29 +133,37 @@ impl World {
         let mut rng = Rng::new(seed);
         let count = match options.nodes {
             Nodes::Exactly(count) => count,
-            Nodes::Mixed => [1, 3, 3, 3, 5, 5][rng.below(6) as usize],
+            Nodes::Mixed => [1, 2, 3, 3, 3, 3, 4, 5, 5, 7][rng.below(10) as usize],
         };
-        let faults = Faults::draw(&mut rng);
+        let faults = Faults::draw(&mut rng, options.faults.of_seed(seed));
         let shape = Shape::draw(&mut rng);
-        let network = Network::new(count, faults.network.clone(), fork(&mut rng));
+        // Machines that may join; there is nothing to join when nobody changes the membership.
+        let has_spares = faults.every(FaultKind::Membership).is_some();
+        let spares = if has_spares { (1 + rng.below(4) as usize).min(NODES_MAX.saturating_sub(count)) } else { 0 };
+        let network = Network::new(count + spares, faults.network.clone(), fork(&mut rng));
         let clients = Clients::new(workload, fork(&mut rng));
-        let ids: Vec<NodeId> = (1..=count as u64).map(NodeId).collect();
-        let founded = Recovered::founded(coracle_core::Membership::of_voters(ids.iter().copied()));
-        let nodes = ids.iter().map(|id| Node::new(*id, &founded)).collect();
+        let founders = Membership::of_voters((1..=count as u64).map(NodeId));
+        let founded = Recovered::founded(founders.clone());
+        let joining = Recovered::joining(founders.cluster);
+        let node = |slot| Node::new(slot, if slot < count { &founded } else { &joining });
+        let nodes = (0..count + spares).map(node).collect();
         World {
             now: Time::ZERO,
             queue: Queue::new(),
             nodes,
             network,
             clients,
-            ghost: Ghost::default(),
+            operator: Operator::new(count + spares),
+            ghost: Ghost::new(founders),
             faults,
             rng: fork(&mut rng),
+            nemesis: fork(&mut rng),
             phase: Phase::Faults,
             healed: None,
             deadline: Time(u64::MAX),
             shape,
             bug: options.bug,
+            history_only: options.history_only,
             report: Report { seeds: 1, ..Report::default() },
             trace,
         }
@@ -155,7 +187,7 @@ impl World {
             self.start(node)?;
         }
         self.begin_clients();
-        self.begin_faults();
+        self.begin_faults(options.duration);
         self.queue.push(Time::ZERO.plus(options.duration), Event::Heal);
         while let Some((at, event)) = self.queue.pop() {
             debug_assert!(at >= self.now, "time does not fall");
@@ -185,6 +217,15 @@ impl World {
             Event::Again { client, operation } => self.attempt(client, operation),
             Event::Fault(fault) => self.strike(fault),
             Event::Restart { node, life } => self.restart(node, life),
+            Event::Join => {
+                self.join();
+                Ok(())
+            }
+            Event::Unmask { node } => self.unmask(node),
+            Event::DiskFreed { node } => {
+                self.nodes[node].disk.switch.set_full(false);
+                Ok(())
+            }
             Event::Heal => self.heal(),
             Event::Converged => Ok(()),
         }
@@ -194,6 +235,11 @@ impl World {
     fn hash(&mut self, number: u64) {
         let mixed = self.report.hash ^ number ^ self.now.0;
         self.report.hash = mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+    }
+
+    /// The run has come to a place to which runs have to come.
+    fn passes(&mut self, milestone: Milestone) {
+        self.report.milestones.count(milestone.name());
     }
 
     fn schedule(&mut self, after: Duration, event: Event) {
@@ -206,6 +252,9 @@ impl World {
         self.report.duplicated = self.network.duplicated;
         self.report.committed = self.ghost.committed().0;
         self.report.leader_changes = (self.ghost.terms_led() as u64).saturating_sub(1);
+        for _ in 0..self.ghost.split_votes() {
+            self.passes(Milestone::SplitVote);
+        }
         let committed = self.report.committed;
         self.hash(committed);
         self.report
@@ -222,10 +271,13 @@ impl Event {
             Event::Arrive { request, .. } => (5, *request),
             Event::Timeout { request } => (6, *request),
             Event::Again { operation, .. } => (7, operation.0),
-            Event::Fault(_) => (8, 0),
+            Event::Fault(fault) => (8, fault.seed),
             Event::Restart { node, .. } => (9, *node as u64),
             Event::Heal => (10, 0),
             Event::Converged => (11, 0),
+            Event::Join => (12, 0),
+            Event::DiskFreed { node } => (13, *node as u64),
+            Event::Unmask { node } => (14, *node as u64),
         };
         detail << 8 ^ kind
     }
@@ -234,6 +286,7 @@ impl Event {
 impl Shape {
     fn draw(rng: &mut Rng) -> Shape {
         let bytes = |rng: &mut Rng| if rng.chance(0.5) { 1 << 20 } else { 1 + rng.below(2000) as usize };
+        let count = |rng: &mut Rng, many| if rng.chance(0.5) { many } else { 1 + rng.below(8) as usize };
         let range = if rng.chance(0.5) { 60 } else { 1000 };
         let log_entries_max = 5 + rng.below(range);
         Shape {
@@ -244,9 +297,15 @@ impl Shape {
             log_entries_kept: rng.below(log_entries_max),
             snapshot_chunk_bytes: if rng.chance(0.5) { 64 + rng.below(4000) as usize } else { 1 << 20 },
             append_bytes_max: bytes(rng),
-            inflight_messages_max: if rng.chance(0.5) { 64 } else { 1 + rng.below(8) as usize },
+            inflight_messages_max: count(rng, 64),
+            inflight_bytes_max: bytes(rng),
+            uncommitted_bytes_max: bytes(rng),
+            apply_bytes_max: bytes(rng),
+            reads_max: count(rng, 1 << 16),
+            requests_max: count(rng, 1 << 16),
             tail_bytes_max: bytes(rng),
             forward_timeout: rng.duration(Duration::from_millis(500), Duration::from_secs(5)),
+            promotion_timeout: rng.duration(Duration::from_secs(1), Duration::from_secs(8)),
             state_latency: if rng.chance(0.5) {
                 Duration::ZERO
             } else {

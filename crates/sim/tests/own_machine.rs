@@ -6,7 +6,7 @@ use bytes::Bytes;
 use coracle_core::Rng;
 use coracle_replica::{Consistency, Reply};
 use coracle_sim::{
-    Invariant, Nodes, Operation, Options, Phase, Progress, Report, Request, Violation, Workload, run_with,
+    FaultMix, Invariant, Nodes, Operation, Options, Phase, Progress, Report, Request, Violation, Workload, run_with,
 };
 use coracle_storage::{InMemory, KvStore, Machine, StateMachine};
 
@@ -101,7 +101,12 @@ impl Workload for Adding {
 
 #[test]
 fn a_machine_in_memory_keeps_what_it_acknowledged() {
-    let options = Options { nodes: Nodes::Mixed, duration: Duration::from_secs(30), ..Options::default() };
+    let options = Options {
+        nodes: Nodes::Mixed,
+        faults: FaultMix::Swarm,
+        duration: Duration::from_secs(30),
+        ..Options::default()
+    };
     let mut sum = Report::default();
     for seed in 0..30 {
         match run_with(seed, &options, &|_| Box::new(Adding::default())) {

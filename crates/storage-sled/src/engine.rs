@@ -186,6 +186,24 @@ pub(crate) mod tests {
         }
     }
 
+    /// What was written before a kill may lie in the page cache only: it is synced when the store is opened, before anybody reads it.
+    #[test]
+    fn h55_what_a_kill_left_in_caches_is_synced_before_it_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let open =
+            |sync: SyncFile| Engine::open_with(dir.path(), &SledOptions::default(), lock(dir.path()).unwrap(), sync);
+        let syncs = Arc::new(AtomicUsize::new(0));
+        let counted = syncs.clone();
+        let engine = open(Box::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }));
+        drop(engine.unwrap());
+        assert_eq!(syncs.load(Ordering::Relaxed), 1);
+        let refused = open(Box::new(|| Err(io::Error::from_raw_os_error(5))));
+        assert!(matches!(refused, Err(StorageError::Io { .. })), "what cannot be synced is not told");
+    }
+
     #[test]
     fn a_failed_sync_is_never_tried_again() {
         let faulty = Faulty::new();

@@ -2,15 +2,24 @@
 //!
 //! It lies outside of sled, so that a damaged database cannot pass for a new node.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use coracle_core::{ClusterId, Incarnation, NodeId};
+use coracle_core::{ClusterId, GroupId, Incarnation, NodeId};
 use coracle_storage::{Identity, Result, StorageError};
 
 use crate::{ENGINE, files};
 
 /// The first line; the number is the version of this file and of the directory's layout.
 const TITLE: &str = "coracle identity 1";
+
+/// The group whose cluster has no number in its name: that of a process with a single group.
+const FIRST_GROUP: GroupId = GroupId(1);
+const CLUSTER: &str = "cluster";
+/// And a group's number, in decimal.
+const CLUSTER_OF: &str = "cluster-of-group-";
 
 /// Where it is.
 pub(crate) fn path(dir: &Path) -> PathBuf {
@@ -43,11 +52,15 @@ pub(crate) fn write(dir: &Path, identity: &Identity) -> Result<()> {
 }
 
 fn encode(identity: &Identity) -> String {
-    let Identity { node, incarnation, engine, cluster_name, cluster } = identity;
-    let cluster = cluster.map_or(String::new(), |id| id.to_string());
-    let lines = format!(
-        "{TITLE}\nengine = {engine}\nnode = {node}\nincarnation = {incarnation}\ncluster-name = {cluster_name}\ncluster = {cluster}\n"
+    let Identity { node, incarnation, engine, cluster_name, clusters } = identity;
+    let mut lines = format!(
+        "{TITLE}\nengine = {engine}\nnode = {node}\nincarnation = {incarnation}\ncluster-name = {cluster_name}\n"
     );
+    let first = clusters.get(&FIRST_GROUP).map_or(String::new(), |id| id.to_string());
+    lines.push_str(&format!("{CLUSTER} = {first}\n"));
+    for (group, cluster) in clusters.iter().filter(|(group, _)| **group != FIRST_GROUP) {
+        lines.push_str(&format!("{CLUSTER_OF}{group} = {cluster}\n"));
+    }
     let checksum = crc32fast::hash(lines.as_bytes());
     format!("{lines}checksum = {checksum:08x}\n")
 }
@@ -69,14 +82,27 @@ fn parse(content: &[u8]) -> std::result::Result<Identity, String> {
     let number = |name: &str| {
         u64::from_str_radix(field(name)?, 16).map_err(|_| format!("{name} is not a hexadecimal number of 64 bits"))
     };
-    let cluster = if field("cluster")?.is_empty() { None } else { Some(ClusterId(number("cluster")?)) };
+    let mut clusters = clusters_of_others(lines)?;
+    if !field(CLUSTER)?.is_empty() {
+        clusters.insert(FIRST_GROUP, ClusterId(number(CLUSTER)?));
+    }
     Ok(Identity {
         node: NodeId(number("node")?),
         incarnation: Incarnation(number("incarnation")?),
         engine: field("engine")?.to_owned(),
         cluster_name: field("cluster-name")?.to_owned(),
-        cluster,
+        clusters,
     })
+}
+
+/// The lines of groups that are not the first.
+fn clusters_of_others(lines: &str) -> std::result::Result<BTreeMap<GroupId, ClusterId>, String> {
+    let named = lines.lines().filter_map(|line| line.strip_prefix(CLUSTER_OF));
+    let parsed = named.map(|line| {
+        let (group, cluster) = line.split_once(" = ")?;
+        Some((GroupId(group.parse().ok()?), ClusterId(u64::from_str_radix(cluster, 16).ok()?)))
+    });
+    parsed.collect::<Option<_>>().ok_or_else(|| format!("a line \"{CLUSTER_OF}\" names no group and cluster"))
 }
 
 #[cfg(test)]
@@ -89,7 +115,7 @@ mod tests {
             incarnation: Incarnation(0x0123_4567_89ab_cdef),
             engine: "sled".into(),
             cluster_name: "kitchen".into(),
-            cluster: Some(ClusterId(1)),
+            clusters: BTreeMap::from([(GroupId(1), ClusterId(1))]),
         }
     }
 
@@ -98,8 +124,19 @@ mod tests {
         let expected = "coracle identity 1\nengine = sled\nnode = 000000000000007f\nincarnation = 0123456789abcdef\ncluster-name = kitchen\ncluster = 0000000000000001\nchecksum = 320b27c3\n";
         assert_eq!(encode(&identity()), expected);
         assert_eq!(parse(expected.as_bytes()), Ok(identity()));
-        let unfounded = Identity { cluster: None, cluster_name: String::new(), ..identity() };
+        let unfounded = Identity { clusters: BTreeMap::new(), cluster_name: String::new(), ..identity() };
         assert_eq!(parse(encode(&unfounded).as_bytes()), Ok(unfounded));
+    }
+
+    #[test]
+    fn further_groups_have_lines_of_their_own() {
+        let clusters = BTreeMap::from([(GroupId(1), ClusterId(1)), (GroupId(12), ClusterId(0xab))]);
+        let several = Identity { clusters, ..identity() };
+        let text = encode(&several);
+        assert!(text.contains("\ncluster = 0000000000000001\ncluster-of-group-12 = 00000000000000ab\n"), "{text}");
+        assert_eq!(parse(text.as_bytes()), Ok(several.clone()));
+        let without_first = Identity { clusters: BTreeMap::from([(GroupId(2), ClusterId(5))]), ..several };
+        assert_eq!(parse(encode(&without_first).as_bytes()), Ok(without_first));
     }
 
     #[test]

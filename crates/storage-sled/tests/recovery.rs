@@ -19,7 +19,7 @@ fn open(path: &Path) -> Result<SledStore> {
 
 fn identity() -> Identity {
     let (node, incarnation) = (NodeId(1), Incarnation(2));
-    Identity { node, incarnation, engine: "sled".into(), cluster_name: "c".into(), cluster: None }
+    Identity { node, incarnation, engine: "sled".into(), cluster_name: "c".into(), clusters: Default::default() }
 }
 
 fn entry(index: u64) -> LogBatch {

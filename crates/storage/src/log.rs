@@ -56,9 +56,9 @@ pub struct RecoveredLog {
 }
 
 impl RecoveredLog {
-    /// Whether nothing was ever written.
+    /// Whether nothing was ever written. A node that is still to join has a base that says so, and no entries.
     pub fn is_empty(&self) -> bool {
-        self.last_index == Index::ZERO && self.hard_state == HardState::default()
+        self.last_index == Index::ZERO && self.hard_state == HardState::default() && self.base.membership.is_none()
     }
 }
 

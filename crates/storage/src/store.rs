@@ -1,6 +1,6 @@
 //! A node's store as a whole.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use coracle_core::{ClusterId, GroupId, Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
@@ -40,8 +40,8 @@ pub struct Identity {
     pub engine: String,
     /// The cluster's name.
     pub cluster_name: String,
-    /// The cluster's id, once the node is founded.
-    pub cluster: Option<ClusterId>,
+    /// The id of each group's cluster, once the group is founded: each is founded for itself (C2).
+    pub clusters: BTreeMap<GroupId, ClusterId>,
 }
 
 /// What a node keeps: opened from one URL, its parts belong together.

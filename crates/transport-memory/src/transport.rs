@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_core::{GroupId, NodeId};
 use coracle_transport::{
-    Address, Frame, Host, Hosted, Inbound, Peer, PeerStats, Route, Sent, Transport, TransportError, check_hello,
+    Address, Frame, FrameError, Host, Hosted, Inbound, Peer, PeerStats, Route, Sent, Transport, TransportError,
+    check_hello,
 };
 
 use crate::network::{Endpoint, MemoryNetwork};
@@ -158,7 +159,7 @@ impl Shared {
             let connection = existing
                 .filter(|known| known.endpoint.generation == endpoint.generation)
                 .filter(|known| known.theirs.expect(peer.group, peer.id, peer.incarnation).is_ok())
-                .or_else(|| shake_hands(host.as_ref(), endpoint))
+                .or_else(|| shake_hands(host.as_ref(), endpoint, &peer))
                 .filter(|new| new.theirs.expect(peer.group, peer.id, peer.incarnation).is_ok())?;
             let mut state = self.state();
             state.connections.insert(address, connection.clone());
@@ -174,11 +175,13 @@ impl Shared {
         let own = self.state().own.clone().map(|(_, host)| host)?;
         {
             let mut inbound = connection.inbound.lock().unwrap_or_else(PoisonError::into_inner);
-            if inbound.check(&frame).is_err() {
+            let mut checked = inbound.check(&frame);
+            if matches!(checked, Err(FrameError::Sender { .. })) {
                 // A group that was opened since the handshake is announced before its first frame.
                 inbound.announce(&own.hello()).ok()?;
-                inbound.check(&frame).ok()?;
+                checked = inbound.check(&frame);
             }
+            checked.ok()?;
         }
         let (group, from) = (frame.group, frame.message.from);
         if let Some(receiver) = connection.endpoint.shared.upgrade() {
@@ -247,8 +250,14 @@ impl Shared {
 }
 
 /// Both sides say who they are and let each other in, or there is no connection.
-fn shake_hands(host: &dyn Host, endpoint: Endpoint) -> Option<Connection> {
-    let inbound = Inbound::admit(endpoint.host.clone(), &host.hello()).ok()?;
+fn shake_hands(host: &dyn Host, endpoint: Endpoint, peer: &Peer) -> Option<Connection> {
+    let inbound = match Inbound::admit(endpoint.host.clone(), &host.hello()) {
+        Ok(inbound) => inbound,
+        Err(refusal) => {
+            host.refused(peer.group, peer.id, &refusal);
+            return None;
+        }
+    };
     let their_hello = endpoint.host.hello();
     check_hello(host, &their_hello).ok()?;
     Some(Connection { endpoint, theirs: Hosted::of(&their_hello), inbound: Arc::new(Mutex::new(inbound)) })

@@ -33,7 +33,10 @@ impl Host for TestHost {
         let groups = self.groups.lock().unwrap().iter().map(group).collect();
         Hello { version: PROTOCOL_VERSION, features: 0, boot_nonce: 1, groups }
     }
-    fn admit(&self, _: &Hello) -> Result<(), Refusal> {
+    fn hosts(&self, group: GroupId) -> Option<NodeId> {
+        self.groups.lock().unwrap().contains(&group).then_some(self.node)
+    }
+    fn admit(&self, _: &GroupHello) -> Result<(), Refusal> {
         if *self.refuses.lock().unwrap() { Err(Refusal::NoGroup) } else { Ok(()) }
     }
     fn receive(&self, frames: Vec<Frame>) {

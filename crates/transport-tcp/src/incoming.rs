@@ -1,9 +1,8 @@
 //! Connections that other processes made: they are heard, and answered only with greetings.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
-use bytes::Bytes;
-use coracle_transport::{Frame, Hello, Host, Inbound};
+use coracle_transport::{Frame, FrameError, Hello, Host, Inbound};
 use tokio::{io::AsyncWriteExt, sync::OwnedSemaphorePermit, time::timeout};
 
 use crate::{
@@ -76,15 +75,27 @@ async fn receive(
     mut inbound: Inbound,
 ) -> Result<(), WireError> {
     let options = &shared.options;
+    // The groups of which the other side was told that they are not here, since it last announced its own.
+    let mut told = HashSet::new();
     loop {
-        let mut frames = Vec::new();
-        let stopped = gather(options, &mut packets, &mut inbound, &mut frames);
+        let mut gathered = Gathered::default();
+        let stopped = gather(options, &mut packets, &mut inbound, &mut gathered);
+        let Gathered { frames, dropped } = gathered;
         if !frames.is_empty() {
             let senders = frames.iter().map(|(frame, bytes)| (frame.group, frame.message.from, *bytes));
             shared.peers.received(senders);
             host.receive(frames.into_iter().map(|(frame, _)| frame).collect());
         }
+        let mut is_news = false;
+        for error in &dropped {
+            shared.dropped(error);
+            is_news |= matches!(error, FrameError::Receiver { group, .. } if told.insert(*group));
+        }
+        if is_news {
+            handshake::say_hello(stream, host.as_ref(), options.hello_bytes_max).await?;
+        }
         if let Some(hello) = stopped? {
+            told.clear();
             announced(stream, host.as_ref(), &mut inbound, &hello, options.hello_bytes_max).await?;
             continue;
         }
@@ -95,12 +106,21 @@ async fn receive(
     }
 }
 
-/// Puts the frames that are there as a whole into `frames`, checked, with their sizes; and returns what comes after them: nothing yet, an announcement, or a fault.
+/// What was gathered from the packets that are there.
+#[derive(Default)]
+struct Gathered {
+    /// Checked, with their sizes.
+    frames: Vec<(Frame, usize)>,
+    /// What is wrong with those that are dropped.
+    dropped: Vec<FrameError>,
+}
+
+/// Puts the frames that are there as a whole into `gathered`; and returns what comes after them: nothing yet, an announcement, or a fault.
 fn gather(
     options: &TcpOptions,
     packets: &mut PacketBuffer,
     inbound: &mut Inbound,
-    frames: &mut Vec<(Frame, usize)>,
+    gathered: &mut Gathered,
 ) -> Result<Option<Hello>, WireError> {
     let bytes_max = options.frame_bytes_max.max(options.hello_bytes_max);
     loop {
@@ -109,17 +129,18 @@ fn gather(
             Some((Kind::Frame, body)) if body.len() > options.frame_bytes_max => {
                 return Err(WireError::Oversized { len: body.len(), max: options.frame_bytes_max });
             }
-            Some((Kind::Frame, body)) => frames.push((checked(&body, inbound)?, body.len())),
+            Some((Kind::Frame, body)) => {
+                let frame = decode_frame(&body)?;
+                match inbound.check(&frame) {
+                    Ok(()) => gathered.frames.push((frame, body.len())),
+                    Err(error) if error.is_fatal() => return Err(error.into()),
+                    Err(error) => gathered.dropped.push(error),
+                }
+            }
             Some((Kind::Greeting, body)) => return decode_greeting(&body).and_then(as_hello).map(Some),
             Some((Kind::Raw, _)) => return Err(WireError::Malformed("a question came among frames".to_owned())),
         }
     }
-}
-
-fn checked(body: &Bytes, inbound: &mut Inbound) -> Result<Frame, WireError> {
-    let frame = decode_frame(body)?;
-    inbound.check(&frame)?;
-    Ok(frame)
 }
 
 fn as_hello(greeting: Greeting) -> Result<Hello, WireError> {

@@ -1,5 +1,6 @@
 use std::sync::Mutex;
 
+use bytes::Bytes;
 use coracle_core::{Body, GroupId, Incarnation, Message, NodeId, Term};
 use coracle_transport::{Fault, GroupHello, PROTOCOL_VERSION, Refusal};
 use tokio::{
@@ -23,7 +24,10 @@ impl Host for TestHost {
     fn hello(&self) -> Hello {
         hello(1)
     }
-    fn admit(&self, _: &Hello) -> Result<(), Refusal> {
+    fn hosts(&self, group: GroupId) -> Option<NodeId> {
+        (group == GroupId(1)).then_some(NodeId(1))
+    }
+    fn admit(&self, _: &GroupHello) -> Result<(), Refusal> {
         if *self.refuses.lock().unwrap() { Err(Refusal::NoGroup) } else { Ok(()) }
     }
     fn receive(&self, frames: Vec<Frame>) {
@@ -168,7 +172,6 @@ async fn c20_faults_close_the_connection_and_are_counted() {
     let good = frame(2, 1, 5);
     for (bad, fault) in [
         (frame(3, 1, 5), Fault::Sender),
-        (frame(2, 7, 5), Fault::Receiver),
         (frame(2, 1, u64::MAX), Fault::Impossible),
         (frame(2, 1, 4), Fault::Impossible),
     ] {
@@ -181,6 +184,17 @@ async fn c20_faults_close_the_connection_and_are_counted() {
     fault_of(&[&introduction()[..], &[0, 0, 0, 2, 0, 0xc1]].concat(), Fault::Malformed).await;
     fault_of(&[&introduction()[..], &[0, 0, 0, 0]].concat(), Fault::Malformed).await;
     fault_of(&[&introduction()[..], &[0xff; 4]].concat(), Fault::Oversized).await;
+}
+
+#[tokio::test]
+async fn a_frame_for_nobody_here_is_dropped_and_told_once() {
+    let (good, misdirected) = (frame(2, 1, 5), frame(2, 7, 5));
+    let frames = [good.clone(), misdirected.clone(), misdirected, good.clone()];
+    let (answer, shared, received) = Client::start(TcpOptions::default(), 4096).sends(&introduced_and(&frames)).await;
+    assert_eq!((shared.faults.of(Fault::Receiver), shared.faults.total()), (2, 2));
+    assert_eq!(received, [good.clone(), good], "the connection goes on");
+    let hello_len = expected_answer().len() - preamble(Purpose::Frames).len();
+    assert_eq!(answer.len() - expected_answer().len(), hello_len, "what is hosted here is told again, once");
 }
 
 #[tokio::test]

@@ -86,6 +86,8 @@ pub(crate) struct Link {
     /// Raised when the queue ceases to be empty, and when the link closes; the link's task alone waits.
     changed: Notify,
     members: Mutex<HashMap<(GroupId, NodeId), Arc<Member>>>,
+    /// Raised when a member joins; the link's task alone waits.
+    joined: Notify,
 }
 
 struct Queue {
@@ -112,6 +114,7 @@ impl Link {
             queue: Mutex::new(Queue { phase: Phase::Ready, frames: VecDeque::new(), bytes: 0 }),
             changed: Notify::new(),
             members: Mutex::default(),
+            joined: Notify::new(),
         }
     }
 
@@ -201,6 +204,12 @@ impl Link {
 
     pub(crate) fn join(&self, member: Arc<Member>) {
         lock(&self.members).insert((member.group, member.id), member);
+        self.joined.notify_one();
+    }
+
+    /// Waits until somebody has joined since this was last waited for. May be cancelled without loss.
+    pub(crate) async fn joined(&self) {
+        self.joined.notified().await;
     }
 
     /// Whether nobody is left.

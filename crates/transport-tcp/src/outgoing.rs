@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     dial::connect,
     handshake,
-    link::{Link, Queued},
+    link::{Link, Member, Queued},
     shared::{Closing, Shared},
     wire::{Greeting, Io, PacketBuffer, WireError, put_frame, put_greeting},
 };
@@ -70,7 +70,10 @@ async fn converse(
     *connected_at = Some(Instant::now());
     tracing::debug!(%address, "connected");
     let result = session.pump(closing).await;
-    result.map_err(|error| complain(shared, link, &address, &error))
+    result.map_err(|error| {
+        tell_refusal(link, host, &error);
+        complain(shared, link, &address, &error);
+    })
 }
 
 /// The first address at which somebody is whom we look for.
@@ -87,7 +90,10 @@ async fn dial<'a>(shared: &'a Shared, link: &'a Link, host: &'a dyn Host) -> Opt
         };
         match attempt.await {
             Ok(session) => return Some((address.clone(), session)),
-            Err(error) => complain(shared, link, address, &error),
+            Err(error) => {
+                tell_refusal(link, host, &error);
+                complain(shared, link, address, &error);
+            }
         }
     }
     None
@@ -104,6 +110,13 @@ fn complain(shared: &Shared, link: &Link, address: &Address, error: &WireError) 
     match fault {
         Some(_) => tracing::warn!(%address, %error, suppressed, "no connection to a peer"),
         None => tracing::info!(%address, %error, suppressed, "no connection to a peer"),
+    }
+}
+
+/// Tells the host that the other side does not let it in.
+fn tell_refusal(link: &Link, host: &dyn Host, error: &WireError) {
+    if let WireError::RefusedThere(refusal) = error {
+        link.members().iter().for_each(|member| host.refused(member.group, member.id, refusal));
     }
 }
 
@@ -179,6 +192,10 @@ impl<'a> Session<'a> {
                     self.answered(greeting?)?;
                     continue;
                 }
+                () = self.link.joined() => {
+                    self.introduce_members().await?;
+                    continue;
+                }
                 is_wanted = self.link.ready() => if !is_wanted {
                     return self.part(Stop::Closed).await;
                 },
@@ -191,6 +208,17 @@ impl<'a> Session<'a> {
                 () = async { closing.closed().await; sleep(patience).await } => return Ok(Stop::Closed),
             }
         }
+    }
+
+    /// A node of a group that was opened since the handshake: both sides say what they host before its first frame.
+    async fn introduce_members(&mut self) -> Result<(), WireError> {
+        let is_known = |member: &Member| self.theirs.expect(member.group, member.id, member.incarnation).is_ok();
+        if self.link.members().iter().all(|member| is_known(member)) {
+            return Ok(());
+        }
+        self.out.clear();
+        self.announce()?;
+        self.write_out().await
     }
 
     /// The other side's answer to an announcement.
@@ -215,6 +243,10 @@ impl<'a> Session<'a> {
         for queued in batch.drain(..) {
             self.put(queued)?;
         }
+        self.write_out().await
+    }
+
+    async fn write_out(&mut self) -> Result<(), WireError> {
         let written = timeout(self.shared.options.write_timeout, self.stream.write_all(&self.out)).await;
         written.map_err(|_| WireError::Timeout)??;
         // A single large frame does not keep its memory for ever.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use coracle_transport::{Fault, FaultCounters, Host, LogLimit};
+use coracle_transport::{Fault, FaultCounters, FrameError, Host, LogLimit};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{TcpOptions, peers::Peers, wire::WireError};
@@ -49,6 +49,19 @@ impl Shared {
         self.faults.count(fault);
         if let Some(suppressed) = self.log.permit() {
             tracing::warn!(from, %error, suppressed, "closed a connection from another process");
+        }
+    }
+
+    /// Counts a frame that was dropped while its connection goes on.
+    pub(crate) fn dropped(&self, error: &FrameError) {
+        self.faults.count(error.fault());
+        if matches!(error, FrameError::Receiver { .. }) {
+            // A group has ended here, and the other side has not heard of it yet.
+            tracing::debug!(%error, "dropped a frame from another process");
+            return;
+        }
+        if let Some(suppressed) = self.log.permit() {
+            tracing::warn!(%error, suppressed, "dropped a frame from another process");
         }
     }
 

@@ -59,7 +59,7 @@ fn golden() -> Vec<(Body, &'static str)> {
             "81b5417070656e64456e7472696573526573706f6e73659281a852656a656374656493050402c3",
         ),
         (Body::Heartbeat { round: 8, leader_commit: index }, "81a9486561727462656174920805"),
-        (Body::HeartbeatResponse { round: 8, promise: 0 }, "81b1486561727462656174526573706f6e73659108"),
+        (Body::HeartbeatResponse { round: 8, promise: 300 }, "81b1486561727462656174526573706f6e73659208cd012c"),
         (Body::ReadIndex { nonce, sequence }, "81a952656164496e64657892cd012c04"),
         (
             Body::ReadIndexResponse { nonce, sequence, index: Some(index) },

@@ -172,6 +172,23 @@ async fn groups_share_a_connection_and_come_later() {
 }
 
 #[tokio::test]
+async fn a_group_that_comes_later_is_introduced_before_its_first_frame() {
+    let patient = TcpOptions { backoff_max: Duration::from_secs(3600), ..options() };
+    let a = Process::start_at(1, 1, "/ip4/127.0.0.1/tcp/0", patient).await;
+    let b = Process::start(2).await;
+    a.knows(&b);
+    a.send(2, 0);
+    eventually("the first frame", || !b.host.received.lock().unwrap().is_empty()).await;
+    let later = GroupId(7);
+    a.host.groups.lock().unwrap().push(later);
+    b.host.groups.lock().unwrap().push(later);
+    a.knows(&b);
+    eventually("an introduction", || a.transport.stats(later, NodeId(2)).is_connected).await;
+    a.send_body(later, 2, Body::HeartbeatResponse { round: 1, promise: 0 });
+    eventually("its first frame", || b.host.received.lock().unwrap().len() == 2).await;
+}
+
+#[tokio::test]
 async fn connections_beyond_the_limit_are_closed() {
     let one = TcpOptions { connections_max: 1, ..options() };
     let b = Process::start_at(2, 2, "/ip4/127.0.0.1/tcp/0", one).await;

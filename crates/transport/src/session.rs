@@ -1,13 +1,16 @@
 //! What every adapter checks of the process at the other end.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use coracle_core::{
     AppendResult, Body, EntryKind, Forwarded, GroupId, Incarnation, Index, InstallSnapshot, Membership, Message,
     NodeId, Run, Term,
 };
 
-use crate::{Fault, Frame, Hello, Host, PROTOCOL_VERSION, Refusal};
+use crate::{Fault, Frame, GroupHello, Hello, Host, PROTOCOL_VERSION, Refusal};
 
 /// The nodes that a process hosts, as it said in its [`Hello`].
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -39,18 +42,26 @@ impl Hosted {
     }
 }
 
-/// Checks what the other process says of itself: its version, and whether `host` lets it in.
+/// Checks what the other process says of itself: its version, and whether `host` admits one of its groups at least. The others are looked at again when they send something.
 ///
 /// # Errors
-/// The reason to refuse it.
+/// The reason to refuse it: that of the first group in common.
 pub fn check_hello(host: &dyn Host, hello: &Hello) -> Result<(), Refusal> {
     if hello.version != PROTOCOL_VERSION {
         return Err(Refusal::Version { ours: PROTOCOL_VERSION, theirs: hello.version });
     }
-    host.admit(hello)
+    let mut reason = Refusal::NoGroup;
+    for theirs in &hello.groups {
+        match host.admit(theirs) {
+            Ok(()) => return Ok(()),
+            Err(refusal) if reason == Refusal::NoGroup => reason = refusal,
+            Err(_) => {}
+        }
+    }
+    Err(reason)
 }
 
-/// What is wrong with a frame of a process that was admitted: the connection is closed (C20).
+/// What is wrong with a frame of a process that was admitted. [`FrameError::is_fatal`] says whether the connection is to be closed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
@@ -70,17 +81,37 @@ pub enum FrameError {
         /// The frame's receiver.
         node: NodeId,
     },
+    /// The sender's group is not admitted here, although another of its process's is.
+    #[error("it is from node {node} of group {group}, which is not admitted here: {refusal}")]
+    Refused {
+        /// The frame's group.
+        group: GroupId,
+        /// The frame's sender.
+        node: NodeId,
+        /// Why.
+        refusal: Refusal,
+    },
     /// No replica sends this.
     #[error(transparent)]
     Impossible(#[from] Impossible),
 }
 
 impl FrameError {
+    /// Whether no correct process sends such a frame: its connection is closed (C20).
+    /// Otherwise the frame alone is dropped, because the other groups of the process are not to suffer: a group may have ended here, or have parted with the sender.
+    pub fn is_fatal(&self) -> bool {
+        match self {
+            FrameError::Sender { .. } | FrameError::Impossible(_) => true,
+            FrameError::Receiver { .. } | FrameError::Refused { .. } => false,
+        }
+    }
+
     /// What it counts as.
     pub fn fault(&self) -> Fault {
         match self {
             FrameError::Sender { .. } => Fault::Sender,
             FrameError::Receiver { .. } => Fault::Receiver,
+            FrameError::Refused { .. } => Fault::Refused,
             FrameError::Impossible(_) => Fault::Impossible,
         }
     }
@@ -118,21 +149,23 @@ pub enum Impossible {
 /// A process that was admitted here and sends frames: what it may send.
 pub struct Inbound {
     host: Arc<dyn Host>,
-    theirs: Hosted,
-    ours: Hosted,
+    theirs: HashMap<(GroupId, NodeId), GroupHello>,
+    /// Those of `theirs` that were admitted. Who was not is looked at again with each frame: it may have become a member since.
+    admitted: HashSet<(GroupId, NodeId)>,
     /// The last term of each sender. A sender's term never falls, and a connection keeps its frames in order.
     terms: HashMap<(GroupId, NodeId), Term>,
 }
 
 impl Inbound {
-    /// Lets the process in, if `host` does.
+    /// Lets the process in, if `host` admits one of its groups.
     ///
     /// # Errors
     /// The reason to refuse it.
     pub fn admit(host: Arc<dyn Host>, hello: &Hello) -> Result<Inbound, Refusal> {
-        check_hello(host.as_ref(), hello)?;
-        let ours = Hosted::of(&host.hello());
-        Ok(Inbound { host, theirs: Hosted::of(hello), ours, terms: HashMap::new() })
+        let (theirs, admitted, terms) = (HashMap::new(), HashSet::new(), HashMap::new());
+        let mut inbound = Inbound { host, theirs, admitted, terms };
+        inbound.announce(hello)?;
+        Ok(inbound)
     }
 
     /// Takes what the process says of itself once more, after it began or ceased to host groups.
@@ -141,30 +174,32 @@ impl Inbound {
     /// The reason to refuse it from here on.
     pub fn announce(&mut self, hello: &Hello) -> Result<(), Refusal> {
         check_hello(self.host.as_ref(), hello)?;
-        self.theirs = Hosted::of(hello);
-        self.ours = Hosted::of(&self.host.hello());
-        self.terms.retain(|(group, node), _| self.theirs.contains(*group, *node));
+        self.theirs = hello.groups.iter().map(|group| ((group.group, group.node), group.clone())).collect();
+        self.admitted.clear();
+        self.terms.retain(|sender, _| self.theirs.contains_key(sender));
         Ok(())
     }
 
     /// Checks a frame before it is handed to the host.
     ///
     /// # Errors
-    /// What is wrong: close the connection, and count it.
+    /// What is wrong with it: count it, and drop the frame or close the connection, as [`FrameError::is_fatal`] says.
     pub fn check(&mut self, frame: &Frame) -> Result<(), FrameError> {
         let (group, message) = (frame.group, &frame.message);
-        if !self.theirs.contains(group, message.from) {
+        let sender = (group, message.from);
+        let Some(theirs) = self.theirs.get(&sender) else {
             return Err(FrameError::Sender { group, node: message.from });
+        };
+        if self.host.hosts(group) != Some(message.to) {
+            return Err(FrameError::Receiver { group, node: message.to });
         }
-        if !self.ours.contains(group, message.to) {
-            // The group may have been opened since; asking each time would cost too much.
-            self.ours = Hosted::of(&self.host.hello());
-            if !self.ours.contains(group, message.to) {
-                return Err(FrameError::Receiver { group, node: message.to });
-            }
+        if !self.admitted.contains(&sender) {
+            let admitted = self.host.admit(theirs);
+            admitted.map_err(|refusal| FrameError::Refused { group, node: message.from, refusal })?;
+            self.admitted.insert(sender);
         }
         check_message(message)?;
-        let last = self.terms.entry((group, message.from)).or_default();
+        let last = self.terms.entry(sender).or_default();
         if message.term < *last {
             return Err(Impossible::Falls { from: *last, to: message.term }.into());
         }
@@ -281,8 +316,12 @@ mod tests {
         fn hello(&self) -> Hello {
             self.0.lock().unwrap().clone()
         }
-        fn admit(&self, hello: &Hello) -> Result<(), Refusal> {
-            if hello.groups.is_empty() { Err(Refusal::NoGroup) } else { Ok(()) }
+        fn hosts(&self, group: GroupId) -> Option<NodeId> {
+            self.hello().groups.iter().find(|hosted| hosted.group == group).map(|hosted| hosted.node)
+        }
+        fn admit(&self, theirs: &GroupHello) -> Result<(), Refusal> {
+            // Node 9 is a stranger everywhere.
+            if theirs.node == NodeId(9) { Err(Refusal::Stranger { node: theirs.node }) } else { Ok(()) }
         }
         fn receive(&self, _: Vec<Frame>) {}
         fn unreachable(&self, _: GroupId, _: NodeId) {}
@@ -345,6 +384,34 @@ mod tests {
         assert_eq!(inbound.check(&frame(5, 3)), Ok(()), "a group that was opened since the handshake");
         inbound.announce(&hello(&[(5, 2)])).unwrap();
         assert!(matches!(inbound.check(&frame(1, 3)), Err(FrameError::Sender { .. })));
+    }
+
+    #[test]
+    fn groups_of_a_process_are_admitted_apart() {
+        let strange = |group| Frame {
+            group: GroupId(group),
+            message: Message { from: NodeId(9), ..message(3, Body::HeartbeatResponse { round: 1, promise: 0 }) },
+        };
+        let stranger = Refusal::Stranger { node: NodeId(9) };
+        assert_eq!(check_hello(host(&[(1, 1)]).as_ref(), &hello(&[(1, 9)])), Err(stranger.clone()));
+        let mut inbound = Inbound::admit(host(&[(1, 1), (5, 1)]), &hello(&[(1, 9), (5, 2)])).unwrap();
+        assert_eq!(inbound.check(&frame(5, 3)), Ok(()));
+        let refused = inbound.check(&strange(1)).unwrap_err();
+        assert_eq!(refused, FrameError::Refused { group: GroupId(1), node: NodeId(9), refusal: stranger });
+        assert_eq!((refused.is_fatal(), refused.fault()), (false, Fault::Refused));
+        assert!(inbound.check(&strange(5)).unwrap_err().is_fatal(), "it does not host that");
+        assert_eq!(inbound.check(&frame(5, 3)), Ok(()), "the other group goes on");
+    }
+
+    #[test]
+    fn a_frame_for_a_group_that_ended_here_harms_no_other() {
+        let ours = host(&[(1, 1), (5, 1)]);
+        let mut inbound = Inbound::admit(ours.clone(), &hello(&[(1, 2), (5, 2)])).unwrap();
+        assert_eq!(inbound.check(&frame(5, 3)), Ok(()));
+        *ours.0.lock().unwrap() = hello(&[(1, 1)]);
+        let ended = inbound.check(&frame(5, 3)).unwrap_err();
+        assert_eq!((ended.is_fatal(), ended.fault()), (false, Fault::Receiver));
+        assert_eq!(inbound.check(&frame(1, 3)), Ok(()));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_core::{GroupId, NodeId};
 
-use crate::{Address, Frame, Hello, Peer, Refusal};
+use crate::{Address, Frame, GroupHello, Hello, Peer, Refusal};
 
 /// The process's side of a transport: what it says of itself, whom it lets in, and where frames go.
 /// Its methods are called from the transport's own tasks and never block.
@@ -14,18 +14,26 @@ pub trait Host: Send + Sync + 'static {
     /// What this process says of itself, as of now.
     fn hello(&self) -> Hello;
 
-    /// Whether a process that says this of itself may talk to this one.
+    /// The node that hosts the group here, as of now; `None` when none does. Asked for each frame that arrives.
+    fn hosts(&self, group: GroupId) -> Option<NodeId>;
+
+    /// Whether what another process hosts of a group may talk to what is hosted of it here. Groups are judged apart: a stranger to one may be a member of another.
     ///
     /// # Errors
-    /// Why not; the reason is sent to it and logged.
-    fn admit(&self, hello: &Hello) -> Result<(), Refusal>;
+    /// Why not; the reason is logged, and sent to a process of which no group is admitted.
+    fn admit(&self, theirs: &GroupHello) -> Result<(), Refusal>;
 
-    /// Takes frames that arrived, in order, of one process that was admitted as `hello`. The transport has checked that each sender is hosted there.
+    /// Takes frames that arrived, in order, of one process. The transport has checked that each sender is hosted there and was admitted here.
     /// Frames for which there is no room are dropped: Raft repairs that.
     fn receive(&self, frames: Vec<Frame>);
 
     /// The connection to a node was lost, or could not be made.
     fn unreachable(&self, group: GroupId, peer: NodeId);
+
+    /// The process of `peer` does not let this one in, and says why. It counts as unreachable, too.
+    fn refused(&self, group: GroupId, peer: NodeId, refusal: &Refusal) {
+        let _ = (group, peer, refusal);
+    }
 
     /// Answers a question from outside of any group: founding and joining (C2). `question` and the answer are the node's own encoding, at most 1 MiB.
     fn answer(&self, question: Bytes) -> Bytes;

@@ -2,6 +2,7 @@
 
 mod examples;
 mod files;
+mod inventory;
 mod layers;
 mod proto;
 
@@ -28,6 +29,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     files::check(&mut findings)?;
     layers::check(&mut findings)?;
     proto::check(&mut findings)?;
+    inventory::check(&mut findings)?;
     examples::check(&mut findings, options.write)?;
     for hint in &findings.hints {
         println!("tidy: hint: {hint}");

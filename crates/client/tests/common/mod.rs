@@ -1,9 +1,10 @@
 //! Nodes that do as a test tells them, each on a runtime of its own so that it can be killed with its connections.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::{SocketAddr, TcpListener},
     sync::{
         Arc, Mutex,
@@ -14,6 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use coracle_client::{
+    Refusal, RefusalKind,
     pb::{self, cluster_server, kv_server},
     status,
 };
@@ -39,6 +41,9 @@ pub(crate) struct State {
     pub(crate) held: Mutex<Vec<u64>>,
     pub(crate) commits: AtomicUsize,
     pub(crate) reads: AtomicUsize,
+    pub(crate) members: Mutex<Vec<pb::Member>>,
+    pub(crate) refusals: Mutex<VecDeque<Status>>,
+    pub(crate) operations: AtomicUsize,
 }
 
 pub(crate) struct Node {
@@ -80,6 +85,20 @@ impl Node {
 
     pub(crate) fn reads(&self) -> usize {
         self.state.reads.load(Ordering::SeqCst)
+    }
+
+    /// What the next operations on the cluster are answered with.
+    pub(crate) fn refuses(&self, with: impl IntoIterator<Item = Status>) {
+        self.state.refusals.lock().unwrap().extend(with);
+    }
+
+    pub(crate) fn has_members(&self, members: impl IntoIterator<Item = (u64, String)>) {
+        let member = |(node_id, client_address)| pb::Member { node_id, client_address, ..Default::default() };
+        *self.state.members.lock().unwrap() = members.into_iter().map(member).collect();
+    }
+
+    pub(crate) fn operations(&self) -> usize {
+        self.state.operations.load(Ordering::SeqCst)
     }
 
     pub(crate) fn kill(&mut self) {
@@ -158,6 +177,15 @@ impl tonic::codegen::Service<tonic::codegen::http::Request<tonic::body::Body>> f
 struct Fake(Arc<State>);
 
 impl Fake {
+    /// An operation on the cluster: the next of the answers that were laid out, and from then on it works.
+    async fn operation(&self) -> Result<(), Status> {
+        self.0.operations.fetch_add(1, Ordering::SeqCst);
+        match self.0.refusals.lock().unwrap().pop_front() {
+            Some(status) => Err(status),
+            None => Ok(()),
+        }
+    }
+
     async fn mode(&self) -> Result<(), Status> {
         let mode = self.0.mode.lock().unwrap().clone();
         match mode {
@@ -172,6 +200,49 @@ impl Fake {
 impl cluster_server::Cluster for Fake {
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
         Ok(Response::new(self.0.view.lock().unwrap().clone()))
+    }
+
+    async fn members(&self, _: Request<pb::MembersRequest>) -> Result<Response<pb::MembersResponse>, Status> {
+        let node_id = self.0.view.lock().unwrap().node_id;
+        let members = self.0.members.lock().unwrap().clone();
+        Ok(Response::new(pb::MembersResponse { node_id, members, ..Default::default() }))
+    }
+
+    async fn join(&self, request: Request<pb::JoinRequest>) -> Result<Response<pb::JoinResponse>, Status> {
+        self.operation().await?;
+        let request = request.into_inner();
+        Ok(Response::new(pb::JoinResponse { node_id: request.address.len() as u64 }))
+    }
+
+    async fn leave(&self, request: Request<pb::LeaveRequest>) -> Result<Response<pb::LeaveResponse>, Status> {
+        let node_id = request.into_inner().node_id;
+        let after = self.operation().await;
+        let mut members = self.0.members.lock().unwrap();
+        let before = members.len();
+        members.retain(|member| member.node_id != node_id);
+        if members.len() == before {
+            return Err(Refusal::new(RefusalKind::NotMember, "gone").to_status());
+        }
+        after.map(|()| Response::new(pb::LeaveResponse {}))
+    }
+
+    async fn transfer(&self, request: Request<pb::TransferRequest>) -> Result<Response<pb::TransferResponse>, Status> {
+        self.operation().await?;
+        let leader_id = request.into_inner().node_id.unwrap_or(9);
+        Ok(Response::new(pb::TransferResponse { leader_id }))
+    }
+
+    async fn weaken(&self, _: Request<pb::WeakenRequest>) -> Result<Response<pb::WeakenResponse>, Status> {
+        self.operation().await?;
+        Ok(Response::new(pb::WeakenResponse {}))
+    }
+
+    async fn snapshot(
+        &self,
+        _: Request<pb::TakeSnapshotRequest>,
+    ) -> Result<Response<pb::TakeSnapshotResponse>, Status> {
+        self.operation().await?;
+        Ok(Response::new(pb::TakeSnapshotResponse { index: 77 }))
     }
 }
 

@@ -1,7 +1,10 @@
 //! What the tests of this crate share.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
-use std::time::{Duration, Instant};
+use std::{
+    net::TcpListener,
+    time::{Duration, Instant},
+};
 
 use coracle::{BuildError, Builder, Node, level::Level};
 use tokio::task::JoinSet;
@@ -53,4 +56,11 @@ pub(crate) async fn leader(nodes: &[Node]) -> usize {
 pub(crate) async fn get(db: &Level, key: &str) -> Option<String> {
     let value = db.get(key).await.expect("the read succeeds");
     value.map(|value| String::from_utf8(value.to_vec()).unwrap())
+}
+
+/// Addresses on loopback whose ports were free a moment ago: nodes must know each other's before any of them listens.
+pub(crate) fn reserve(count: usize) -> Vec<String> {
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let ports = listeners.iter().map(|listener| listener.local_addr().unwrap().port());
+    ports.map(|port| format!("/ip4/127.0.0.1/tcp/{port}")).collect()
 }

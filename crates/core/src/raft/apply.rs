@@ -2,8 +2,8 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use super::{Raft, RoleState};
-use crate::{Event, Fatal, Index, LogRead, Output, Run};
+use super::{Raft, RoleState, canonical::Form};
+use crate::{Bug, Event, Fatal, Index, LogRead, Output, Run};
 
 /// How far the state machine is.
 #[derive(Clone, Debug)]
@@ -37,6 +37,13 @@ impl Applying {
         self.log_request == Some(request)
     }
 
+    pub(super) fn canonical(&self, last_log_request: u64) -> impl Form {
+        let Applying { applied, flushed, sent, outstanding, outstanding_bytes, log_request } = self;
+        let outstanding: Vec<_> = outstanding.iter().copied().collect();
+        let request = log_request.map(|request| last_log_request - request);
+        (*applied, *flushed, *sent, outstanding, *outstanding_bytes, request)
+    }
+
     /// The state was replaced: what was handed out before is in it.
     pub(super) fn restart_at(&mut self, index: Index) {
         *self = Applying::new(index.max(self.applied));
@@ -46,7 +53,9 @@ impl Applying {
 impl Raft {
     /// Hands out what is committed and durable, up to the limit of what may be outstanding.
     pub(super) fn settle_apply(&mut self) {
-        let limit = self.commit_index.min(self.durable_index());
+        let is_unwritten_enough = self.config.has_bug(Bug::ApplyBeforeDurable);
+        let durable = if is_unwritten_enough { self.commit_index } else { self.durable_index() };
+        let limit = self.commit_index.min(durable);
         let is_blocked = self.installing.is_some() || self.applying.sent < self.log.base().index;
         while !is_blocked
             && self.applying.sent < limit
@@ -129,7 +138,9 @@ impl Raft {
     /// Moves the log's base up to what is flushed, and leaves what a snapshot in transfer is continued by.
     pub(super) fn on_compact(&mut self, up_to: Index) {
         let floor = self.installing_floor().unwrap_or(up_to);
-        let index = up_to.min(self.applying.flushed).min(floor).min(self.durable_index());
+        let is_flush_needless = self.config.has_bug(Bug::CompactUnflushed);
+        let flushed = if is_flush_needless { self.applying.applied } else { self.applying.flushed };
+        let index = up_to.min(flushed).min(floor).min(self.durable_index());
         if index <= self.log.base().index || self.installing.is_some() {
             return;
         }

@@ -4,9 +4,13 @@
 
 use alloc::vec::Vec;
 
-use super::{Raft, RoleState, proposals::Waiting};
+use super::{
+    Raft, RoleState,
+    canonical::{Clock, Form},
+    proposals::Waiting,
+};
 use crate::{
-    Entry, EntryKind, Event, Index, MemberRole, Membership, MembershipChange, NodeId, NodeRecord, ProposalId,
+    Bug, Entry, EntryKind, Event, Index, MemberRole, Membership, MembershipChange, NodeId, NodeRecord, ProposalId,
     RejectReason, Run, Time,
 };
 
@@ -25,6 +29,13 @@ pub(super) struct Promotion {
     /// What has to be replicated in this round.
     target: Index,
     began: Time,
+}
+
+impl Promotion {
+    pub(super) fn canonical(&self, clock: Clock) -> impl Form {
+        let Promotion { intent, slow_rounds, target, began } = self;
+        (*intent, *slow_rounds, *target, clock.age(*began))
+    }
 }
 
 /// What a change of voters can do next.
@@ -135,7 +146,8 @@ impl Raft {
         };
         let (index, membership) = self.log.membership();
         let is_settled = index <= self.commit_index && self.commit_index >= leader.term_start;
-        if !is_settled || membership.is_joint() || leader.transfer.is_some() {
+        let must_wait = !is_settled || membership.is_joint() || leader.transfer.is_some();
+        if must_wait && !self.config.has_bug(Bug::TwoChangesAtOnce) {
             return self.reject_proposals(id, 1, RejectReason::ChangeInProgress);
         }
         match membership.intent(change) {
@@ -162,7 +174,8 @@ impl Raft {
     pub(super) fn settle_membership(&mut self) {
         let RoleState::Leader(leader) = &self.role else { return };
         let (index, membership) = self.log.membership();
-        if index > self.commit_index || self.commit_index < leader.term_start || leader.transfer.is_some() {
+        let is_moving = leader.transfer.is_some() && !self.config.has_bug(Bug::ChangeDuringTransfer);
+        if index > self.commit_index || self.commit_index < leader.term_start || is_moving {
             return;
         }
         if membership.is_joint() {

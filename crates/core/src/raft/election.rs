@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use super::{Raft, RoleState};
-use crate::{Body, Index, NodeId, Term, quorum::Tally};
+use super::{Raft, RoleState, canonical::Form};
+use crate::{Body, Bug, Index, NodeId, Term, quorum::Tally};
 
 /// The answers to a campaign.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +29,13 @@ impl Campaign {
         }
     }
 
+    pub(super) fn canonical(&self) -> impl Form {
+        let Campaign { votes, is_transfer, is_requested } = self;
+        let mut votes = votes.clone();
+        votes.sort_unstable();
+        (votes, *is_transfer, *is_requested)
+    }
+
     fn vote_of(&self, voter: NodeId) -> Option<bool> {
         self.votes.iter().find(|(id, _)| *id == voter).map(|(_, granted)| *granted)
     }
@@ -48,6 +55,9 @@ impl Raft {
         if !self.may_campaign() {
             self.role = RoleState::Follower;
             return;
+        }
+        if self.config.has_bug(Bug::PreVoteRaisesTerm) {
+            self.enter_term(self.term.next());
         }
         let mut campaign = Campaign::default();
         campaign.record(self.config.id, true);
@@ -77,6 +87,7 @@ impl Raft {
     /// Whether a log that ends like this is at least as up-to-date as this one (Raft §5.4.1).
     fn is_up_to_date(&self, last_log_index: Index, last_log_term: Term) -> bool {
         (last_log_term, last_log_index) >= (self.log.last_term(), self.log.last_index())
+            || self.config.has_bug(Bug::VoteForOlderLog)
     }
 
     /// Answers without changing or persisting anything.
@@ -147,6 +158,13 @@ impl Raft {
     pub(super) fn on_request_vote_response(&mut self, from: NodeId, granted: bool) {
         let RoleState::Candidate(campaign) = &mut self.role else { return };
         if campaign.is_requested {
+            if self.config.has_bug(Bug::VoteCountedTwice) {
+                campaign.votes.push((from, granted));
+                let grants = campaign.votes.iter().filter(|(_, granted)| *granted).count();
+                if 2 * grants > self.quorum.voters().count() {
+                    return self.become_leader();
+                }
+            }
             campaign.record(from, granted);
             self.count_votes();
         }

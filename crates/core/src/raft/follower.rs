@@ -2,8 +2,11 @@
 
 use alloc::vec::Vec;
 
-use super::{Raft, RoleState};
-use crate::{AppendResult, Body, Event, Fatal, Index, NodeId, Run, Term, Time};
+use super::{
+    Raft, RoleState,
+    canonical::{Clock, Form},
+};
+use crate::{AppendResult, Body, Bug, Event, Fatal, Index, NodeId, Run, Term, Time};
 
 /// What a follower knows of its leader.
 #[derive(Clone, Debug)]
@@ -36,6 +39,13 @@ impl Following {
 
     pub(super) fn on_term_changed(&mut self, commit_index: Index) {
         *self = Following { contact: self.contact, ..Following::new(commit_index) };
+    }
+
+    pub(super) fn canonical(&self, clock: Clock) -> impl Form {
+        let Following { leader, resigned, contact, verified, is_ack_wanted, acked } = self;
+        // Without a leader nobody asks when it was heard.
+        let age = leader.map(|_| clock.age(*contact));
+        (*leader, *resigned, age, *verified, *is_ack_wanted, *acked)
     }
 }
 
@@ -124,7 +134,9 @@ impl Raft {
         let mut is_whole = true;
         for run in entries {
             let Some(run) = run.into_slice(self.commit_index.next(), Index(u64::MAX)) else { continue };
-            let Some(from) = self.log.first_difference(&run) else { continue };
+            let cut = run.first() <= self.log.last_index() && self.config.has_bug(Bug::TruncateOnAppend);
+            let difference = self.log.first_difference(&run).or(cut.then_some(run.first()));
+            let Some(from) = difference else { continue };
             let membership = self.log.membership().0;
             if from <= self.log.last_index() {
                 self.truncate(from);
@@ -147,7 +159,7 @@ impl Raft {
         assert!(from > self.commit_index, "committed entries stay");
         self.outputs.events.push(Event::Truncated { from, last: self.log.last_index() });
         self.log.truncate(from);
-        self.persistence.on_truncated(from);
+        self.persistence.on_truncated(from, self.config.has_bug(Bug::OldTicketAcknowledges));
         self.repair.on_truncated(from);
         self.following.verified = self.following.verified.min(from.prev());
     }
@@ -181,6 +193,9 @@ impl Raft {
 
     /// Commits what the leader has committed, as far as this log is known to equal the leader's (C4).
     pub(super) fn learn_commit(&mut self, leader_commit: Index) {
+        if self.config.has_bug(Bug::CommitBeyondVerified) {
+            self.following.verified = self.following.verified.max(leader_commit.min(self.log.last_index()));
+        }
         self.commit_index = self.commit_index.max(leader_commit.min(self.following.verified));
         self.following.verified = self.following.verified.max(self.commit_index);
     }
@@ -194,7 +209,8 @@ impl Raft {
     pub(super) fn acknowledge(&mut self) {
         let Some(leader) = self.following.leader else { return };
         let verified = self.following.verified;
-        let index = verified.min(self.durable_index());
+        let is_unwritten_enough = self.config.has_bug(Bug::AcknowledgeUnwritten);
+        let index = if is_unwritten_enough { verified } else { verified.min(self.durable_index()) };
         if !self.following.is_ack_wanted || (index < verified && index <= self.following.acked) {
             return;
         }

@@ -5,6 +5,7 @@ use core::time::Duration;
 
 use super::{
     Progress, Raft, RoleState,
+    canonical::{Clock, Form},
     change::Promotion,
     lease::Lease,
     proposals::Waiting,
@@ -12,7 +13,7 @@ use super::{
     replication::{Peer, Standing},
     transfer::Transfer,
 };
-use crate::{Body, Entry, Index, NodeId, Outcome, Output, RejectReason, Run, Time};
+use crate::{Body, Bug, Entry, Index, NodeId, Outcome, Output, RejectReason, Run, Time};
 
 /// What a leader keeps for its term.
 #[derive(Clone, Debug)]
@@ -63,6 +64,37 @@ impl Leader {
         };
         self.peers.iter().map(view).collect()
     }
+
+    pub(super) fn canonical(&self, clock: Clock, last_log_request: u64) -> impl Form {
+        let Leader {
+            peers,
+            term_start,
+            waiting,
+            uncommitted_bytes,
+            unapplied,
+            unapplied_bytes,
+            reads,
+            lease,
+            promotion,
+            round,
+            heartbeat_deadline,
+            commit_at_heartbeat,
+            transfer,
+            quorum_deadline,
+        } = self;
+        let mut peers: Vec<_> = peers.iter().map(|peer| (peer.id, peer)).collect();
+        peers.sort_by_key(|(id, _)| *id);
+        let awaited = reads.open_round();
+        let peers: Vec<_> =
+            peers.into_iter().map(|(_, peer)| peer.canonical(clock, awaited, last_log_request)).collect();
+        let proposals: Vec<_> = waiting.iter().map(Waiting::canonical).collect();
+        let bytes = (*uncommitted_bytes, unapplied.iter().copied().collect::<Vec<_>>(), *unapplied_bytes);
+        let timers = (clock.is_armed(*heartbeat_deadline), clock.is_armed(*quorum_deadline));
+        let changes =
+            (promotion.as_ref().map(|it| it.canonical(clock)), transfer.as_ref().map(|it| it.canonical(clock)));
+        let leases = (reads.canonical(), lease.canonical(clock, *round));
+        (peers, *term_start, *commit_at_heartbeat, (proposals, bytes), timers, changes, leases)
+    }
 }
 
 impl Raft {
@@ -88,6 +120,9 @@ impl Raft {
         self.following.leader = None;
         self.update_peers();
         self.serve_removed();
+        if self.config.has_bug(Bug::NoNoop) {
+            return;
+        }
         let run = Run::new(term_start, self.term, [Entry::noop()]);
         if self.log.append(run).is_err() {
             unreachable!("a no-op holds no membership");
@@ -164,8 +199,10 @@ impl Raft {
     /// Ends what waits for this leader: proposals are in the log and may yet be committed, reads have no effect.
     pub(super) fn fail_leadership(&mut self, reason: RejectReason) {
         let RoleState::Leader(leader) = &mut self.role else { return };
+        let is_refused = self.config.has_bug(Bug::UnknownIsRefused);
         for Waiting { first, count, .. } in leader.waiting.drain(..) {
-            self.outputs.results.push(Output::Done { first, count, outcome: Outcome::Unknown });
+            let outcome = if is_refused { Outcome::Rejected(reason) } else { Outcome::Unknown };
+            self.outputs.results.push(Output::Done { first, count, outcome });
         }
         for (first, count) in leader.reads.take_local() {
             self.outputs.results.push(Output::ReadFailed { first, count, reason });
@@ -219,7 +256,10 @@ impl Raft {
         }
         let mut messages = Vec::with_capacity(leader.peers.len());
         for peer in &mut leader.peers {
-            let leader_commit = peer.commit_to_tell(self.commit_index);
+            let mut leader_commit = peer.commit_to_tell(self.commit_index);
+            if self.config.has_bug(Bug::HeartbeatCommitUnchecked) {
+                leader_commit = self.commit_index;
+            }
             messages.push((peer.id, Body::Heartbeat { round, leader_commit }));
         }
         for (to, body) in messages {
@@ -230,13 +270,15 @@ impl Raft {
     /// Commits what a majority of each half holds durably, if it is of this term (Raft §5.4.2).
     pub(super) fn advance_commit(&mut self) {
         let RoleState::Leader(leader) = &self.role else { return };
-        let durable = self.durable_index();
+        let counts_unwritten = self.config.has_bug(Bug::CountUnwritten);
+        let durable = if counts_unwritten { self.log.last_index() } else { self.durable_index() };
         let reached = self.quorum.reached(|id| match leader.peer_ref(id) {
             Some(peer) => peer.match_index,
             None if id == self.config.id => durable,
             None => Index::ZERO,
         });
-        if reached > self.commit_index && reached >= leader.term_start {
+        let is_own_term = reached >= leader.term_start || self.config.has_bug(Bug::OldTermCommitted);
+        if reached > self.commit_index && is_own_term {
             self.commit_index = reached;
             self.finish_proposals();
         }

@@ -2,10 +2,13 @@
 //!
 //! A voter promises with each answer to a round to help elect nobody else for a while. For the leader that time runs from the moment at which it sent the round, less what clocks may drift; while the promises of a majority of each half hold, there is no other leader.
 
-use alloc::collections::VecDeque;
+use alloc::{collections::VecDeque, vec::Vec};
 use core::time::Duration;
 
-use super::{Raft, RoleState};
+use super::{
+    Raft, RoleState,
+    canonical::{Clock, Form},
+};
 use crate::{NodeId, Time};
 
 /// Of the rounds within one heartbeat interval, so many are remembered.
@@ -24,6 +27,12 @@ impl Promise {
     /// What a node that has just started may have promised before.
     pub(super) fn after_start(until: Time) -> Promise {
         Promise { until, to: None }
+    }
+
+    pub(super) fn canonical(&self, clock: Clock) -> impl Form {
+        let Promise { until, to } = self;
+        // One that has passed keeps nobody from anything.
+        clock.is_armed(*until).then_some(*to)
     }
 }
 
@@ -51,6 +60,12 @@ impl Lease {
         if self.rounds.back().is_none_or(|(_, sent_at)| now.since(*sent_at) >= gap) {
             self.rounds.push_back((round, now));
         }
+    }
+
+    pub(super) fn canonical(&self, clock: Clock, newest: u64) -> impl Form {
+        let Lease { rounds, is_void } = self;
+        let rounds: Vec<_> = rounds.iter().map(|(round, at)| (newest.wrapping_sub(*round), clock.age(*at))).collect();
+        (rounds, *is_void)
     }
 
     /// When `round` was sent, or an earlier time.

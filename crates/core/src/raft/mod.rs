@@ -17,8 +17,10 @@
 //! | `apply.rs` | what is handed to the state machine, and compaction |
 //! | `snapshot.rs` | snapshots that arrive |
 //! | `settle.rs` | the order of outputs, and when to wake |
+//! | `canonical.rs` | what of the state makes a difference |
 
 mod apply;
+mod canonical;
 mod change;
 mod election;
 mod follower;
@@ -36,6 +38,7 @@ mod transfer;
 
 use alloc::{collections::VecDeque, vec::Vec};
 
+pub(crate) use canonical::{Form, entries_of};
 pub use status::{Progress, Role, Status};
 
 use self::{
@@ -43,8 +46,8 @@ use self::{
     reads::FollowerReads, repair::Repair, snapshot::Installing,
 };
 use crate::{
-    Body, Config, ConfigError, Event, Fatal, Index, Input, Membership, Message, NodeId, Outcome, Output, Recovered,
-    RejectReason, Rng, Term, Time, log::Log, quorum::Quorum,
+    Body, Bug, Config, ConfigError, Event, Fatal, Index, Input, Membership, Message, NodeId, Outcome, Output,
+    Recovered, RejectReason, Rng, Term, Time, log::Log, quorum::Quorum,
 };
 
 /// A replica's protocol: hand in what has happened with [`handle`](Raft::handle), take what is to be done with [`poll`](Raft::poll).
@@ -125,7 +128,7 @@ impl Raft {
             return Err(ConfigError::Recovered { what: "term or commit index do not fit it" });
         }
         let mut rng = Rng::new(config.seed ^ config.id.0.rotate_left(32));
-        let quorum = Quorum::new(log.membership().1);
+        let quorum = quorum_of(&config, log.membership().1, None);
         let election_deadline = if quorum.is_sole(config.id) {
             now
         } else {
@@ -249,10 +252,19 @@ impl Raft {
         }
         if message.term > self.term {
             self.become_follower(message.term);
-        } else if message.term < self.term {
+        } else if message.term < self.term && !self.takes_stale(&message) {
             return self.on_stale_message(message);
         }
         self.on_current_message(message);
+    }
+
+    /// Whether a message of an earlier term is taken for one of this: never, without a bug.
+    fn takes_stale(&self, message: &Message) -> bool {
+        match message.body {
+            Body::RequestVoteResponse { .. } => self.config.has_bug(Bug::StaleVote),
+            Body::HeartbeatResponse { .. } => self.config.has_bug(Bug::StaleEcho),
+            _ => false,
+        }
     }
 
     /// A message of this term.
@@ -376,7 +388,7 @@ impl Raft {
     /// The effective membership has changed.
     fn on_membership_changed(&mut self) {
         let (index, membership) = self.log.membership();
-        self.quorum = Quorum::new(membership);
+        self.quorum = quorum_of(&self.config, membership, Some(&self.quorum));
         self.outputs.events.push(Event::Membership { index });
         self.update_peers();
     }
@@ -410,4 +422,14 @@ impl Raft {
     pub fn membership_at(&self, index: Index) -> (Index, &Membership) {
         self.log.membership_at(index)
     }
+}
+
+/// Who decides by `membership`, after `before` did.
+fn quorum_of(config: &Config, membership: &Membership, before: Option<&Quorum>) -> Quorum {
+    let quorum = Quorum::new(membership);
+    #[cfg(feature = "bugs")]
+    let quorum = quorum.with_bug(config.bug, membership, before);
+    #[cfg(not(feature = "bugs"))]
+    let _ = (config, before);
+    quorum
 }

@@ -2,8 +2,13 @@
 
 use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
 
-use super::{Raft, RoleState};
-use crate::{Base, Body, Event, HardState, Index, Message, Output, Persist, RejectReason, Ticket, Time};
+use super::{
+    Raft, RoleState,
+    canonical::{Clock, Form},
+};
+use crate::{
+    Base, Body, Bug, Config, Event, HardState, Index, Message, Output, Persist, RejectReason, Term, Ticket, Time,
+};
 
 /// The most messages that wait for the disk.
 const WITHHELD_MAX: usize = 1024;
@@ -41,6 +46,14 @@ struct Write {
     /// What the log ends with once this is durable, as far as it has not been cut off since.
     last_index: Index,
     issued_at: Time,
+}
+
+impl Write {
+    /// `place` is that of its version among all of them.
+    fn canonical(&self, clock: Clock, place: usize) -> impl Form + use<> {
+        let Write { ticket: _, version: _, last_index, issued_at } = self;
+        (place, *last_index, clock.age(*issued_at))
+    }
 }
 
 impl Persistence {
@@ -96,11 +109,13 @@ impl Persistence {
     }
 
     /// The entries from `from` on are no longer in the log.
-    pub(super) fn on_truncated(&mut self, from: Index) {
+    pub(super) fn on_truncated(&mut self, from: Index, has_bug: bool) {
         let last = from.prev();
-        self.durable = self.durable.min(last);
-        for write in &mut self.writes {
-            write.last_index = write.last_index.min(last);
+        if !has_bug {
+            self.durable = self.durable.min(last);
+            for write in &mut self.writes {
+                write.last_index = write.last_index.min(last);
+            }
         }
         if self.issued > last {
             self.issued = last;
@@ -119,10 +134,39 @@ impl Persistence {
         let old_first = self.issued_base.next();
         let is_anything_issued = self.issued >= old_first || self.truncate_from.is_some();
         // Until the next write is durable the disk holds the old log, and of that only the committed part still counts.
-        self.on_truncated(known.next());
+        self.on_truncated(known.next(), false);
         self.truncate_from = is_anything_issued.then_some(old_first);
         self.issued = base.index;
         self.base = Some(base);
+    }
+
+    pub(super) fn canonical(&self, clock: Clock) -> impl Form {
+        let Persistence {
+            // Only the order of writes counts, and they are in order.
+            last_ticket: _,
+            writes,
+            durable,
+            issued,
+            truncate_from,
+            base,
+            issued_base,
+            version,
+            issued_version,
+            durable_version,
+            withheld,
+            is_slow,
+        } = self;
+        let mut versions: Vec<u64> = writes.iter().map(|write| write.version).collect();
+        versions.extend(withheld.iter().map(|(version, _)| *version));
+        versions.extend([*version, *issued_version, *durable_version]);
+        versions.sort_unstable();
+        versions.dedup();
+        // How (term, vote) changed counts by what came first alone.
+        let place = |version: &u64| versions.partition_point(|other| other < version);
+        let writes: Vec<_> = writes.iter().map(|write| write.canonical(clock, place(&write.version))).collect();
+        let withheld: Vec<_> = withheld.iter().map(|(version, message)| (place(version), message)).collect();
+        let vote = (place(version), place(issued_version), place(durable_version));
+        (writes, *durable, *issued, (*truncate_from, base, *issued_base), vote, withheld, *is_slow)
     }
 
     fn is_due(&self, last_index: Index) -> bool {
@@ -155,12 +199,16 @@ impl Raft {
             truncate_from: p.truncate_from.take(),
             repaired: self.repair.issue(p.last_ticket),
             entries,
-            hard_state: Some(HardState {
-                term: self.term,
-                voted_for: self.voted_for,
-                commit_index: self.commit_index.min(last_index),
-                is_repairing: self.repair.flag(),
-            }),
+            hard_state: Some(forgotten(
+                &self.config,
+                self.log.last_term(),
+                HardState {
+                    term: self.term,
+                    voted_for: self.voted_for,
+                    commit_index: self.commit_index.min(last_index),
+                    is_repairing: self.repair.flag(),
+                },
+            )),
             base: p.base.take().map(Box::new),
         })
     }
@@ -227,8 +275,9 @@ impl Raft {
         let last_log_index = self.log.last_index();
         let last_log_term = self.log.last_term();
         let is_durable = self.persistence.is_vote_durable() && self.durable_index() >= last_log_index;
+        let is_unwritten_enough = self.config.has_bug(Bug::CampaignBeforeDurable);
         let RoleState::Candidate(campaign) = &mut self.role else { return };
-        if campaign.is_requested || !is_durable {
+        if campaign.is_requested || !(is_durable || is_unwritten_enough) {
             return;
         }
         campaign.is_requested = true;
@@ -236,8 +285,24 @@ impl Raft {
         campaign.record(self.config.id, true);
         let peers: Vec<_> = self.quorum.voters().filter(|id| *id != self.config.id).collect();
         for peer in peers {
-            self.send(peer, Body::RequestVote { last_log_index, last_log_term, is_transfer });
+            let body = Body::RequestVote { last_log_index, last_log_term, is_transfer };
+            if is_unwritten_enough {
+                self.send_at_once(peer, body);
+            } else {
+                self.send(peer, body);
+            }
         }
         self.count_votes();
+    }
+}
+
+/// What a write tells of term and vote: all, without a bug.
+fn forgotten(config: &Config, last_term: Term, hard_state: HardState) -> HardState {
+    if config.has_bug(Bug::VoteNotPersisted) {
+        HardState { voted_for: None, ..hard_state }
+    } else if config.has_bug(Bug::TermNotPersisted) {
+        HardState { term: last_term, voted_for: None, ..hard_state }
+    } else {
+        hard_state
     }
 }

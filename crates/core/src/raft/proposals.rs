@@ -4,7 +4,7 @@ use alloc::{sync::Arc, vec::Vec};
 
 use bytes::Bytes;
 
-use super::{Raft, RoleState};
+use super::{Raft, RoleState, canonical::Form};
 use crate::{Entry, Index, Outcome, Output, ProposalId, RejectReason, Run};
 
 /// Consecutive proposals at consecutive indexes.
@@ -19,6 +19,11 @@ pub(super) struct Waiting {
 impl Waiting {
     pub(super) fn one(first: ProposalId, first_index: Index, bytes: usize) -> Waiting {
         Waiting { first, count: 1, first_index, bytes }
+    }
+
+    pub(super) fn canonical(&self) -> impl Form + use<> {
+        let Waiting { first, count, first_index, bytes } = self;
+        (*first, *count, *first_index, *bytes)
     }
 }
 

@@ -2,8 +2,11 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use super::{Raft, RoleState};
-use crate::{Body, Index, NodeId, Output, ReadId, RejectReason, Time};
+use super::{
+    Raft, RoleState,
+    canonical::{Clock, Form},
+};
+use crate::{Body, Bug, Index, NodeId, Output, ReadId, RejectReason, Time};
 
 /// The reads that wait at a leader.
 #[derive(Clone, Debug, Default)]
@@ -16,7 +19,7 @@ pub(super) struct LeaderReads {
     count: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Asker {
     Local { first: ReadId, count: u32 },
     Peer { id: NodeId, nonce: u64, sequence: u64 },
@@ -35,6 +38,23 @@ impl LeaderReads {
     fn push(&mut self, asker: Asker) {
         self.count += asker.count();
         self.arrived.push(asker);
+    }
+
+    pub(super) fn canonical(&self) -> impl Form {
+        // All that are in a round are in the same.
+        let LeaderReads { arrived, in_round, count } = self;
+        let in_round: Vec<_> = in_round.iter().map(|(_, index, asker)| (*index, *asker)).collect();
+        (arrived, in_round, *count)
+    }
+
+    /// The round that reads wait for.
+    pub(super) fn open_round(&self) -> Option<u64> {
+        self.in_round.front().map(|(round, ..)| *round)
+    }
+
+    /// Whether an answer to `round` counts for reads that wait.
+    pub(super) fn is_awaited(&self, round: u64) -> bool {
+        self.open_round().is_some_and(|awaited| round >= awaited)
     }
 
     /// This node's own reads, which end here; peers ask again.
@@ -60,6 +80,14 @@ pub(super) struct FollowerReads {
     count: usize,
 }
 
+impl FollowerReads {
+    pub(super) fn canonical(&self, clock: Clock) -> impl Form {
+        // The question that waits is the last one.
+        let FollowerReads { arrived, asked, sequence: _, count } = self;
+        (arrived, asked.as_ref().map(|asked| asked.canonical(clock)), *count)
+    }
+}
+
 /// A question to the leader.
 #[derive(Clone, Debug)]
 struct Asked {
@@ -69,6 +97,13 @@ struct Asked {
     sent_at: Time,
     /// When the first question for these reads was sent.
     since: Time,
+}
+
+impl Asked {
+    fn canonical(&self, clock: Clock) -> impl Form {
+        let Asked { sequence: _, leader, reads, sent_at, since } = self;
+        (*leader, reads, clock.age(*sent_at), clock.age(*since))
+    }
 }
 
 impl Raft {
@@ -110,7 +145,8 @@ impl Raft {
     /// One round is under way at a time: what arrives meanwhile shares the next one.
     pub(super) fn settle_leader_reads(&mut self) {
         let RoleState::Leader(leader) = &mut self.role else { return };
-        let may_open = self.commit_index >= leader.term_start && leader.reads.in_round.is_empty();
+        let has_own_commit = self.commit_index >= leader.term_start || self.config.has_bug(Bug::ReadBeforeOwnCommit);
+        let may_open = has_own_commit && leader.reads.in_round.is_empty();
         if may_open && !leader.reads.arrived.is_empty() {
             let round = leader.round + 1;
             let commit_index = self.commit_index;
@@ -129,7 +165,7 @@ impl Raft {
         });
         let mut answers = Vec::new();
         while let Some((round, index, asker)) = leader.reads.in_round.front().copied()
-            && round <= echoed
+            && (round <= echoed || self.config.has_bug(Bug::ReadWithoutRound))
         {
             leader.reads.in_round.pop_front();
             leader.reads.count -= asker.count();
@@ -170,7 +206,8 @@ impl Raft {
 
     pub(super) fn on_read_index_response(&mut self, from: NodeId, nonce: u64, sequence: u64, index: Option<Index>) {
         let is_ours = |asked: &Asked| asked.sequence == sequence && asked.leader == from;
-        if nonce != self.config.seed || !self.reads.asked.as_ref().is_some_and(is_ours) {
+        let is_answer = nonce == self.config.seed && self.reads.asked.as_ref().is_some_and(is_ours);
+        if !is_answer && !self.config.has_bug(Bug::UnmatchedReadAnswer) {
             return;
         }
         let Some(asked) = self.reads.asked.take() else { return };

@@ -10,7 +10,10 @@ use alloc::{
     vec::Vec,
 };
 
-use super::{Raft, RoleState};
+use super::{
+    Raft, RoleState,
+    canonical::{Clock, Form, entries_of},
+};
 use crate::{
     Base, Body, ConfigError, Event, Fatal, Index, LogRead, NodeId, Output, Recovered, RejectReason, Run, SnapshotMeta,
     Term, Ticket, Time,
@@ -82,6 +85,32 @@ impl Repair {
         let is_flagged = recovered.hard_state.is_repairing;
         let missing = damaged.iter().copied().collect();
         Ok(Repair { missing, is_flagged, is_reported: is_flagged, ..Repair::default() })
+    }
+
+    /// What makes a difference (C25): tickets are told apart by what is on its way with them, and questions by how long ago they were asked.
+    pub(super) fn canonical(&self, clock: Clock, last_log_request: u64) -> impl Form {
+        let Repair {
+            missing,
+            received,
+            received_bytes: _,
+            issued,
+            passed,
+            issued_ticket: _,
+            is_flagged,
+            // Of the reports to come, not of the protocol.
+            is_reported: _,
+            deadline,
+            asked,
+            asked_first,
+            asked_last,
+            futile,
+            answers,
+        } = self;
+        let answers: Vec<_> =
+            answers.iter().map(|Answer { request, to, first }| (last_log_request - request, *to, *first)).collect();
+        let question = (deadline.map(|deadline| clock.is_armed(deadline)), *asked, *asked_first, *asked_last, *futile);
+        let received = entries_of(received.values());
+        (missing.clone(), received, issued.clone(), passed.clone(), *is_flagged, question, answers)
     }
 
     /// Whether an entry is damaged on the disk.
@@ -409,8 +438,7 @@ impl Raft {
     /// A peer has compacted away what is missing here: everything up to its base is committed.
     /// If the state machine has flushed that, the log begins there. If it has not, and nobody else has the entries, it begins there nevertheless: the state is then behind the log's start, and comes as a snapshot (C7).
     fn consider_base(&mut self, from: NodeId, base: Base) {
-        let is_valid =
-            base.membership.as_ref().is_some_and(|it| it.is_of_a_group()) && base.membership_index <= base.index;
+        let is_valid = base.membership.as_ref().is_some_and(|it| it.is_valid()) && base.membership_index <= base.index;
         let is_contradicted = base.index <= self.commit_index
             && base.index >= self.log.base().index
             && self.log.term_at(base.index) != Some(base.term);

@@ -3,8 +3,11 @@
 use alloc::{collections::VecDeque, vec::Vec};
 use core::time::Duration;
 
-use super::{Raft, RoleState};
-use crate::{AppendResult, Body, Incarnation, Index, LogRead, NodeId, Output, Run, Time};
+use super::{
+    Raft, RoleState,
+    canonical::{Clock, Form},
+};
+use crate::{AppendResult, Body, Bug, Incarnation, Index, LogRead, NodeId, Output, Run, Time};
 
 /// What a leader knows of a peer.
 #[derive(Clone, Debug)]
@@ -67,6 +70,13 @@ struct Inflight {
     sent_at: Time,
 }
 
+impl Inflight {
+    fn canonical(&self, clock: Clock) -> impl Form + use<> {
+        let Inflight { last, bytes, sent_at } = self;
+        (*last, *bytes, clock.age(*sent_at))
+    }
+}
+
 impl Peer {
     pub(super) fn new(id: NodeId, incarnation: Incarnation, next_index: Index, now: Time) -> Peer {
         Peer {
@@ -84,6 +94,40 @@ impl Peer {
             standing: Standing::Member,
             log_request: None,
         }
+    }
+
+    /// `awaited` is the round that reads wait for; answers to others make no difference.
+    pub(super) fn canonical(&self, clock: Clock, awaited: Option<u64>, last_log_request: u64) -> impl Form + use<> {
+        let Peer {
+            id,
+            incarnation,
+            state,
+            match_index,
+            next_index,
+            inflight,
+            inflight_bytes,
+            contact,
+            echoed,
+            commit_told,
+            promised_until,
+            standing,
+            log_request,
+        } = self;
+        let state = match state {
+            PeerState::Probe { sent_at } => (0, sent_at.map(|at| clock.age(at)), None),
+            PeerState::Replicate => (1, None, None),
+            PeerState::Install { index } => (2, None, Some(*index)),
+        };
+        let standing = match standing {
+            Standing::Member => None,
+            Standing::Removed { committed_at } => Some(committed_at.map(|at| clock.age(at))),
+        };
+        let inflight: Vec<_> = inflight.iter().map(|sent| sent.canonical(clock)).collect();
+        let has_echoed = awaited.is_some_and(|round| *echoed >= round);
+        let request = log_request.map(|request| last_log_request - request);
+        let sent = (*next_index, inflight, *inflight_bytes, *commit_told, request);
+        let answers = (*match_index, clock.age(*contact), has_echoed, clock.is_armed(*promised_until));
+        ((*id, *incarnation), state, sent, answers, standing)
     }
 
     pub(super) fn is_installing(&self) -> bool {
@@ -261,7 +305,9 @@ impl Raft {
         peer.log_request = None;
         let (to, prev_log_index) = (peer.id, peer.next_index.prev());
         match result {
-            LogRead::Entries(entries) if self.log.holds(peer.next_index, &entries) => {
+            LogRead::Entries(entries)
+                if self.log.holds(peer.next_index, &entries) || self.config.has_bug(Bug::UncheckedLogRead) =>
+            {
                 let Some(prev_log_term) = self.log.term_at(prev_log_index) else { return };
                 let bytes = entries.iter().map(Run::size).sum();
                 peer.on_sent(&entries, bytes, self.now);
@@ -362,6 +408,7 @@ impl Raft {
         let RoleState::Leader(leader) = &mut self.role else { return };
         let newest = leader.round;
         let Some(peer) = leader.peer(from) else { return };
+        let round = if self.config.has_bug(Bug::StaleEcho) { newest } else { round };
         if round <= newest {
             peer.echoed = peer.echoed.max(round);
             self.take_promise(from, round, promise);

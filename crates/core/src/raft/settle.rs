@@ -1,7 +1,7 @@
 //! The order of outputs, and when to wake (C10).
 
 use super::{Raft, RoleState, transfer::Transfer};
-use crate::{Event, Output, Time};
+use crate::{Bug, Event, Output, Time, quorum::Quorum};
 
 impl Raft {
     /// What is to be done next; [`Output::Wake`] when there is nothing until there is more input.
@@ -21,6 +21,9 @@ impl Raft {
         if self.fatal.is_none() {
             self.settle_damage();
             self.request_votes_when_durable();
+            if self.config.has_bug(Bug::ChangeAtCommit) {
+                self.quorum = Quorum::new(self.log.membership_at(self.commit_index).1);
+            }
             self.advance_commit();
             self.settle_membership();
             self.settle_leader_reads();
@@ -88,6 +91,7 @@ impl Raft {
         assert!(self.applying.flushed <= self.applying.applied, "what is flushed is applied");
         assert!(self.applying.applied <= self.commit_index, "what is applied is committed");
         assert!(!self.is_leader() || !self.is_repairing(), "nobody leads with a damaged log");
+        #[cfg(not(feature = "bugs"))]
         debug_assert!(self.quorum.is_of(self.log.membership().1), "who decides is who the log says");
         if let RoleState::Leader(leader) = &self.role {
             debug_assert!(leader.peers.iter().all(|peer| peer.match_index < peer.next_index));

@@ -2,8 +2,8 @@
 
 use alloc::boxed::Box;
 
-use super::Raft;
-use crate::{Base, Body, Event, Index, InstallSnapshot, NodeId, Output, SnapshotMeta, Term};
+use super::{Raft, canonical::Form};
+use crate::{Base, Body, Bug, Event, Index, InstallSnapshot, NodeId, Output, SnapshotMeta, Term};
 
 /// A whole snapshot on its way into the state machine.
 #[derive(Clone, Debug)]
@@ -25,6 +25,13 @@ impl SnapshotMeta {
     }
 }
 
+impl Installing {
+    pub(super) fn canonical(&self) -> impl Form {
+        let Installing { meta, is_handed_out } = self;
+        (meta, *is_handed_out)
+    }
+}
+
 impl Raft {
     /// Whether the state is behind the log's start, and nothing is under way that mends it.
     pub(super) fn needs_snapshot(&self) -> bool {
@@ -43,12 +50,13 @@ impl Raft {
             return false;
         }
         let is_state_behind = self.applying.applied < self.log.base().index || self.is_damaged_up_to(meta);
-        if is_state_behind { index >= self.log.base().index } else { !self.log_covers(meta) }
+        let covers = self.log_covers(meta) && !self.config.has_bug(Bug::SnapshotOverNewerLog);
+        if is_state_behind { index >= self.log.base().index } else { !covers }
     }
 
     pub(super) fn on_install_snapshot(&mut self, from: NodeId, term: Term, piece: Box<InstallSnapshot>) {
         let meta = &piece.meta;
-        if !meta.membership.is_of_a_group() || meta.last_included_index == Index::ZERO {
+        if !meta.membership.is_valid() || meta.last_included_index == Index::ZERO {
             return self.fault(from, "a snapshot without valid members");
         }
         if meta.last_included_term > term || meta.membership_index > meta.last_included_index {
@@ -85,7 +93,7 @@ impl Raft {
         if self.is_leader() || self.installing.is_some() || !self.wants(&meta) {
             return self.want_ack();
         }
-        if !self.log_covers(&meta) {
+        if !self.log_covers(&meta) || self.config.has_bug(Bug::SnapshotOverNewerLog) {
             self.restart_log(meta.base());
         } else if self.is_damaged_up_to(&meta) {
             // What the state will hold is not needed in the log.
@@ -115,7 +123,8 @@ impl Raft {
 
     /// Hands the snapshot to the state machine once the log's base is durable.
     pub(super) fn settle_install(&mut self) {
-        let durable = self.durable_index();
+        let is_base_needless = self.config.has_bug(Bug::InstallBeforeBase);
+        let durable = if is_base_needless { self.log.last_index() } else { self.durable_index() };
         let Some(installing) = &mut self.installing else { return };
         if !installing.is_handed_out && durable >= installing.meta.last_included_index {
             installing.is_handed_out = true;

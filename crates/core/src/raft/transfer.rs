@@ -2,8 +2,12 @@
 
 use core::time::Duration;
 
-use super::{Raft, RoleState, election::Campaign};
-use crate::{Body, Event, Index, MemberRole, NodeId, RejectReason, Time};
+use super::{
+    Raft, RoleState,
+    canonical::{Clock, Form},
+    election::Campaign,
+};
+use crate::{Body, Bug, Event, Index, MemberRole, NodeId, RejectReason, Time};
 
 /// A handover that is under way.
 #[derive(Clone, Debug)]
@@ -18,6 +22,11 @@ pub(super) struct Transfer {
 impl Transfer {
     pub(super) fn deadline(&self) -> Time {
         self.deadline
+    }
+
+    pub(super) fn canonical(&self, clock: Clock) -> impl Form {
+        let Transfer { to, deadline, is_sent } = self;
+        (*to, clock.is_armed(*deadline), *is_sent)
     }
 }
 
@@ -93,6 +102,9 @@ impl Raft {
     pub(super) fn on_timeout_now(&mut self, from: NodeId) {
         if self.following.leader == Some(from) && self.may_campaign() && !self.is_weakened() {
             self.become_candidate(Campaign::by_transfer());
+            if self.config.has_bug(Bug::LeadWithoutElection) {
+                self.become_leader();
+            }
         }
     }
 

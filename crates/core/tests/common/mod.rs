@@ -170,8 +170,9 @@ pub struct Node {
     /// While false, questions to the log wait in `questions`.
     pub is_reading: bool,
     pub questions: Vec<(u64, Index, Index)>,
-    /// While false, nothing is applied.
+    /// While false, nothing is applied, and what is handed out waits in `unapplied`.
     pub is_applying: bool,
+    pub unapplied: Vec<Vec<Run>>,
 }
 
 /// The cluster.
@@ -241,6 +242,7 @@ impl Cluster {
             is_reading: true,
             questions: Vec::new(),
             is_applying: true,
+            unapplied: Vec::new(),
         };
         self.nodes.insert(id, node);
         self.down.retain(|n| *n != id);
@@ -306,15 +308,10 @@ impl Cluster {
                     node.failed_reads.extend(first.0..first.0 + u64::from(count));
                 }
                 Output::Apply { entries } => {
-                    if !node.is_applying {
-                        continue;
+                    node.unapplied.push(entries);
+                    if node.is_applying {
+                        self.apply(n);
                     }
-                    for run in &entries {
-                        node.applied.extend(run.iter().map(|(index, entry)| (index, run.term(), entry.data.clone())));
-                    }
-                    let applied = entries.last().unwrap().last();
-                    let flushed = node.disk.flushed;
-                    node.raft.handle(now, Input::Applied { applied, flushed });
                 }
                 Output::ReadEntries { request, from, to, .. } if !node.is_reading => {
                     node.questions.push((request, from, to));
@@ -341,6 +338,20 @@ impl Cluster {
                     node.raft.handle(now, Input::SnapshotReceived { meta: meta.into() });
                 }
             }
+        }
+    }
+
+    /// Applies what was handed out.
+    pub fn apply(&mut self, n: NodeId) {
+        let now = self.now;
+        let node = self.node(n);
+        for entries in std::mem::take(&mut node.unapplied) {
+            for run in &entries {
+                node.applied.extend(run.iter().map(|(index, entry)| (index, run.term(), entry.data.clone())));
+            }
+            let applied = entries.last().unwrap().last();
+            let flushed = node.disk.flushed;
+            node.raft.handle(now, Input::Applied { applied, flushed });
         }
     }
 
@@ -472,9 +483,13 @@ impl Cluster {
     }
 
     pub fn read(&mut self, n: NodeId) -> u64 {
+        self.read_by(n, false)
+    }
+
+    pub fn read_by(&mut self, n: NodeId, is_lease: bool) -> u64 {
         let first = self.next_id;
         self.next_id += 1;
-        self.handle(n, Input::Read { first: ReadId(first), count: 1, is_lease: false });
+        self.handle(n, Input::Read { first: ReadId(first), count: 1, is_lease });
         first
     }
 

@@ -6,7 +6,9 @@
 mod common;
 
 mod contracts;
+mod crashes;
 mod elections;
+mod lease;
 mod membership;
 mod reads;
 mod repair;

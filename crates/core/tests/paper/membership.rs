@@ -349,3 +349,84 @@ fn c16_a_membership_that_is_too_large_is_refused() {
     let outcome = cluster.node(leader).outcomes[&change];
     assert!(matches!(outcome, Outcome::Rejected(RejectReason::Membership { .. })), "{outcome:?}");
 }
+
+/// Thesis §4.2.1: a learner that is not there does not hold up a change for ever; nobody leaves in its stead.
+#[test]
+fn c16_a_change_whose_learners_are_silent_is_called_off() {
+    let mut cluster = group(3, 4);
+    let leader = elect(&mut cluster);
+    let leaving = (1..=3).map(id).find(|n| *n != leader).unwrap();
+    cluster.down.push(id(4));
+    let stay: Vec<u64> = (1..=4).filter(|n| id(*n) != leaving).collect();
+    cluster.change_membership(leader, records(&stay, &[]));
+    cluster.run(Duration::from_secs(29));
+    assert_eq!(cluster.raft(leader).status().membership.node(leaving).unwrap().role, MemberRole::Retiring);
+    cluster.run(Duration::from_secs(2));
+    let called_off = |event: &Event| matches!(event, Event::ChangeCalledOff { .. });
+    assert!(cluster.node(leader).events.iter().any(called_off));
+    assert_eq!(cluster.raft(leader).status().membership.nodes, records(&[1, 2, 3], &[4]));
+}
+
+/// Thesis §4.2.1: a learner that answers and never comes near has so many rounds.
+#[test]
+fn c16_a_change_whose_learners_do_not_catch_up_is_called_off() {
+    let mut cluster = group(1, 2);
+    let leader = elect(&mut cluster);
+    cluster.node(id(2)).is_disk_fast = false;
+    cluster.change_membership(leader, records(&[1, 2], &[]));
+    let mut rounds = 0;
+    while !cluster.node(leader).events.iter().any(|event| matches!(event, Event::ChangeCalledOff { .. })) {
+        cluster.run(Duration::from_millis(600));
+        // When the learner has what the log held, the log holds more.
+        cluster.propose(leader, "load");
+        cluster.sync(id(2));
+        cluster.deliver();
+        rounds += 1;
+        assert!(rounds < 60, "it is never called off");
+        assert_eq!(voters(&cluster, leader), [1]);
+    }
+    assert!(rounds >= 10, "it has had {rounds} rounds");
+}
+
+/// Two changes that come one after the other add up, also while the first still waits for its learner.
+#[test]
+fn c16_changes_are_relative_to_what_is_under_way() {
+    let mut cluster = group(1, 3);
+    let leader = elect(&mut cluster);
+    cluster.down = vec![id(2)];
+    for n in [2, 3] {
+        let set = records(&[n], &[]);
+        let change = coracle_core::MembershipChange { set, remove: Vec::new() };
+        cluster.handle(leader, Input::ChangeMembership { id: coracle_core::ProposalId(1000 + n), change });
+        cluster.run(Duration::from_millis(100));
+    }
+    cluster.down.clear();
+    cluster.run(Duration::from_secs(3));
+    assert_eq!(voters(&cluster, leader), [1, 2, 3]);
+}
+
+/// C16, h7: who is removed is served until the membership without it is committed and a while longer, also by a new leader.
+#[test]
+fn c16_a_new_leader_serves_whom_its_predecessor_removed() {
+    let mut cluster = group(4, 4);
+    let leader = elect(&mut cluster);
+    let removed = (1..=4).map(id).find(|n| *n != leader).unwrap();
+    cluster.change_membership(leader, records(&(1..=4).filter(|n| id(*n) != removed).collect::<Vec<_>>(), &[]));
+    // Its end is appended everywhere and committed nowhere but at the leader, which fails.
+    while voters(&cluster, leader).contains(&removed.0) || cluster.raft(leader).status().membership.is_joint() {
+        let Some(message) = cluster.network.pop_front() else { break };
+        cluster.handle(message.to, Input::Message(message));
+    }
+    let appends: Vec<_> = cluster.network.drain(..).filter(|m| matches!(m.body, Body::AppendEntries { .. })).collect();
+    for message in appends {
+        cluster.handle(message.to, Input::Message(message));
+    }
+    cluster.network.clear();
+    cluster.down.push(leader);
+    cluster.run(Duration::from_secs(4));
+    let next = cluster.leader().unwrap();
+    assert_ne!(next, leader);
+    let status = cluster.raft(removed).status();
+    assert!(status.commit_index >= status.membership_index, "it knows that it is removed");
+    assert!(status.membership.node(removed).is_none());
+}

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -35,6 +36,10 @@ pub(crate) struct Disk {
     mode: Mutex<Mode>,
     changed: Condvar,
     pub(crate) writes: AtomicUsize,
+    /// How many groups the write had that was for most of them.
+    pub(crate) groups_written_max: AtomicUsize,
+    /// How many writes hang.
+    pub(crate) hanging: AtomicUsize,
 }
 
 impl Disk {
@@ -53,7 +58,13 @@ pub(crate) struct DiskStore {
 
 impl DiskStore {
     pub(crate) fn new() -> DiskStore {
-        let disk = Disk { mode: Mutex::new(Mode::Works), changed: Condvar::new(), writes: AtomicUsize::new(0) };
+        let disk = Disk {
+            mode: Mutex::new(Mode::Works),
+            changed: Condvar::new(),
+            writes: AtomicUsize::new(0),
+            groups_written_max: AtomicUsize::new(0),
+            hanging: AtomicUsize::new(0),
+        };
         DiskStore { memory: MemoryStore::new(), disk: Arc::new(disk) }
     }
 }
@@ -99,12 +110,16 @@ impl LogStore for DiskLog {
     }
 
     fn write(&self, batches: &[LogBatch]) -> Result<()> {
+        self.disk.hanging.fetch_add(1, Ordering::SeqCst);
         let mode = self.disk.mode.lock().unwrap();
         let mode = self.disk.changed.wait_while(mode, |mode| *mode == Mode::Hangs).unwrap();
+        self.disk.hanging.fetch_sub(1, Ordering::SeqCst);
         if *mode == Mode::Fails {
             return Err(StorageError::io("sync the log", std::io::Error::other("the disk is gone")));
         }
         self.disk.writes.fetch_add(1, Ordering::SeqCst);
+        let groups: BTreeSet<GroupId> = batches.iter().map(|batch| batch.group).collect();
+        self.disk.groups_written_max.fetch_max(groups.len(), Ordering::SeqCst);
         self.log.write(batches)
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coracle_core::NodeRecord;
+use coracle_core::{GroupId, NodeRecord};
 
 use super::*;
 
@@ -27,6 +27,7 @@ fn address(n: usize) -> String {
 
 fn founder(n: usize, id: u64) -> Founder {
     Founder {
+        group: GroupId(1),
         id: NodeId(id),
         incarnation: Incarnation(id * 10),
         boot_nonce: id * 100,
@@ -96,7 +97,10 @@ impl World {
             let Some(machine) = &mut self.processes[n].machine else { return };
             match machine.poll(now) {
                 Step::Ask { address, question } => {
-                    let question = Question::decode(&question.encode()).unwrap();
+                    let Inquiry::Founding(question) = Inquiry::decode(&Inquiry::Founding(question).encode()).unwrap()
+                    else {
+                        panic!("it is a question of founding")
+                    };
                     let answer = self.ask(&address, &question);
                     let machine = self.processes[n].machine.as_mut().unwrap();
                     match answer {
@@ -257,6 +261,7 @@ fn c02_a_question_of_a_new_node_invalidates_its_predecessors_answer() {
         machine.answered(&known_as, answer, Time::ZERO);
         let successor = founder(1, 21);
         machine.asked_by(&Question {
+            group: GroupId(1),
             at: address(0),
             id: successor.id,
             incarnation: successor.incarnation,
@@ -381,6 +386,27 @@ fn c02_a_cluster_founded_without_this_node_has_to_be_joined() {
 }
 
 #[test]
+fn c02_who_joined_later_says_less_than_who_founded() {
+    let peers = [address(1), address(2)];
+    let mut machine = Founding::new(founder(0, 10), peers, ClusterId(1), Time::ZERO);
+    let mut asked = Vec::new();
+    while let Step::Ask { address, question } = machine.poll(Time::ZERO) {
+        asked.push((address, question));
+    }
+    let [(one, question), (two, _)] = &asked[..] else { panic!("both are asked") };
+    let joined = founder(1, 20).answer(question, AnswerState::Joined { cluster: ClusterId(7) });
+    let mut refused = machine.clone();
+    refused.answered(one, joined.clone(), Time::ZERO);
+    let not_member = FoundingRefusal::NotMember { address: one.clone(), cluster: ClusterId(7) };
+    assert_eq!(refused.poll(Time::ZERO), Step::Refuse(not_member));
+    // A founder that lost its entry before it was durable finds it again.
+    let first = Membership::new(ClusterId(7), vec![founder(0, 10).record(coracle_core::MemberRole::Voter)]).encode();
+    machine.answered(one, joined, Time::ZERO);
+    machine.answered(two, founder(2, 30).answer(question, AnswerState::Founded { first }), Time::ZERO);
+    assert!(matches!(machine.poll(Time::ZERO), Step::Copy { .. }));
+}
+
+#[test]
 fn c01_a_copied_directory_is_found_out() {
     let mut world = World::new(&[10, 20]);
     world.processes[1].own.id = NodeId(10);
@@ -428,26 +454,29 @@ fn a_later_list_is_compared_with_the_membership() {
 #[test]
 fn damaged_questions_and_answers_are_errors() {
     let question = Question {
+        group: GroupId(1),
         at: address(0),
         id: NodeId(1),
         incarnation: Incarnation(2),
         cluster_name: "test".to_owned(),
         addresses: vec![address(1)],
     };
-    let bytes = question.encode();
-    assert_eq!(Question::decode(&bytes), Ok(question));
-    assert_eq!(Question::decode(&[9, 0]), Err(WireError::Version { found: 9 }));
+    let inquiry = Inquiry::Founding(question);
+    let bytes = inquiry.encode();
+    assert_eq!(Inquiry::decode(&bytes), Ok(inquiry));
+    assert_eq!(Inquiry::decode(&[9, 0]), Err(WireError::Version { found: 9 }));
     for len in 0..bytes.len() {
-        assert!(matches!(Question::decode(&bytes[..len]), Err(WireError::Undecodable(_))), "{len} bytes");
+        assert!(matches!(Inquiry::decode(&bytes[..len]), Err(WireError::Undecodable(_))), "{len} bytes");
     }
     let trailing = [&bytes[..], b"x"].concat();
-    assert!(matches!(Question::decode(&trailing), Err(WireError::Undecodable(_))));
-    assert!(matches!(Question::decode(&vec![1; (1 << 20) + 1]), Err(WireError::TooLarge { .. })));
+    assert!(matches!(Inquiry::decode(&trailing), Err(WireError::Undecodable(_))));
+    assert!(matches!(Inquiry::decode(&vec![2; (1 << 20) + 1]), Err(WireError::TooLarge { .. })));
 }
 
 #[test]
 fn the_bytes_of_a_question_do_not_change() {
     let question = Question {
+        group: GroupId(7),
         at: "a".to_owned(),
         id: NodeId(1),
         incarnation: Incarnation(2),
@@ -455,7 +484,10 @@ fn the_bytes_of_a_question_do_not_change() {
         addresses: vec!["c".to_owned()],
     };
     let expected = [
-        &[1][..],
+        &[2][..],
+        // What is asked, and of which group.
+        &[0, 0, 0, 0],
+        &[7, 0, 0, 0, 0, 0, 0, 0],
         &[1, 0, 0, 0, 0, 0, 0, 0, b'a'],
         &[1, 0, 0, 0, 0, 0, 0, 0],
         &[2, 0, 0, 0, 0, 0, 0, 0],
@@ -464,5 +496,5 @@ fn the_bytes_of_a_question_do_not_change() {
         &[1, 0, 0, 0, 0, 0, 0, 0, b'c'],
     ]
     .concat();
-    assert_eq!(&question.encode()[..], &expected[..]);
+    assert_eq!(&Inquiry::Founding(question).encode()[..], &expected[..]);
 }

@@ -10,7 +10,13 @@ use super::{Answer, AnswerState, Asked, DISAGREEMENT_MAX, Founder, Founding, Fou
 impl Founding {
     /// What is certain by now; `None` while it is not.
     pub(super) fn verdict(&mut self, now: Time) -> Option<Step> {
-        for asked in &self.asked {
+        // Who knows the first entry says more than who joined later.
+        let knows_first = |asked: &&Asked| {
+            let state = asked.answer.as_ref().map(|answer| &answer.state);
+            !matches!(state, Some(AnswerState::Joined { .. }))
+        };
+        let (founders, joined): (Vec<&Asked>, Vec<&Asked>) = self.asked.iter().partition(knows_first);
+        for asked in founders.into_iter().chain(joined) {
             let Some(answer) = &asked.answer else { continue };
             if let Some(step) = self.follows_from(&asked.address, answer) {
                 return Some(step);
@@ -41,6 +47,10 @@ impl Founding {
         }
         match &answer.state {
             AnswerState::Founded { first } => Some(self.follows_from_entry(address, first)),
+            AnswerState::Joined { cluster } => {
+                let cluster = *cluster;
+                Some(Step::Refuse(FoundingRefusal::NotMember { address, cluster }))
+            }
             AnswerState::Unfounded { .. } => None,
         }
     }

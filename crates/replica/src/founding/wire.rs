@@ -1,17 +1,21 @@
-//! The questions and answers of founding as bytes: a version byte, then bincode's legacy encoding.
+//! The questions and answers of founding and joining as bytes: a version byte, then bincode's legacy encoding.
 
 use bytes::Bytes;
-use coracle_core::{Incarnation, NodeId};
+use coracle_core::{ClusterId, GroupId, Incarnation, NodeId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::joining::{Invite, InviteAnswer, JoinAnswer, JoinRequest};
+
 /// The version of the encoding, its first byte.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// The largest question or answer, in bytes.
 const BYTES_MAX: usize = 1 << 20;
 
 /// What an unfounded node asks each of its peers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
+    /// Which group is being founded: a process may host many.
+    pub group: GroupId,
     /// The address that is asked: a name by which the asker knows the asked.
     pub at: String,
     /// Who asks.
@@ -58,6 +62,33 @@ pub enum AnswerState {
         /// The data of the entry at index 1.
         first: Bytes,
     },
+    /// It joined a cluster that is founded, and does not know by which list.
+    Joined {
+        /// The cluster.
+        cluster: ClusterId,
+    },
+}
+
+/// Everything that a process may be asked from outside of its groups.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Inquiry {
+    /// A node that is being founded asks its peers; answered by an [`Answer`].
+    Founding(Question),
+    /// A member invites; answered by an [`InviteAnswer`].
+    Invite(Invite),
+    /// A node asks to be taken in; answered by a [`JoinAnswer`].
+    Join(JoinRequest),
+}
+
+impl Inquiry {
+    /// Which of the process's groups is meant.
+    pub fn group(&self) -> GroupId {
+        match self {
+            Inquiry::Founding(question) => question.group,
+            Inquiry::Invite(invite) => invite.group,
+            Inquiry::Join(request) => request.group,
+        }
+    }
 }
 
 /// Why bytes are no question or answer.
@@ -65,7 +96,7 @@ pub enum AnswerState {
 #[non_exhaustive]
 pub enum WireError {
     /// They are of another version.
-    #[error("a question or answer of version {found}; this build speaks version 1")]
+    #[error("a question or answer of version {found}; this build speaks version {VERSION}")]
     Version {
         /// The version found.
         found: u8,
@@ -83,9 +114,10 @@ pub enum WireError {
     Undecodable(String),
 }
 
-impl Question {
+/// Something that travels between nodes outside of a group.
+pub trait Wire: Serialize + DeserializeOwned {
     /// As bytes.
-    pub fn encode(&self) -> Bytes {
+    fn encode(&self) -> Bytes {
         encode(self)
     }
 
@@ -93,25 +125,15 @@ impl Question {
     ///
     /// # Errors
     /// When they are anything else than what `encode` makes.
-    pub fn decode(bytes: &[u8]) -> Result<Question, WireError> {
+    fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         decode(bytes)
     }
 }
 
-impl Answer {
-    /// As bytes.
-    pub fn encode(&self) -> Bytes {
-        encode(self)
-    }
-
-    /// From bytes.
-    ///
-    /// # Errors
-    /// When they are anything else than what `encode` makes.
-    pub fn decode(bytes: &[u8]) -> Result<Answer, WireError> {
-        decode(bytes)
-    }
-}
+impl Wire for Inquiry {}
+impl Wire for Answer {}
+impl Wire for InviteAnswer {}
+impl Wire for JoinAnswer {}
 
 fn encode(value: &impl Serialize) -> Bytes {
     let mut out = vec![VERSION];

@@ -1,6 +1,6 @@
 //! When the log is cut, and when snapshots are taken.
 
-use coracle_core::{Index, Input as RaftInput, SnapshotMeta};
+use coracle_core::{Bug, Index, Input as RaftInput, SnapshotMeta};
 use coracle_storage::Applied;
 
 use super::{Replica, change::Wanted};
@@ -92,9 +92,10 @@ impl Replica {
         if !self.is_over_limits() || !self.has_grown() {
             return;
         }
-        if self.compaction.is_durable {
-            self.compaction.doing = Doing::Flushing;
-            self.effects.late.push_back(Effect::State(StateEffect::Flush));
+        if self.options.raft.has_bug(Bug::CompactUnflushed) {
+            self.compact();
+        } else if self.compaction.is_durable {
+            self.flush();
         } else {
             self.take_snapshot();
         }
@@ -103,7 +104,7 @@ impl Replica {
 
     fn is_over_limits(&self) -> bool {
         // A snapshot that replaces one on its way would make the transfer begin again, for ever if it takes long enough.
-        let factor = if self.sending.is_empty() || self.compaction.is_durable { 1 } else { TRANSFER_FACTOR };
+        let factor = if self.sending.is_idle(self.now) || self.compaction.is_durable { 1 } else { TRANSFER_FACTOR };
         let retained = self.applying.applied.applied.0.saturating_sub(self.compaction.base_index.0);
         retained > self.options.log_entries_max.saturating_mul(factor)
             || self.compaction.log.bytes() > self.options.log_bytes_max.saturating_mul(factor)
@@ -124,12 +125,16 @@ impl Replica {
         }
         let Some(last_included_term) = self.raft.term_at(index) else { return };
         let (membership_index, membership) = self.raft.membership_at(index);
+        let mut membership = membership.clone();
+        if self.options.raft.has_bug(Bug::SnapshotWithoutMembership) {
+            membership.nodes.clear();
+        }
         let meta = SnapshotMeta {
             content: 0,
             last_included_index: index,
             last_included_term,
             membership_index,
-            membership: membership.clone(),
+            membership,
             size: 0,
             checksum: 0,
         };
@@ -140,30 +145,44 @@ impl Replica {
 
     pub(super) fn on_snapshot_taken(&mut self, meta: SnapshotMeta) {
         self.compaction.doing = Doing::Nothing;
-        let index = meta.last_included_index;
         self.compaction.stored(meta);
         self.note_applied(self.applying.applied);
         // Transfers first: what they need of the log is then kept.
         self.start_transfers();
-        if self.compaction.wanted.is_served() {
-            self.answer_wanted(index);
-            self.compact_as_wanted();
-        } else {
-            self.compact();
+        match (self.compaction.wanted.is_served(), self.compaction.is_durable) {
+            // The log can be cut below what of the state is durable.
+            (true, true) => self.flush(),
+            (true, false) => self.serve_wanted(),
+            (false, _) => self.compact(),
         }
+    }
+
+    fn flush(&mut self) {
+        self.compaction.doing = Doing::Flushing;
+        self.effects.late.push_back(Effect::State(StateEffect::Flush));
+    }
+
+    fn serve_wanted(&mut self) {
+        let covered = self.compaction.newest.as_ref().map(|meta| meta.last_included_index);
+        self.answer_wanted(covered.unwrap_or_default());
+        self.cut_log();
     }
 
     pub(super) fn on_flushed(&mut self, applied: Applied) {
         self.compaction.doing = Doing::Nothing;
         self.note_applied(applied);
-        self.compact();
+        if self.compaction.wanted.is_served() {
+            self.serve_wanted();
+        } else {
+            self.compact();
+        }
     }
 
     /// Cuts the log when it is over its limits: below what the state machine has durably (C7), with some left for slow peers.
     fn compact(&mut self) {
         if self.is_over_limits() {
             self.end_transfers_over_budget();
-            self.compact_as_wanted();
+            self.cut_log();
         }
     }
 
@@ -174,13 +193,18 @@ impl Replica {
         for peer in self.sending.over_budget(|size| bytes > limit.saturating_add(size)) {
             self.fail_transfer(peer);
         }
+        if bytes > limit {
+            self.sending.forget_interrupted();
+        }
     }
 
-    fn compact_as_wanted(&mut self) {
-        let flushed = self.applying.applied.flushed;
+    fn cut_log(&mut self) {
+        let Applied { applied, flushed } = self.applying.applied;
+        let flushed = if self.options.raft.has_bug(Bug::CompactUnflushed) { applied } else { flushed };
         let by_count = Index(flushed.0.saturating_sub(self.options.log_entries_kept));
         let by_bytes = self.compaction.log.index_before_last(self.options.log_bytes_max / 2);
-        let up_to = by_count.max(by_bytes).min(flushed);
+        let floor = self.sending.floor(self.now).unwrap_or(flushed);
+        let up_to = by_count.max(by_bytes).min(flushed).min(floor);
         if up_to > self.compaction.base_index {
             self.tell_core(RaftInput::Compact { up_to });
         }

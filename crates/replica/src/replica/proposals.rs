@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use coracle_core::{Forwarded, Index, Input as RaftInput, NodeId, Outcome, ProposalId, RejectReason, Term, Time};
+use coracle_core::{Bug, Forwarded, Index, Input as RaftInput, NodeId, Outcome, ProposalId, RejectReason, Term, Time};
 
 use super::Replica;
 use crate::{
@@ -112,7 +112,7 @@ impl Replica {
                 if let Some(outcome) = self.seen.outcome_elsewhere(&foreign) {
                     self.answers.push(foreign, outcome);
                 }
-            } else if self.seen.insert(&foreign) {
+            } else if self.seen.insert(&foreign) || self.options.raft.has_bug(Bug::ForwardedTwice) {
                 // One over the limit comes from an origin with another one. Like a full queue it means: surely not appended.
                 let fits = command.len() <= self.options.command_bytes_max;
                 if fits && self.clients.admit_foreign(command.len()).is_ok() {

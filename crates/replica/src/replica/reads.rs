@@ -192,6 +192,31 @@ impl Replica {
             let reason = self.no_leader();
             self.fail_query(query, reason);
         }
+        self.expire_ready();
+    }
+
+    /// Queries that wait for entries which nobody sends: who is not a member any more may have asked its last leader and never hear of what came after.
+    fn expire_ready(&mut self) {
+        if self.view.leader.is_some() || self.reads.ready.is_empty() {
+            return;
+        }
+        let now = self.now;
+        let mut expired = Vec::new();
+        self.reads.ready.retain(|_, queries| {
+            expired.extend(queries.extract_if(.., |query| query.deadline <= now));
+            !queries.is_empty()
+        });
+        for query in expired {
+            self.fail_query(query, RejectReason::NoQuorum);
+        }
+    }
+
+    /// When the first of them is due.
+    pub(super) fn ready_deadline(&self) -> Option<Time> {
+        if self.view.leader.is_some() {
+            return None;
+        }
+        self.reads.ready.values().flatten().map(|query| query.deadline).min()
     }
 
     /// Queries have no effect, whatever became of them.

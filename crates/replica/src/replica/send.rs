@@ -16,6 +16,8 @@ pub(super) struct Sending {
     waiting: usize,
     /// What peers had no use for, and until when that is believed: should they need one all the same, their logs begin later and only a newer one helps.
     useless: BTreeMap<NodeId, (Index, Time)>,
+    /// What was on its way when a connection broke, and until when the log above it stays: the transfer goes on where it was rather than begin again with another snapshot.
+    interrupted: BTreeMap<NodeId, (Index, Time)>,
 }
 
 #[derive(Debug)]
@@ -43,8 +45,24 @@ struct Active {
 }
 
 impl Sending {
-    pub(super) fn is_empty(&self) -> bool {
-        self.transfers.is_empty()
+    /// Whether no snapshot is on its way, nor is to go on.
+    pub(super) fn is_idle(&self, now: Time) -> bool {
+        self.transfers.is_empty() && self.floor(now).is_none()
+    }
+
+    #[cfg(test)]
+    pub(super) fn transfers(&self) -> Vec<NodeId> {
+        self.transfers.keys().copied().collect()
+    }
+
+    /// The log above this stays for transfers that were interrupted.
+    pub(super) fn floor(&self, now: Time) -> Option<Index> {
+        self.interrupted.values().filter(|(_, until)| *until > now).map(|(index, _)| *index).min()
+    }
+
+    /// Nobody is waited for any longer.
+    pub(super) fn forget_interrupted(&mut self) {
+        self.interrupted.clear();
     }
 
     pub(super) fn stop(&mut self, peer: NodeId) {
@@ -56,6 +74,7 @@ impl Sending {
     pub(super) fn clear(&mut self) {
         self.transfers.clear();
         self.useless.clear();
+        self.interrupted.clear();
         self.waiting = 0;
     }
 
@@ -84,6 +103,7 @@ impl Sending {
 
     fn start(&mut self, peer: NodeId, active: Active) {
         self.stop(peer);
+        self.interrupted.remove(&peer);
         self.transfers.insert(peer, Transfer::Active(active));
     }
 
@@ -119,7 +139,8 @@ impl Active {
         if offset > self.acknowledged {
             self.give_up_at = now.plus(options.snapshot_timeout);
         }
-        if self.is_asking || offset < self.acknowledged {
+        // An answer that tells of progress is that to a piece: what was sent after it is still on its way, and the question behind it.
+        if offset < self.acknowledged || (self.is_asking && offset == self.acknowledged) {
             self.next = offset;
         }
         self.is_asking = false;
@@ -253,7 +274,11 @@ impl Replica {
 
     /// The core hears that the peer did not get its snapshot, and decides when to try again.
     pub(super) fn fail_transfer(&mut self, peer: NodeId) {
-        if self.sending.transfers.contains_key(&peer) {
+        if let Some(transfer) = self.sending.transfers.get(&peer) {
+            if let Transfer::Active(active) = transfer {
+                let until = self.now.plus(self.options.snapshot_timeout);
+                self.sending.interrupted.insert(peer, (active.meta.last_included_index, until));
+            }
             self.sending.stop(peer);
             self.tell_core(RaftInput::SnapshotSendFailed { peer });
         }

@@ -10,6 +10,8 @@ use crate::{
     testing::{Cluster, Faults},
 };
 
+mod forward;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 fn defaults(_: &mut ReplicaOptions) {}
@@ -86,79 +88,6 @@ fn every_node_takes_commands_and_linearizable_queries() {
 }
 
 #[test]
-fn c10_what_is_forwarded_together_is_one_message() {
-    let mut cluster = Cluster::new(3, false, 3, defaults);
-    let leader = cluster.elect();
-    let follower = cluster.other_than(leader);
-    cluster.delivered.clear();
-    let writes = cluster.propose_many(follower, 256);
-    cluster.wait_for(&writes);
-    let count = |is: fn(&Body) -> bool| cluster.delivered.iter().filter(|message| is(&message.body)).count();
-    assert_eq!(count(|body| matches!(body, Body::Propose { .. })), 1);
-    assert_eq!(count(|body| matches!(body, Body::ProposeResponse { .. })), 1);
-    let appends = cluster.delivered.iter().filter(|message| match &message.body {
-        Body::AppendEntries { entries, .. } => !entries.is_empty(),
-        _ => false,
-    });
-    assert_eq!(appends.count(), 2);
-}
-
-#[test]
-fn c21_a_forward_that_arrives_twice_is_appended_once() {
-    let mut cluster = Cluster::new(3, false, 4, defaults);
-    let leader = cluster.elect();
-    let follower = cluster.other_than(leader);
-    cluster.faults = Faults { repeated: 100, ..Faults::default() };
-    let writes = cluster.propose_many(follower, 5);
-    cluster.wait_for(&writes);
-    assert_eq!(cluster.list(leader), [1, 2, 3, 4, 5]);
-}
-
-/// What a node says to a forwarded command, in the order of the answers.
-fn answers_to_forward(cluster: &mut Cluster, from: NodeId, to: NodeId, term: Term) -> Vec<Forwarded> {
-    cluster.delivered.clear();
-    let body = Body::Propose { nonce: 7, sequence: 1, commands: vec![Bytes::from_static(b"12345678")] };
-    cluster.input(to, Input::Message(Message { from, to, term, body }));
-    cluster.run_for(SECOND / 10);
-    let answers = cluster.delivered.iter().filter_map(|message| match &message.body {
-        Body::ProposeResponse { outcomes, .. } => Some(outcomes.clone()),
-        _ => None,
-    });
-    answers.flatten().collect()
-}
-
-#[test]
-fn c21_a_forward_to_a_node_that_does_not_lead_is_refused() {
-    let mut cluster = Cluster::new(3, false, 5, defaults);
-    let leader = cluster.elect();
-    let follower = cluster.other_than(leader);
-    let term = cluster.replica(leader).status().term;
-    assert_eq!(answers_to_forward(&mut cluster, leader, follower, term), [Forwarded::NotLeader]);
-    assert!(cluster.list(leader).is_empty());
-}
-
-#[test]
-fn c21_a_forward_that_may_have_been_appended_is_never_refused() {
-    let mut cluster = Cluster::new(3, false, 5, defaults);
-    let leader = cluster.elect();
-    let follower = cluster.other_than(leader);
-    let term = cluster.replica(leader).status().term;
-    let first = answers_to_forward(&mut cluster, follower, leader, term);
-    assert!(matches!(first[..], [Forwarded::Applied { .. }]), "{first:?}");
-    // It leads no more when a copy of the message arrives: the answer is under way already.
-    let heartbeat = Body::Heartbeat { round: 1, leader_commit: Index(0) };
-    let later = Message { from: follower, to: leader, term: Term(term.0 + 1), body: heartbeat };
-    cluster.input(leader, Input::Message(later));
-    cluster.run_until(Duration::ZERO, |_| false);
-    assert_eq!(answers_to_forward(&mut cluster, follower, leader, term), []);
-    // Another life does not know what this one has appended.
-    cluster.stop(leader);
-    cluster.start(leader);
-    assert_eq!(answers_to_forward(&mut cluster, follower, leader, term), [Forwarded::Unknown]);
-    assert_eq!(cluster.list(follower).len(), 1);
-}
-
-#[test]
 fn a_command_waits_for_a_leader_and_then_no_longer() {
     let mut cluster = Cluster::new(3, false, 6, defaults);
     // Before anybody leads.
@@ -183,35 +112,26 @@ fn a_command_waits_for_a_leader_and_then_no_longer() {
 }
 
 #[test]
-fn c21_forwards_to_a_leader_that_is_gone_have_an_unknown_outcome() {
-    let mut cluster = Cluster::new(3, false, 7, defaults);
+fn c21_a_read_whose_entries_never_come_ends_without_a_leader() {
+    let mut cluster = Cluster::new(3, false, 12, defaults);
+    while cluster.elect() == NodeId(3) {
+        cluster.input(NodeId(3), Input::Transfer { to: None });
+        cluster.run_for(SECOND);
+    }
     let leader = cluster.elect();
-    let follower = cluster.other_than(leader);
-    cluster.stop(leader);
-    let lost = cluster.propose(follower);
-    cluster.wait_for(&[lost]);
-    assert_eq!(cluster.reply(lost), Some(&Err(RequestError::Unknown)));
-    cluster.elect();
-    let later = cluster.propose(follower);
-    cluster.wait_for(&[later]);
-    assert!(cluster.reply(later).unwrap().is_ok());
-}
-
-#[test]
-fn an_unreachable_leader_ends_forwards_at_once_and_nothing_more_is_sent_to_it() {
-    let mut cluster = Cluster::new(3, false, 8, defaults);
-    let leader = cluster.elect();
-    let follower = cluster.other_than(leader);
-    cluster.stop(leader);
-    let lost = cluster.propose(follower);
-    cluster.run_until(Duration::ZERO, |_| false);
-    cluster.input(follower, Input::Unreachable { peer: leader });
-    cluster.run_until(Duration::ZERO, |_| false);
-    assert_eq!(cluster.reply(lost), Some(&Err(RequestError::Unknown)));
-    // Waits for the next leader instead of getting lost.
-    let next = cluster.propose(follower);
-    cluster.wait_for(&[next]);
-    assert!(cluster.reply(next).unwrap().is_ok());
+    cluster.lost = |message| message.to == NodeId(3) && matches!(message.body, Body::AppendEntries { .. });
+    let write = cluster.propose(leader);
+    cluster.wait_for(&[write]);
+    // The leader tells which index the read needs, and then nothing more, as it does to who is not a member any more.
+    let read = cluster.query(NodeId(3), Consistency::Linearizable);
+    cluster.run_for(SECOND / 2);
+    assert!(
+        cluster.delivered.iter().any(|message| matches!(message.body, Body::ReadIndexResponse { index: Some(_), .. }))
+    );
+    assert_eq!(cluster.reply(read), None);
+    cluster.isolate(NodeId(3));
+    assert!(cluster.run_until(10 * SECOND, |cluster| cluster.reply(read).is_some()));
+    assert_eq!(cluster.reply(read), Some(&Err(RequestError::Rejected(RejectReason::NoQuorum))));
 }
 
 #[test]
@@ -351,7 +271,7 @@ fn c08_a_peer_that_fell_behind_gets_a_snapshot_piece_by_piece() {
             let pieces = cluster.delivered.iter().filter(|it| matches!(it.body, Body::InstallSnapshot(_))).count();
             assert!(pieces > 10, "it took {pieces} pieces");
             assert_eq!(cluster.list(behind), cluster.list(leader));
-            assert!(cluster.run_until(60 * SECOND, |cluster| cluster.replica(leader).sending.is_empty()
+            assert!(cluster.run_until(60 * SECOND, |cluster| cluster.replica(leader).sending.transfers().is_empty()
                 || cluster.leader() != Some(leader)));
         }
     }
@@ -366,11 +286,11 @@ fn a_transfer_without_answers_is_given_up_and_tried_again() {
     write_and_compact(&mut cluster, leader, 100);
     cluster.lost = |message| matches!(message.body, Body::InstallSnapshotResponse { .. });
     cluster.start(behind);
-    assert!(cluster.run_until(30 * SECOND, |cluster| !cluster.replica(leader).sending.is_empty()));
+    assert!(cluster.run_until(30 * SECOND, |cluster| !cluster.replica(leader).sending.transfers().is_empty()));
     cluster.stop(behind);
-    assert!(cluster.run_until(15 * SECOND, |cluster| cluster.replica(leader).sending.is_empty()));
+    assert!(cluster.run_until(15 * SECOND, |cluster| cluster.replica(leader).sending.transfers().is_empty()));
     cluster.start(behind);
-    assert!(cluster.run_until(30 * SECOND, |cluster| !cluster.replica(leader).sending.is_empty()));
+    assert!(cluster.run_until(30 * SECOND, |cluster| !cluster.replica(leader).sending.transfers().is_empty()));
     cluster.input(leader, Input::Unreachable { peer: behind });
     cluster.run_until(Duration::ZERO, |_| false);
     cluster.lost = |_| false;
@@ -401,7 +321,7 @@ fn c08_a_transfer_goes_on_where_the_receiver_is() {
 }
 
 #[test]
-fn c69_a_command_that_a_snapshot_swallows_has_an_unknown_outcome() {
+fn h69_a_command_that_a_snapshot_swallows_has_an_unknown_outcome() {
     let mut cluster = Cluster::new(3, false, 18, small_log);
     let leader = cluster.elect();
     cluster.isolate(leader);
@@ -531,4 +451,109 @@ fn c21_outcomes_tell_the_truth_whatever_happens() {
         println!("seed {seed}");
         random_run(seed);
     }
+}
+
+fn small_kept(options: &mut ReplicaOptions) {
+    options.log_entries_kept = 5;
+}
+
+/// What an operator asks for takes a snapshot at once, and cuts the log below what of it is durable.
+#[test]
+fn a_snapshot_on_demand_cuts_the_log() {
+    for is_durable in [false, true] {
+        let mut cluster = Cluster::new(1, is_durable, 31, small_kept);
+        let id = cluster.elect();
+        write_and_compact(&mut cluster, id, 50);
+        assert_eq!(cluster.log(id).base().index, Index(0));
+        let requests = [RequestId(501), RequestId(502)];
+        for request in requests {
+            cluster.input(id, Input::TakeSnapshot { request });
+        }
+        cluster.wait_for(&requests);
+        let covered = cluster.reply(requests[0]).and_then(|reply| reply.as_ref().ok()).expect("it is taken").index;
+        assert!(covered >= Index(50), "{covered}");
+        assert!(cluster.run_until(SECOND, |cluster| cluster.log(NodeId(1)).base().index >= Index(45)));
+    }
+}
+
+fn slow_snapshots(options: &mut ReplicaOptions) {
+    small_log(options);
+    options.snapshot_window = 1;
+    options.snapshot_chunk_bytes = 50;
+}
+
+/// C8, h70: a transfer that is interrupted goes on with the same snapshot, although the log would have been cut meanwhile.
+#[test]
+fn c08_an_interrupted_transfer_goes_on_with_the_same_snapshot() {
+    for is_durable in [false, true] {
+        let mut cluster = Cluster::new(3, is_durable, 32, slow_snapshots);
+        let leader = cluster.elect();
+        let behind = cluster.other_than(leader);
+        cluster.stop(behind);
+        write_and_compact(&mut cluster, leader, 300);
+        cluster.delivered.clear();
+        cluster.lost = |message| is_piece_from(&message.body, 500);
+        cluster.start(behind);
+        let losses: [fn(&Message) -> bool; 3] =
+            [|message| is_piece_from(&message.body, 1000), |message| is_piece_from(&message.body, 1500), |_| false];
+        for loss in losses {
+            cluster.run_for(SECOND);
+            cluster.input(leader, Input::Unreachable { peer: behind });
+            // Less than what the log may hold altogether while a snapshot is on its way.
+            write_and_compact(&mut cluster, leader, 10);
+            cluster.lost = loss;
+        }
+        assert!(cluster.run_until(60 * SECOND, |cluster| cluster.list(behind).len() == 330));
+        let content_of = |it: &Message| match &it.body {
+            Body::InstallSnapshot(piece) => Some((piece.meta.content, piece.offset)),
+            _ => None,
+        };
+        let pieces: Vec<(u64, u64)> = cluster.delivered.iter().filter_map(content_of).collect();
+        let first = pieces.iter().take_while(|piece| piece.0 == pieces[0].0);
+        assert!(
+            first.map(|piece| piece.1).max() > Some(1500),
+            "{is_durable}: it began with another snapshot: {pieces:?}"
+        );
+    }
+}
+
+fn is_piece_from(body: &Body, offset: u64) -> bool {
+    matches!(body, Body::InstallSnapshot(piece) if piece.offset >= offset)
+}
+
+/// C12: a bounded read asks only when the last answer is too old, and fails rather than see what is older.
+#[test]
+fn c12_a_bounded_read_is_answered_alone_or_not_at_all() {
+    let mut cluster = Cluster::new(3, false, 33, defaults);
+    let leader = cluster.elect();
+    let follower = cluster.other_than(leader);
+    let bounded = Consistency::Bounded { max_age: SECOND };
+    let first = cluster.query(follower, bounded);
+    cluster.wait_for(&[first]);
+    cluster.isolate(follower);
+    let second = cluster.query(follower, bounded);
+    assert!(cluster.run_until(SECOND / 10, |cluster| cluster.reply(second).is_some()), "it is fresh enough");
+    assert!(cluster.reply(second).is_some_and(Result::is_ok));
+    cluster.run_for(2 * SECOND);
+    let (third, stale) = (cluster.query(follower, bounded), cluster.query(follower, Consistency::Stale));
+    cluster.wait_for(&[third, stale]);
+    assert!(cluster.reply(third).is_some_and(Result::is_err), "nobody can tell how old it is");
+    assert!(cluster.reply(stale).is_some_and(Result::is_ok));
+}
+
+fn leases(options: &mut ReplicaOptions) {
+    options.raft.lease_duration = Duration::from_millis(500);
+}
+
+/// C13: a leader answers by its lease without a message, and anybody else by a round.
+#[test]
+fn c13_lease_reads_are_answered_everywhere() {
+    let mut cluster = Cluster::new(3, false, 34, leases);
+    let leader = cluster.elect();
+    cluster.run_for(SECOND / 2);
+    let read = cluster.query(leader, Consistency::Lease);
+    assert!(cluster.run_until(Duration::ZERO, |cluster| cluster.reply(read).is_some()));
+    let reads: Vec<RequestId> = (1..=3).map(|id| cluster.query(NodeId(id), Consistency::Lease)).collect();
+    cluster.wait_for(&reads);
+    assert!(reads.iter().all(|read| cluster.reply(*read).is_some_and(Result::is_ok)));
 }

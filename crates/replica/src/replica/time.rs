@@ -23,6 +23,7 @@ impl Replica {
             self.forwarding.next_expiry(),
             self.proposals.waiting.front().map(|waiting| waiting.deadline),
             self.reads.waiting.front().map(|query| query.deadline),
+            self.ready_deadline(),
             self.reads.retry_at.filter(|_| !self.reads.waiting.is_empty()),
             self.sending.next_deadline(),
         ]

@@ -7,6 +7,6 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use cluster::{ClusterService, StatusSource};
+pub(crate) use cluster::{ClusterService, Operated, Operator};
 pub(crate) use kv::KvService;
 pub(crate) use service::{ApiLimits, serve};

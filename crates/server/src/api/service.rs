@@ -7,7 +7,7 @@ use coracle::level::Kv;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
 
-use super::{ClusterService, KvService, StatusSource, listen::incoming};
+use super::{ClusterService, KvService, Operator, listen::incoming};
 
 /// What one client may take.
 #[derive(Clone, Copy, Debug)]
@@ -40,13 +40,13 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) async fn serve(
     listener: TcpListener,
     kv: Arc<dyn Kv>,
-    status: Arc<dyn StatusSource>,
+    operator: Arc<dyn Operator>,
     limits: ApiLimits,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let max = limits.message_bytes_max;
     let kv = KvServer::new(KvService(kv)).max_decoding_message_size(max).max_encoding_message_size(max);
-    let cluster = ClusterServer::new(ClusterService(status)).max_decoding_message_size(max);
+    let cluster = ClusterServer::new(ClusterService::new(operator)).max_decoding_message_size(max);
     Server::builder()
         .concurrency_limit_per_connection(limits.requests_max)
         .max_concurrent_streams(u32::try_from(limits.requests_max).unwrap_or(u32::MAX))

@@ -5,20 +5,54 @@ use std::{ops::Bound, sync::Arc, time::Duration};
 use bytes::Bytes;
 use coracle::{
     client::{
-        Client, ClientOptions, ConnectError,
-        pb::{Role, StatusResponse},
+        Client, ClientOptions, ClusterError, ConnectError, Refusal, RefusalKind,
+        pb::{MembersResponse, Role, StatusResponse},
     },
+    core::{Index, NodeId},
     level::{Error, Kv, Level, MemoryKv, Once, Op, ReadAt, Revision, ScanSpec, SessionId, Txn},
+    transport::Address,
 };
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
-use super::{ApiLimits, StatusSource, serve};
+use super::{ApiLimits, Operated, Operator, serve};
 
 struct Leader;
 
-impl StatusSource for Leader {
+#[tonic::async_trait]
+impl Operator for Leader {
     fn status(&self) -> StatusResponse {
         StatusResponse { node_id: 5, role: Role::Leader.into(), term: 2, ..Default::default() }
+    }
+
+    fn members(&self) -> MembersResponse {
+        MembersResponse { node_id: 5, leader_id: Some(5), ..Default::default() }
+    }
+
+    async fn join(&self, address: Address, learner: bool) -> Operated<NodeId> {
+        if address.to_string() == "/memory/404" {
+            // So that places run out.
+            std::future::pending::<()>().await;
+        }
+        Ok(NodeId(if learner { 2 } else { 1 }))
+    }
+
+    async fn leave(&self, id: NodeId) -> Operated<()> {
+        let refused = |kind, reason: &str| Err(ClusterError::from(Refusal::new(kind, reason)));
+        match id {
+            NodeId(1) => Ok(()),
+            NodeId(2) => refused(RefusalKind::Refused, "the last voter"),
+            _ => refused(RefusalKind::NotMember, "a stranger"),
+        }
+    }
+
+    async fn transfer(&self, to: Option<NodeId>) -> Operated<NodeId> {
+        to.ok_or_else(|| Error::Unavailable("nobody is there".to_owned()).into())
+    }
+
+    fn weaken(&self, _: Duration) {}
+
+    async fn snapshot(&self) -> Operated<Index> {
+        Ok(Index(77))
     }
 }
 
@@ -69,7 +103,7 @@ async fn what_is_written_is_read() {
     let committed = client.commit(Txn { ops }, None).await.unwrap();
     assert_eq!(committed.integers, [-7]);
     let keys = vec![bytes("k0001"), bytes("k0002"), bytes("n")];
-    for at in [ReadAt::Linearizable, ReadAt::Stale] {
+    for at in [ReadAt::Linearizable, ReadAt::Lease, ReadAt::Bounded(Duration::from_millis(5)), ReadAt::Stale] {
         let read = client.get_many(at, keys.clone()).await.unwrap();
         let values: Vec<_> = read.value.iter().map(|value| value.as_ref().map(|value| value.value.clone())).collect();
         assert_eq!(values, [Some(bytes("1")), None, Some(bytes("-7"))]);
@@ -165,6 +199,57 @@ async fn the_status_is_served() {
     let (client, address) = (&served.client, &served.address);
     let status = client.status(address).await.unwrap();
     assert_eq!((status.node_id, status.role(), status.term), (5, Role::Leader, 2));
+}
+
+fn refused<T>(kind: RefusalKind, reason: &str) -> Operated<T> {
+    Err(Refusal::new(kind, reason).into())
+}
+
+#[tokio::test]
+async fn operations_and_their_refusals_are_served() {
+    let served = start(ApiLimits::default()).await;
+    let client = &served.client;
+    assert_eq!(client.members().await.unwrap().leader_id, Some(5));
+    assert_eq!(client.join("/memory/1", false).await, Ok(1));
+    assert_eq!(client.join("/memory/1", true).await, Ok(2));
+    assert_eq!(client.leave(1).await, Ok(()));
+    assert_eq!(client.leave(2).await, refused(RefusalKind::Refused, "the last voter"));
+    assert_eq!(client.leave(3).await, refused(RefusalKind::NotMember, "a stranger"));
+    assert_eq!(client.transfer(Some(7)).await, Ok(7));
+    assert_eq!(client.take_snapshot(Some(5)).await, Ok(77));
+    assert_eq!(client.weaken(5, Duration::from_secs(5)).await, Ok(()));
+}
+
+#[tokio::test]
+async fn what_an_operator_asks_is_limited() {
+    let served = start(ApiLimits::default()).await;
+    let client = &served.client;
+    let too_long = client.weaken(5, Duration::from_secs(86_401)).await;
+    assert!(matches!(too_long, Err(ClusterError::Call(Error::LimitExceeded { got: 86_401_000, .. }))), "{too_long:?}");
+    let too_long = client.join(&"x".repeat(2000), false).await;
+    assert!(matches!(too_long, Err(ClusterError::Call(Error::LimitExceeded { max: 1024, .. }))), "{too_long:?}");
+    let odd = client.join("nonsense", false).await;
+    assert!(matches!(&odd, Err(ClusterError::Refused(refusal)) if refusal.reason.contains("nonsense")), "{odd:?}");
+    let options = ClientOptions::default().with_deadline(Duration::from_millis(300));
+    let hasty = Client::connect([&served.address], options).await.unwrap();
+    let waiting: Vec<_> = (0..16)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.join("/memory/404", false).await })
+        })
+        .collect();
+    let busy = async {
+        // The places are taken one by one, each when its request has arrived.
+        while !matches!(hasty.join("/memory/1", false).await, Err(ClusterError::Call(Error::Busy { .. }))) {}
+    };
+    tokio::time::timeout(Duration::from_secs(20), busy).await.unwrap();
+    waiting.iter().for_each(JoinHandle::abort);
+    tokio::time::timeout(Duration::from_secs(20), async {
+        // Who does not wait any more takes no place.
+        while hasty.join("/memory/1", false).await.is_err() {}
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]

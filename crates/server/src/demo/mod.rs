@@ -78,7 +78,7 @@ fn run_id() -> String {
 async fn count(client: &Client, cluster: &ClusterArgs, args: &WordsArgs, work: &Arc<Work>) -> Outcome<Measured> {
     let mut clients = JoinSet::new();
     for _ in 0..args.clients {
-        let level = connect::level(connect::client(cluster)?, cluster.timeout.max(work::PATIENCE));
+        let level = connect::level(connect::client(cluster)?, cluster.timeout().max(work::PATIENCE));
         let work = Arc::clone(work);
         clients.spawn(async move { work.client(level).await });
     }

@@ -10,7 +10,7 @@ pub(crate) fn plaintext(args: &ServeArgs) -> Outcome {
     if args.insecure {
         return Ok(());
     }
-    let peers = args.addresses.iter().chain(&args.peers).find(|address| !address.is_loopback());
+    let peers = args.addresses.iter().chain(&args.peers).chain(&args.join).find(|address| !address.is_loopback());
     let bind = args.bind.iter().find(|bind| !bind.ip().is_loopback());
     let (what, place) = match (peers, bind) {
         (Some(address), _) => ("the peers' address", address.to_string()),
@@ -69,6 +69,7 @@ mod tests {
             "/ip4/10.0.0.1/tcp/9490",
             "/ip4/127.0.0.1/tcp/9490 --api 0.0.0.0:9590",
             "/ip4/127.0.0.1/tcp/9490 --bind 0.0.0.0:9490",
+            "/ip4/127.0.0.1/tcp/9490 --join /dns4/b.example/tcp/9490",
             "/ip4/127.0.0.1/tcp/9490 --peers /ip4/127.0.0.1/tcp/9490,/dns4/b.example/tcp/9490",
         ] {
             let failure = check(&format!("coracle serve {rest}")).unwrap_err();

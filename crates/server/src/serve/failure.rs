@@ -1,6 +1,6 @@
 //! Why a node does not start, or stops, as an exit code and words.
 
-use coracle::{BuildError, FoundingRefusal, StartError, StopReason, storage::StorageError};
+use coracle::{BuildError, FoundingRefusal, JoinRefusal, StartError, StopReason, storage::StorageError};
 
 use crate::{
     cli::ServeArgs,
@@ -32,6 +32,7 @@ fn start_code(error: &BuildError) -> Code {
     match error {
         BuildError::Storage(error) | BuildError::Start(StartError::Storage(error)) => storage_code(error),
         BuildError::Start(StartError::Refused(refusal)) => refusal_code(refusal),
+        BuildError::Start(StartError::NotTakenIn(refusal)) => join_code(refusal),
         BuildError::Start(StartError::Transport(_) | StartError::Environment { .. }) => Code::Io,
         _ => Code::Configuration,
     }
@@ -53,6 +54,13 @@ fn refusal_code(refusal: &FoundingRefusal) -> Code {
     }
 }
 
+fn join_code(refusal: &JoinRefusal) -> Code {
+    match refusal {
+        JoinRefusal::ClusterName { .. } | JoinRefusal::OtherCluster { .. } => Code::Configuration,
+        _ => Code::Refused,
+    }
+}
+
 /// A node that has stopped.
 pub(crate) fn of_stop(reason: &StopReason) -> Outcome {
     let code = match reason {
@@ -66,7 +74,10 @@ pub(crate) fn of_stop(reason: &StopReason) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use coracle::{Configuration, core::NodeId};
+    use coracle::{
+        Configuration,
+        core::{ClusterId, NodeId},
+    };
 
     use super::*;
 
@@ -81,6 +92,8 @@ mod tests {
             (storage(StorageError::Locked { place: place() }), 78),
             (start(StartError::Storage(StorageError::damaged("d", "x"))), 65),
             (start(StartError::Refused(FoundingRefusal::Wiped { member: NodeId(1) })), 77),
+            (start(StartError::NotTakenIn(JoinRefusal::Wiped { member: NodeId(1) })), 77),
+            (start(StartError::NotTakenIn(JoinRefusal::OtherCluster { cluster: ClusterId(1) })), 78),
             (start(StartError::Configuration(Configuration::IdentityMissing)), 78),
             (BuildError::NoAddress, 78),
         ] {

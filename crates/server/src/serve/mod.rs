@@ -9,7 +9,7 @@ mod source;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use coracle::{
-    Node,
+    JoinRole, Node,
     transport::{Address, Route},
 };
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time};
@@ -38,7 +38,7 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome {
     let node = tokio::select! {
         node = start(&args, api, log_entries_kept) => node?,
         why = leave.asked() => {
-            tracing::info!(why, "leaving before the node was founded");
+            tracing::info!(why, "leaving before the node was part of a cluster");
             return Ok(());
         }
     };
@@ -73,6 +73,10 @@ async fn start(args: &ServeArgs, api: SocketAddr, log_entries_kept: u64) -> Outc
         .options(|options| {
             options.replica.log_entries_max = args.log_entries_max;
             options.replica.log_entries_kept = log_entries_kept;
+            options.replica.raft.promotion_timeout = args.promotion_timeout;
+            if args.lease {
+                options.replica.raft.lease_duration = args.election_timeout.min;
+            }
         });
     for address in &args.addresses {
         builder = builder.address(address);
@@ -80,10 +84,18 @@ async fn start(args: &ServeArgs, api: SocketAddr, log_entries_kept: u64) -> Outc
     for bind in &args.bind {
         builder = builder.bind(Address::from(*bind));
     }
-    if args.peers.is_empty() {
-        tracing::info!("without --peers: a new directory is founded as a cluster of this node alone");
-    } else {
+    if !args.peers.is_empty() {
         builder = builder.peers(&args.peers);
+    } else if !args.join.is_empty() {
+        let role = if args.learner { JoinRole::Learner } else { JoinRole::Voter };
+        builder = builder.join(&args.join).join_role(role);
+    } else if args.standby {
+        tracing::info!("with --standby: a new directory waits until a cluster takes it in");
+        builder = builder.standby();
+    } else {
+        tracing::info!(
+            "without --peers, --join and --standby: a new directory is founded as a cluster of this node alone"
+        );
     }
     builder.build().await.map_err(|error| failure::of_start(error, args))
 }

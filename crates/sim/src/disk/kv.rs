@@ -2,22 +2,29 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     ops::Bound,
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use bytes::Bytes;
 use coracle_core::{Index, Rng};
 use coracle_storage::{KvBatch, KvOp, KvStore, Page, Result, ScanRange, StorageError};
 
-use super::lock;
+use super::{
+    lock,
+    switch::{DiskOp, Switch},
+};
 
 /// How many batches may wait before the oldest reach the disk by themselves, as they do with a real store.
 const JOURNAL_MAX: usize = 512;
 
 /// A map whose batches are durable when flushed; a crash leaves a prefix of the others.
-#[derive(Debug)]
-pub(super) struct SimKv(Mutex<State>);
+#[derive(Debug, Default)]
+pub(super) struct SimKv {
+    state: Mutex<State>,
+    switch: Arc<Switch>,
+}
 
 #[derive(Clone, Debug)]
 struct Map {
@@ -30,12 +37,13 @@ struct State {
     seen: Map,
     durable: Map,
     journal: Vec<(KvBatch, Index)>,
+    /// All data has been replaced, and that is not durable yet: a crash leaves all of it or, as in the midst of it, nothing that can be used.
+    is_replaced: bool,
 }
 
-impl Default for SimKv {
-    fn default() -> SimKv {
-        let empty = Map { rows: BTreeMap::new(), applied: Some(Index::ZERO) };
-        SimKv(Mutex::new(State { seen: empty.clone(), durable: empty, journal: Vec::new() }))
+impl Default for State {
+    fn default() -> State {
+        State::of(Map { rows: BTreeMap::new(), applied: Some(Index::ZERO) })
     }
 }
 
@@ -52,6 +60,10 @@ impl Map {
 }
 
 impl State {
+    fn of(map: Map) -> State {
+        State { seen: map.clone(), durable: map, journal: Vec::new(), is_replaced: false }
+    }
+
     fn sync(&mut self, count: usize) {
         for (batch, applied) in self.journal.drain(..count) {
             self.durable.write(&batch, applied);
@@ -60,12 +72,24 @@ impl State {
 }
 
 impl SimKv {
+    pub(super) fn new(switch: Arc<Switch>) -> SimKv {
+        SimKv { state: Mutex::default(), switch }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.0)
+        lock(&self.state)
+    }
+
+    /// What has replaced all data is durable.
+    pub(super) fn settle(&self) {
+        self.state().is_replaced = false;
     }
 
     pub(super) fn crash(&self, rng: &mut Rng) {
         let mut state = self.state();
+        if mem::take(&mut state.is_replaced) && rng.chance(0.5) {
+            *state = State::of(Map { rows: BTreeMap::new(), applied: None });
+        }
         let survive = rng.below(state.journal.len() as u64 + 1) as usize;
         state.sync(survive);
         state.journal.clear();
@@ -79,6 +103,8 @@ impl KvStore for SimKv {
     }
 
     fn write(&self, batch: KvBatch, applied: Index) -> Result<()> {
+        self.switch.reserve(DiskOp::MapWrite)?;
+        self.switch.operate(DiskOp::MapWrite)?;
         let mut state = self.state();
         let Some(before) = state.seen.applied else {
             return Err(StorageError::Invalid("a batch while all data is being replaced".into()));
@@ -95,10 +121,12 @@ impl KvStore for SimKv {
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        self.switch.operate(DiskOp::MapRead)?;
         Ok(self.state().seen.rows.get(key).cloned())
     }
 
     fn scan(&self, range: &ScanRange, count_max: usize, bytes_max: usize) -> Result<Page> {
+        self.switch.operate(DiskOp::MapRead)?;
         let state = self.state();
         if is_empty(range) {
             return Ok(Page::new());
@@ -126,9 +154,8 @@ impl KvStore for SimKv {
     }
 
     fn replace_begin(&self) -> Result<()> {
-        let mut state = self.state();
-        let empty = Map { rows: BTreeMap::new(), applied: None };
-        *state = State { seen: empty.clone(), durable: empty, journal: Vec::new() };
+        self.switch.reserve(DiskOp::MapWrite)?;
+        *self.state() = State::of(Map { rows: BTreeMap::new(), applied: None });
         Ok(())
     }
 
@@ -148,6 +175,7 @@ impl KvStore for SimKv {
         }
         state.seen.applied = Some(applied);
         state.durable = state.seen.clone();
+        state.is_replaced = true;
         Ok(())
     }
 }
@@ -194,6 +222,25 @@ mod tests {
         kv.replace_add(vec![(Bytes::from_static(b"k"), Bytes::new())]).unwrap();
         kv.crash(&mut Rng::new(1));
         assert_eq!(kv.applied().unwrap(), None);
+    }
+
+    #[test]
+    fn a_crash_before_a_replacement_has_settled_leaves_all_of_it_or_no_index() {
+        let mut found = std::collections::BTreeSet::new();
+        for seed in 0..20 {
+            let kv = SimKv::default();
+            kv.replace_begin().unwrap();
+            kv.replace_end(Index(7)).unwrap();
+            kv.crash(&mut Rng::new(seed));
+            found.insert(kv.applied().unwrap());
+        }
+        assert_eq!(found, [None, Some(Index(7))].into());
+        let kv = SimKv::default();
+        kv.replace_begin().unwrap();
+        kv.replace_end(Index(7)).unwrap();
+        kv.settle();
+        kv.crash(&mut Rng::new(1));
+        assert_eq!(kv.applied().unwrap(), Some(Index(7)));
     }
 
     #[test]

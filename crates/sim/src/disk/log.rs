@@ -2,14 +2,17 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    io,
-    sync::{Mutex, MutexGuard},
+    mem,
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use coracle_core::{Base, Entry, EntryKind, GroupId, HardState, Index, LogRead, Membership, Recovered, Rng, Run, Term};
 use coracle_storage::{LogBatch, LogStore, RecoveredLog, Result, StorageError};
 
-use super::lock;
+use super::{
+    lock,
+    switch::{DiskOp, Switch},
+};
 
 /// A log and what goes with it, at some moment.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +22,8 @@ pub(crate) struct LogState {
     entries: VecDeque<(Term, Entry)>,
     /// Entries whose data are gone: their checksums tell. What was there is kept, for the checkers.
     damaged: BTreeSet<Index>,
+    /// The memberships among the entries, in order.
+    memberships: Vec<(Index, Membership)>,
 }
 
 impl LogState {
@@ -36,6 +41,49 @@ impl LogState {
     /// The term at `index`, which may be the base's.
     pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
         if index == self.base.index { Some(self.base.term) } else { self.entry(index).map(|(term, _)| *term) }
+    }
+
+    /// The membership in force at the end.
+    pub(crate) fn membership(&self) -> Option<&Membership> {
+        self.memberships.last().map(|(_, membership)| membership).or(self.base.membership.as_ref())
+    }
+
+    /// Where the entry of the membership in force at the end is.
+    pub(crate) fn membership_index(&self) -> Index {
+        self.memberships.last().map_or(self.base.membership_index, |(index, _)| *index)
+    }
+
+    /// The membership in force at `index`, which lies not below the base.
+    pub(crate) fn membership_at(&self, index: Index) -> Option<&Membership> {
+        let found = self.memberships.iter().rev().find(|(at, _)| *at <= index);
+        found.map(|(_, membership)| membership).or(self.base.membership.as_ref())
+    }
+
+    /// The memberships whose entries lie at `from` or above, also the base's.
+    pub(crate) fn memberships_from(&self, from: Index) -> Vec<Membership> {
+        let base = self.base.membership.iter().filter(|_| self.base.membership_index >= from);
+        let entries = self.memberships.iter().filter(|(at, _)| *at >= from).map(|(_, membership)| membership);
+        base.chain(entries).cloned().collect()
+    }
+
+    /// How many membership entries lie above `index`.
+    pub(crate) fn memberships_above(&self, index: Index) -> usize {
+        self.memberships.iter().rev().take_while(|(at, _)| *at > index).count()
+    }
+
+    /// The term and the index of the last entry.
+    pub(crate) fn last_position(&self) -> (Term, Index) {
+        (self.term_at(self.last()).unwrap_or_default(), self.last())
+    }
+
+    fn push(&mut self, term: Term, entry: &Entry) -> Result<()> {
+        if entry.kind == EntryKind::Membership {
+            let membership = Membership::decode(entry.data.clone())
+                .map_err(|error| StorageError::damaged("the log", error.to_string()))?;
+            self.memberships.push((self.last().next(), membership));
+        }
+        self.entries.push_back((term, entry.clone()));
+        Ok(())
     }
 
     /// Whether it surely holds (`index`, `term`), or has compacted it away.
@@ -66,7 +114,9 @@ impl LogState {
             if run.first() != self.last().next() {
                 return Err(invalid(format!("{run:?} does not follow {}", self.last())));
             }
-            self.entries.extend(run.entries().iter().map(|entry| (run.term(), entry.clone())));
+            for entry in run.entries() {
+                self.push(run.term(), entry)?;
+            }
         }
         if let Some(hard_state) = batch.hard_state {
             self.hard_state = hard_state;
@@ -83,6 +133,7 @@ impl LogState {
         }
         self.entries.truncate((from.0 - self.base.index.0 - 1) as usize);
         self.damaged.split_off(&from);
+        self.memberships.retain(|(at, _)| *at < from);
         Ok(())
     }
 
@@ -103,6 +154,7 @@ impl LogState {
     fn set_base(&mut self, base: &Base) {
         let gone = base.index.0.saturating_sub(self.base.index.0) as usize;
         self.entries.drain(..gone.min(self.entries.len()));
+        self.memberships.retain(|(at, _)| *at > base.index);
         self.base = base.clone();
         self.damaged = self.damaged.split_off(&base.index.next());
     }
@@ -146,16 +198,10 @@ impl LogState {
 
     fn recover(&self, tail_bytes_max: usize) -> Result<RecoveredLog> {
         let mut terms: Vec<(Index, Term)> = Vec::new();
-        let mut memberships = Vec::new();
-        for (offset, (term, entry)) in self.entries.iter().enumerate() {
+        for (offset, (term, _)) in self.entries.iter().enumerate() {
             let index = self.base.index.plus(offset as u64 + 1);
             if terms.last().is_none_or(|(_, last)| last != term) {
                 terms.push((index, *term));
-            }
-            if entry.kind == EntryKind::Membership && !self.is_damaged(index) {
-                let membership = Membership::decode(entry.data.clone())
-                    .map_err(|error| StorageError::damaged("the log", error.to_string()))?;
-                memberships.push((index, membership));
             }
         }
         let mut bytes = 0;
@@ -171,7 +217,7 @@ impl LogState {
             hard_state: self.hard_state,
             base: self.base.clone(),
             terms,
-            memberships,
+            memberships: self.memberships.iter().filter(|(index, _)| !self.is_damaged(*index)).cloned().collect(),
             last_index: self.last(),
             tail: self.runs(from, self.last()),
             damaged: self.damaged.iter().copied().collect(),
@@ -186,7 +232,10 @@ fn invalid(what: String) -> StorageError {
 
 /// The log as a store: what is written is seen at once, and durable once it is synced.
 #[derive(Debug)]
-pub(crate) struct SimLog(Mutex<State>);
+pub(crate) struct SimLog {
+    state: Mutex<State>,
+    switch: Arc<Switch>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -195,23 +244,48 @@ struct State {
     seen: LogState,
     /// What is not durable, in order.
     unsynced: Vec<LogBatch>,
-    /// The next write fails.
-    fails: bool,
+    /// The last batch on the disk, of which some blocks are valid and some were never written: a recovery finds it and cuts it off.
+    torn: Option<Torn>,
+    /// How many torn batches recoveries have cut off.
+    torn_tails: u64,
     /// A write has failed: nothing more is accepted.
     has_failed: bool,
 }
 
+/// A batch that was being written when the power failed.
+#[derive(Debug)]
+struct Torn {
+    batch: LogBatch,
+    /// Which of its blocks were written: one for each entry, and one for the rest.
+    blocks: Vec<bool>,
+}
+
+impl Torn {
+    /// A batch of which any subset of the blocks was written.
+    fn draw(batch: LogBatch, rng: &mut Rng) -> Torn {
+        let entries: usize = batch.entries.iter().map(|run| run.entries().len()).sum();
+        let blocks = (0..=entries).map(|_| rng.chance(0.5)).collect();
+        Torn { batch, blocks }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.blocks.iter().all(|is_valid| *is_valid)
+    }
+}
+
 impl SimLog {
-    pub(super) fn founded(founded: &Recovered) -> SimLog {
+    pub(super) fn founded(founded: &Recovered, switch: Arc<Switch>) -> SimLog {
         let mut state = LogState { hard_state: founded.hard_state, base: founded.base.clone(), ..LogState::default() };
+        state.memberships.clone_from(&founded.memberships);
         for run in &founded.tail {
             state.entries.extend(run.entries().iter().map(|entry| (run.term(), entry.clone())));
         }
-        SimLog(Mutex::new(State { durable: state.clone(), seen: state, ..State::default() }))
+        let state = State { durable: state.clone(), seen: state, ..State::default() };
+        SimLog { state: Mutex::new(state), switch }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.0)
+        lock(&self.state)
     }
 
     /// Looks at what is durable.
@@ -228,9 +302,9 @@ impl SimLog {
         Ok(())
     }
 
-    /// Lets the next write fail.
-    pub(crate) fn fail_next(&self) {
-        self.state().fails = true;
+    /// How many torn batches were found and cut off, since this was last asked.
+    pub(crate) fn take_torn_tails(&self) -> u64 {
+        mem::take(&mut self.state().torn_tails)
     }
 
     /// The data of an entry rot, as long as it is retained.
@@ -249,30 +323,50 @@ impl SimLog {
         let keep = state.durable.entries.len().saturating_sub(count);
         state.durable.entries.truncate(keep);
         let last = state.durable.last();
+        state.durable.memberships.retain(|(at, _)| *at <= last);
         let hard_state = &mut state.durable.hard_state;
         hard_state.commit_index = hard_state.commit_index.min(last);
         state.seen = state.durable.clone();
     }
 
-    pub(super) fn crash(&self, rng: &mut Rng) {
+    /// A prefix of what is not synced survives; the next batch may be there in part.
+    pub(super) fn crash(&self, rng: &mut Rng, torn: f64) {
         let state = &mut *self.state();
         let survive = rng.below(state.unsynced.len() as u64 + 1) as usize;
-        for batch in state.unsynced.drain(..).take(survive) {
-            // It was applied to what is seen already, on top of the same state.
-            let applied = state.durable.apply(&batch);
-            debug_assert!(applied.is_ok(), "{applied:?}");
+        let mut lost = mem::take(&mut state.unsynced).into_iter();
+        for batch in lost.by_ref().take(survive) {
+            state.keep(&batch);
         }
-        state.unsynced.clear();
+        if let Some(batch) = lost.next()
+            && rng.chance(torn)
+        {
+            let torn = Torn::draw(batch, rng);
+            if torn.is_whole() {
+                state.keep(&torn.batch);
+            } else {
+                state.torn = Some(torn);
+            }
+        }
         state.seen = state.durable.clone();
-        state.fails = false;
         state.has_failed = false;
+    }
+}
+
+impl State {
+    /// A batch has come to the disk: it was applied to what is seen already, on top of the same state.
+    fn keep(&mut self, batch: &LogBatch) {
+        let applied = self.durable.apply(batch);
+        debug_assert!(applied.is_ok(), "{applied:?}");
     }
 }
 
 impl LogStore for SimLog {
     fn recover(&self, _group: GroupId, tail_bytes_max: usize) -> Result<RecoveredLog> {
+        self.switch.operate(DiskOp::LogRead)?;
         self.sync()?;
-        self.state().seen.recover(tail_bytes_max)
+        let state = &mut *self.state();
+        state.torn_tails += u64::from(state.torn.take().is_some());
+        state.seen.recover(tail_bytes_max)
     }
 
     fn write(&self, batches: &[LogBatch]) -> Result<()> {
@@ -280,18 +374,21 @@ impl LogStore for SimLog {
         if state.has_failed {
             return Err(StorageError::Stopped("an earlier write failed".into()));
         }
-        state.has_failed = std::mem::take(&mut state.fails);
+        if let Err(full) = self.switch.reserve(DiskOp::LogWrite) {
+            state.has_failed = true;
+            return Err(full);
+        }
         for batch in batches {
             state.seen.apply(batch)?;
             state.unsynced.push(batch.clone());
         }
-        if state.has_failed {
-            return Err(StorageError::io("sync the log", io::Error::other("injected by the simulator")));
-        }
-        Ok(())
+        let written = self.switch.operate(DiskOp::LogWrite);
+        state.has_failed = written.is_err();
+        written
     }
 
     fn read(&self, _group: GroupId, from: Index, to: Index, bytes_max: usize) -> Result<LogRead> {
+        self.switch.operate(DiskOp::LogRead)?;
         self.state().seen.read(from, to, bytes_max)
     }
 }
@@ -303,7 +400,7 @@ mod tests {
     use super::{super::GROUP, *};
 
     fn log() -> SimLog {
-        SimLog::founded(&Recovered::founded(Membership::of_voters([NodeId(1)])))
+        SimLog::founded(&Recovered::founded(Membership::of_voters([NodeId(1)])), Arc::default())
     }
 
     fn append(first: u64, term: u64, count: usize) -> LogBatch {
@@ -317,10 +414,25 @@ mod tests {
             log.write(&[append(2, 1, 1)]).unwrap();
             log.sync().unwrap();
             log.write(&[append(3, 1, 2), append(5, 2, 2)]).unwrap();
-            log.crash(&mut Rng::new(seed));
+            log.crash(&mut Rng::new(seed), 0.5);
             let last = log.recover(GROUP, usize::MAX).unwrap().last_index.0;
             assert!([2, 4, 6].contains(&last), "{last}");
         }
+    }
+
+    #[test]
+    fn a_torn_batch_is_cut_off_as_a_whole() {
+        let mut torn_tails = 0;
+        for seed in 0..50 {
+            let log = log();
+            log.write(&[append(2, 1, 3)]).unwrap();
+            log.crash(&mut Rng::new(seed), 1.0);
+            let last = log.recover(GROUP, usize::MAX).unwrap().last_index.0;
+            let torn = log.take_torn_tails();
+            assert!(last == 1 || (last == 4 && torn == 0), "{last}, {torn} torn");
+            torn_tails += torn;
+        }
+        assert!((10..50).contains(&torn_tails), "{torn_tails}");
     }
 
     #[test]
@@ -337,8 +449,17 @@ mod tests {
     #[test]
     fn a_failed_write_is_the_last() {
         let log = log();
-        log.fail_next();
+        log.switch.fail_next(DiskOp::LogWrite);
         assert!(log.write(&[append(2, 1, 1)]).is_err());
         assert!(log.write(&[append(2, 1, 1)]).is_err());
+    }
+
+    #[test]
+    fn a_full_disk_writes_nothing() {
+        let log = log();
+        log.switch.set_full(true);
+        assert!(log.write(&[append(2, 1, 1)]).is_err());
+        log.sync().unwrap();
+        assert_eq!(log.durable(LogState::last), Index(1));
     }
 }

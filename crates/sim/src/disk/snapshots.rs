@@ -9,14 +9,20 @@ use bytes::Bytes;
 use coracle_core::{Rng, SnapshotMeta};
 use coracle_storage::{Result, SnapshotStore, SnapshotWriter, StorageError};
 
-use super::lock;
+use super::{
+    lock,
+    switch::{DiskOp, Switch},
+};
 
 /// How many whole snapshots are kept.
 const WHOLE_MAX: usize = 2;
 
 /// Whole snapshots, and one that is being received.
 #[derive(Debug, Default)]
-pub(super) struct SimSnapshots(Arc<Mutex<State>>);
+pub(super) struct SimSnapshots {
+    state: Arc<Mutex<State>>,
+    switch: Arc<Switch>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -41,8 +47,12 @@ impl State {
 }
 
 impl SimSnapshots {
+    pub(super) fn new(switch: Arc<Switch>) -> SimSnapshots {
+        SimSnapshots { state: Arc::default(), switch }
+    }
+
     pub(super) fn crash(&self, rng: &mut Rng) {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         if let Some((_, data)) = &mut state.received {
             let keep = rng.below(data.len() as u64 + 1) as usize;
             data.truncate(keep);
@@ -52,37 +62,44 @@ impl SimSnapshots {
 
 impl SnapshotStore for SimSnapshots {
     fn latest(&self) -> Result<Option<SnapshotMeta>> {
-        Ok(lock(&self.0).whole.last().map(|(meta, _)| meta.clone()))
+        Ok(lock(&self.state).whole.last().map(|(meta, _)| meta.clone()))
     }
 
     fn begin(&self) -> Result<Box<dyn SnapshotWriter>> {
-        Ok(Box::new(Own { store: self.0.clone(), data: Vec::new() }))
+        Ok(Box::new(Own { store: self.state.clone(), switch: self.switch.clone(), data: Vec::new() }))
     }
 
     fn resume(&self, meta: &SnapshotMeta) -> Result<Box<dyn SnapshotWriter>> {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         if state.received.as_ref().is_none_or(|(content, _)| *content != meta.content) {
             state.received = Some((meta.content, Vec::new()));
         }
-        Ok(Box::new(Received { store: self.0.clone(), content: meta.content }))
+        Ok(Box::new(Received { store: self.state.clone(), switch: self.switch.clone(), content: meta.content }))
     }
 
     fn read(&self, content: u64, offset: u64, len: usize) -> Result<Option<Bytes>> {
-        let state = lock(&self.0);
+        self.switch.operate(DiskOp::SnapshotRead)?;
+        let state = lock(&self.state);
         let Some((_, data)) = state.whole.iter().find(|(meta, _)| meta.content == content) else { return Ok(None) };
         let from = (offset as usize).min(data.len());
         Ok(Some(data.slice(from..from.saturating_add(len).min(data.len()))))
     }
 
     fn keep_only(&self, content: u64) -> Result<()> {
-        lock(&self.0).whole.retain(|(meta, _)| meta.content == content);
+        lock(&self.state).whole.retain(|(meta, _)| meta.content == content);
         Ok(())
     }
+}
+
+fn write(switch: &Switch) -> Result<()> {
+    switch.reserve(DiskOp::SnapshotWrite)?;
+    switch.operate(DiskOp::SnapshotWrite)
 }
 
 /// A snapshot of the node's own state.
 struct Own {
     store: Arc<Mutex<State>>,
+    switch: Arc<Switch>,
     data: Vec<u8>,
 }
 
@@ -92,6 +109,7 @@ impl SnapshotWriter for Own {
     }
 
     fn write(&mut self, data: &[u8]) -> Result<()> {
+        write(&self.switch)?;
         self.data.extend_from_slice(data);
         Ok(())
     }
@@ -104,6 +122,7 @@ impl SnapshotWriter for Own {
 /// A snapshot from a peer: its bytes outlive the writer.
 struct Received {
     store: Arc<Mutex<State>>,
+    switch: Arc<Switch>,
     content: u64,
 }
 
@@ -122,6 +141,7 @@ impl SnapshotWriter for Received {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        write(&self.switch)?;
         self.with(|data| data.extend_from_slice(bytes))
     }
 

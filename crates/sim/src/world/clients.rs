@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use coracle_core::Rng;
+use coracle_core::{Index, Rng};
 use coracle_replica::{Consistency, Input, Reply, RequestError, RequestId};
 
-use super::{Event, Step, World};
+use super::{Event, Step, World, operator::Operator};
 use crate::{Bug, Invariant, Operation, Phase, Progress, Request, Violation, Workload, faults::exponential};
 
 pub(super) struct Clients {
@@ -26,6 +26,8 @@ struct Attempt {
     client: usize,
     operation: Operation,
     node: usize,
+    /// What was committed when it began, if the answer has to show it.
+    since: Option<Index>,
 }
 
 /// How an attempt failed.
@@ -89,16 +91,18 @@ impl World {
 
     /// Asks a node: mostly the one that the client knows.
     pub(super) fn attempt(&mut self, client: usize, operation: Operation) -> Step {
-        let clients = &mut self.clients;
-        if clients.rng.chance(0.2) {
-            clients.nodes[client] = clients.rng.below(self.nodes.len() as u64) as usize;
+        if self.clients.rng.chance(0.2) {
+            self.clients.nodes[client] = self.any_door();
         }
+        let clients = &mut self.clients;
         let node = clients.nodes[client];
         let request = clients.next_request;
         clients.next_request += 1;
         clients.workload.time(self.now);
         let what = clients.workload.request(operation);
-        clients.attempts.insert(request, Attempt { client, operation, node });
+        let is_fresh = matches!(what, Request::Query(_, Consistency::Linearizable)) && !self.history_only;
+        let since = is_fresh.then(|| self.ghost.committed());
+        clients.attempts.insert(request, Attempt { client, operation, node, since });
         self.trace.line(self.now, || format!("client {client} asks n{node}: request {request}, {operation:?}"));
         let patience = clients.patience;
         let delay = exponential(&mut clients.rng, Duration::from_micros(500));
@@ -117,6 +121,9 @@ impl World {
         };
         let request = RequestId(request);
         running.waiting.insert(request);
+        if matches!(what, Request::Query(_, Consistency::Linearizable)) {
+            running.queries.insert(request);
+        }
         let input = match what {
             Request::Command(command) => Input::Propose { request, command },
             Request::Query(query, _) if self.bug == Some(Bug::StaleRead) => {
@@ -135,11 +142,17 @@ impl World {
             let what = format!("n{node} answers request {}, which does not wait: {result:?}", request.0);
             return Err(Violation::new(Invariant::Liveness, what));
         }
+        running.queries.remove(&request);
         let is_leader = running.replica.raft().is_leader();
         self.trace.line(self.now, || format!("n{node} answers request {}: {result:?}", request.0));
-        self.answer(request.0, result)?;
-        if self.phase == Phase::Faults && is_leader && self.rng.chance(self.faults.crash_after_reply) {
-            return self.crash(node);
+        if Operator::has_asked(request) {
+            self.operator_answered(node, request, &result)?;
+        } else {
+            self.answer(request.0, result)?;
+        }
+        if self.nodes[node].is_doomed_after_reply {
+            self.nodes[node].is_doomed_after_reply = false;
+            return if is_leader { self.crash(node) } else { Ok(()) };
         }
         Ok(())
     }
@@ -160,6 +173,10 @@ impl World {
             }
         };
         let Some(attempt) = self.clients.attempts.get(&request) else { return Ok(()) };
+        if let Some(since) = attempt.since.filter(|since| *since > reply.index) {
+            let what = format!("a read at {}, when {since} was committed before it began", reply.index);
+            return Err(Violation::new(Invariant::ReadFreshness, what));
+        }
         self.clients.workload.time(self.now);
         match self.clients.workload.answered(attempt.operation, &reply)? {
             Progress::Retry => self.give_up(request, Failed::Answered),
@@ -182,10 +199,20 @@ impl World {
             return;
         }
         if failed != Failed::Answered {
-            clients.nodes[client] = clients.rng.below(self.nodes.len() as u64) as usize;
+            self.clients.nodes[client] = self.any_door();
         }
-        let backoff = clients.rng.duration(Duration::from_millis(1), Duration::from_millis(200));
+        let backoff = self.clients.rng.duration(Duration::from_millis(1), Duration::from_millis(200));
         self.schedule(backoff, Event::Again { client, operation });
+    }
+
+    /// Where a client tries its luck: at a member, as far as it knows, and while things go wrong also elsewhere.
+    fn any_door(&mut self) -> usize {
+        let members = self.members();
+        let rng = &mut self.clients.rng;
+        if members.is_empty() || (self.phase == Phase::Faults && rng.chance(0.1)) {
+            return rng.below(self.nodes.len() as u64) as usize;
+        }
+        members[rng.below(members.len() as u64) as usize]
     }
 
     pub(super) fn time_out(&mut self, request: u64) -> Step {

@@ -8,7 +8,7 @@ use coracle_core::{
 use coracle_replica::{Completion, Effect, Input, StateEffect, Work};
 
 use super::{Done, Event, Step, World};
-use crate::{Bug, Invariant, Phase, Violation, check, faults::exponential};
+use crate::{Bug, Invariant, Violation, check, coverage::Milestone, disk::GROUP, faults::exponential};
 
 /// What the snapshots' worker is to do.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl World {
             Effect::Send(message) => self.send(node, message),
             Effect::Write(persist) => self.write(node, persist),
             Effect::ReadLog { request, from, to, bytes_max } => {
-                let latency = self.disk_latency();
+                let latency = self.disk_latency(node);
                 self.later(node, latency, Done::ReadLog { request, from, to, bytes_max });
                 Ok(())
             }
@@ -57,9 +57,18 @@ impl World {
         self.trace.line(self.now, || format!("n{node} > {:?}: {} {:?}", message.to, message.term, message.body));
         self.report.messages += 1;
         self.nodes[node].disk.log.durable(|durable| check::asserts(node, &message, durable))?;
-        let Some(to) = self.nodes.iter().position(|other| other.id == message.to) else {
+        let Some(to) = self.slot_of(message.to).filter(|to| self.would_talk(node, *to)) else {
+            if self.operator.is_gone(message.to) {
+                self.network.dropped += 1;
+                return Ok(());
+            }
             return Err(Violation::new(Invariant::Ordering, format!("n{node} writes to nobody: {message:?}")));
         };
+        match message.body {
+            Body::PreVoteResponse { next_term, granted: true } => self.ghost.offers(next_term, message.to),
+            Body::TimeoutNow => self.ghost.offers(message.term.next(), message.to),
+            _ => {}
+        }
         self.matches_leader(node, to, &message)?;
         let sent = self.now;
         let arrivals = self.network.send(sent, node, to);
@@ -91,10 +100,16 @@ impl World {
     }
 
     pub(super) fn deliver(&mut self, (from, to): (usize, usize), sent: Time, message: Message) -> Step {
+        if let Some(later) = self.network.held(self.now, from, to) {
+            self.queue.push(later, Event::Deliver { from, to, sent, message: Box::new(message) });
+            return Ok(());
+        }
         if !self.network.arrive(from, to) || self.is_fault_of_the_past(sent) {
             return Ok(());
         }
-        if self.nodes[to].running.is_some() {
+        if self.nodes[to].id != message.to || self.nodes[from].id != message.from || !self.would_talk(from, to) {
+            self.network.dropped += 1;
+        } else if self.nodes[to].running.is_some() {
             self.input(to, Input::Message(message));
         } else {
             self.network.dropped += 1;
@@ -112,26 +127,24 @@ impl World {
         self.healed.is_some_and(|healed| sent < healed && self.now.since(healed) > self.shape.heartbeat_interval)
     }
 
-    fn disk_latency(&mut self) -> Duration {
-        let faults = &self.faults.disk;
-        if faults.stall > 0.0 && self.rng.chance(faults.stall) {
-            return self.rng.duration(Duration::ZERO, faults.stall_max);
-        }
-        exponential(&mut self.rng, faults.latency)
+    fn disk_latency(&mut self, node: usize) -> Duration {
+        let slow = self.nodes[node].slow_until.since(self.now);
+        slow.max(exponential(&mut self.rng, self.faults.disk.latency))
     }
 
     /// A write of the log: what waits while one is under way goes together afterwards.
     fn write(&mut self, node: usize, persist: Persist) -> Step {
         self.trace.line(self.now, || format!("n{node} writes {persist:?}"));
         let this = &mut self.nodes[node];
-        let batch = coracle_storage::LogBatch::new(crate::disk::GROUP, persist.clone());
+        let membership = this.issued.membership_index();
+        let batch = coracle_storage::LogBatch::new(GROUP, persist.clone());
         let first = batch.entries.first().map_or(this.issued.last().next(), coracle_core::Run::first);
         let mut before = match &batch.base {
             Some(base) if base.index.next() == first => Some(base.term),
             _ => this.issued.term_at(first.prev()),
         };
         for run in &batch.entries {
-            self.ghost.appends(node, before, run)?;
+            self.ghost.appends(this.key, before, run)?;
             before = Some(run.term());
         }
         this.issued
@@ -142,6 +155,9 @@ impl World {
             && from <= self.ghost.committed()
         {
             self.keeps_committed(node, from)?;
+        }
+        if self.nodes[node].issued.membership_index() != membership {
+            self.overlap()?;
         }
         let Some(running) = &mut self.nodes[node].running else { return Ok(()) };
         running.log_queue.push(persist);
@@ -159,20 +175,21 @@ impl World {
     }
 
     fn begin_write(&mut self, node: usize) -> Step {
-        let has_error = self.phase == Phase::Faults && self.rng.chance(self.faults.disk.error);
         let this = &mut self.nodes[node];
         let Some(running) = &mut this.running else { return Ok(()) };
         if running.is_log_busy || running.log_queue.is_empty() {
             return Ok(());
         }
-        if has_error {
-            this.disk.log.fail_next();
-            this.has_disk_error = true;
-            self.report.disk_errors += 1;
-        }
         running.is_log_busy = true;
-        let completion = running.log.write(mem::take(&mut running.log_queue));
-        let latency = self.disk_latency();
+        let writes = mem::take(&mut running.log_queue);
+        let ticket = writes.last().map(|write| write.ticket);
+        let completion = match (running.log.write(writes), ticket) {
+            (Completion::Failed { .. }, Some(ticket)) if self.bug == Some(Bug::IgnoreDiskError) => {
+                Completion::Written { ticket }
+            }
+            (completion, _) => completion,
+        };
+        let latency = self.disk_latency(node);
         if self.bug == Some(Bug::AcknowledgeBeforeDurable) {
             self.later(node, latency, Done::LateSync);
             self.input(node, Input::Done(completion));
@@ -203,16 +220,18 @@ impl World {
     }
 
     fn written(&mut self, node: usize, completion: Option<Completion>) -> Step {
-        let has_failed = matches!(completion, Some(Completion::Failed { .. }));
-        if !has_failed {
-            let synced = self.nodes[node].disk.log.sync();
-            synced.map_err(|error| Violation::new(Invariant::Ordering, format!("n{node}: {error}")))?;
-            self.observe_disk(node)?;
+        self.trace.line(self.now, || format!("n{node} has written: {completion:?}"));
+        if let Some(failed @ Completion::Failed { .. }) = completion {
+            // The worker has ended: what waits for it is never done.
+            self.input(node, Input::Done(failed));
+            return Ok(());
         }
+        let synced = self.nodes[node].disk.log.sync();
+        synced.map_err(|error| Violation::new(Invariant::Ordering, format!("n{node}: {error}")))?;
+        self.observe_disk(node)?;
         if let Some(running) = &mut self.nodes[node].running {
             running.is_log_busy = false;
         }
-        self.trace.line(self.now, || format!("n{node} has written: {completion:?}"));
         if let Some(completion) = completion {
             self.input(node, Input::Done(completion));
         }
@@ -237,12 +256,14 @@ impl World {
         if let StateEffect::Apply { entries } = &effect {
             let mut applied = running.state.machine().applied().applied;
             for run in entries {
-                this.disk.log.durable(|log| self.ghost.applies(node, applied, run, log))?;
+                this.disk.log.durable(|log| self.ghost.applies(this.key, applied, run, log))?;
                 applied = run.last();
             }
         }
-        if matches!(effect, StateEffect::InstallSnapshot { .. }) {
+        if let StateEffect::InstallSnapshot { meta } = &effect {
+            this.disk.log.durable(|log| check::installs(node, meta.last_included_index, log))?;
             self.report.snapshots_installed += 1;
+            this.has_installed = true;
         }
         running.is_state_busy = true;
         let completion = match running.state.run(effect) {
@@ -259,6 +280,12 @@ impl World {
     }
 
     fn state_done(&mut self, node: usize, completion: Option<Completion>) -> Step {
+        if let Some(failed @ Completion::Failed { .. }) = completion {
+            // The worker has ended: what waits for it is never done.
+            self.input(node, Input::Done(failed));
+            return Ok(());
+        }
+        self.nodes[node].disk.settle();
         if let Some(running) = &mut self.nodes[node].running {
             running.is_state_busy = false;
         }
@@ -274,17 +301,20 @@ impl World {
 
     /// I4: states that have applied as much are equal.
     pub(super) fn observe_state(&mut self, node: usize) -> Step {
-        let Some(running) = &mut self.nodes[node].running else { return Ok(()) };
+        let this = &mut self.nodes[node];
+        let Some(running) = &mut this.running else { return Ok(()) };
         let machine = running.state.machine();
         let applied = machine.applied().applied;
-        match machine.state_hash() {
-            Some(hash) => self.ghost.state(node, applied, hash),
+        // Who looks from outside meets no fault, and takes none away.
+        let hash = this.disk.switch.unharmed(|| machine.state_hash());
+        match hash {
+            Some(hash) => self.ghost.state(this.key, applied, hash),
             None => Ok(()),
         }
     }
 
     fn snapshot_piece_later(&mut self, node: usize) {
-        let latency = self.disk_latency();
+        let latency = self.disk_latency(node);
         self.later(node, latency, Done::SnapshotPiece);
     }
 
@@ -304,9 +334,10 @@ impl World {
 
     /// The snapshots' worker does one thing after the other.
     fn snapshot_work(&mut self, node: usize, work: SnapshotWork) {
-        let latency = self.disk_latency();
+        let latency = exponential(&mut self.rng, self.faults.disk.latency);
+        let slow_until = self.nodes[node].slow_until;
         let Some(running) = &mut self.nodes[node].running else { return };
-        let at = running.snapshots_free_at.max(self.now).plus(latency);
+        let at = running.snapshots_free_at.max(self.now).max(slow_until).plus(latency);
         running.snapshots_free_at = at;
         self.later(node, at.since(self.now), Done::Snapshot(work));
     }
@@ -326,9 +357,22 @@ impl World {
         match event {
             RaftEvent::Role { role: Role::Leader, term, .. } => {
                 self.report.elections += 1;
-                self.ghost.leads(node, term, &self.nodes[node].issued)?;
+                if self.nodes[node].has_installed {
+                    self.passes(Milestone::SnapshotOnLaterLeader);
+                }
+                self.is_elected(node, term)?;
+                self.ghost.leads(self.nodes[node].key, term, &self.nodes[node].issued)?;
+                self.note_role(node, true);
+                self.overlap()?;
             }
-            RaftEvent::Truncated { .. } => self.report.truncations += 1,
+            RaftEvent::Role { .. } => self.note_role(node, false),
+            RaftEvent::Truncated { from, last } => {
+                self.report.truncations += 1;
+                if last.0 >= from.0 + 9 {
+                    self.passes(Milestone::LongTruncation);
+                }
+            }
+            RaftEvent::TransferAborted { to: Some(_) } => self.passes(Milestone::TransferTimedOut),
             RaftEvent::Compacted { .. } => self.report.compactions += 1,
             // A rejection that was overtaken by a later acknowledgement looks like a lost log to the leader.
             RaftEvent::PeerFault { .. } if self.network.may_reorder() => {}
@@ -344,7 +388,7 @@ impl World {
     /// A stop for good: right after a failed write, and a failure of the run otherwise.
     fn fatal(&mut self, node: usize, what: &str) -> Step {
         self.trace.line(self.now, || format!("n{node} stops: {what}"));
-        if self.nodes[node].has_disk_error {
+        if self.nodes[node].disk.switch.has_failed() {
             return self.crash(node);
         }
         Err(Violation::new(Invariant::NoPanic, format!("n{node} stops for good: {what}")))

@@ -1,45 +1,30 @@
-//! What goes wrong, and when.
+//! What goes wrong, and whom it strikes.
 
 use std::time::Duration;
 
+use coracle_core::Rng;
 use coracle_replica::Input;
 
 use super::{Event, Step, World};
-use crate::{Phase, faults::exponential, network::Partition};
+use crate::{
+    Phase,
+    clock::Rate,
+    coverage::Milestone,
+    disk::DiskOp,
+    faults::{Faults, exponential},
+    network::Partition,
+    schedule::{Fault, FaultKind, draw},
+};
 
-/// A fault of a kind that comes again and again.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Fault {
-    Crash,
-    Partition,
-    /// The end of a partition.
-    Join,
-    Pause,
-    Unreachable,
-    /// The leader is told to hand over.
-    Transfer,
-}
+/// The longest leap of a clock.
+const STEP_MAX: Duration = Duration::from_secs(3600);
 
 impl World {
-    pub(super) fn begin_faults(&mut self) {
-        for fault in [Fault::Crash, Fault::Partition, Fault::Pause, Fault::Unreachable, Fault::Transfer] {
-            self.again(fault);
-        }
-    }
-
-    /// Schedules the next fault of this kind, if the seed has any.
-    fn again(&mut self, fault: Fault) {
-        let every = match fault {
-            Fault::Crash => self.faults.crash_every,
-            Fault::Partition => self.faults.partition_every.filter(|_| self.nodes.len() > 1),
-            Fault::Pause => self.faults.pause_every,
-            Fault::Unreachable => self.faults.unreachable_every.filter(|_| self.nodes.len() > 1),
-            Fault::Transfer => self.faults.transfer_every.filter(|_| self.nodes.len() > 1),
-            Fault::Join => None,
-        };
-        if let Some(every) = every {
-            let after = exponential(&mut self.rng, every);
-            self.schedule(after, Event::Fault(fault));
+    /// Schedules everything that goes wrong within `duration`.
+    pub(super) fn begin_faults(&mut self, duration: Duration) {
+        let schedule = draw(&mut self.nemesis, &self.faults, duration);
+        for fault in schedule {
+            self.queue.push(fault.at, Event::Fault(fault));
         }
     }
 
@@ -47,76 +32,189 @@ impl World {
         if self.phase != Phase::Faults {
             return Ok(());
         }
-        self.again(fault);
-        let node = self.rng.below(self.nodes.len() as u64) as usize;
-        match fault {
-            Fault::Crash => self.strike_down(node),
-            Fault::Partition => self.partition(),
-            Fault::Join => {
-                self.trace.line(self.now, || "partitions end".into());
-                self.network.join();
-                Ok(())
-            }
-            Fault::Pause => {
-                self.pause(node);
-                Ok(())
-            }
-            Fault::Unreachable => {
-                let peer = self.nodes[self.rng.below(self.nodes.len() as u64) as usize].id;
-                if peer != self.nodes[node].id {
-                    self.input(node, Input::Unreachable { peer });
-                }
-                Ok(())
-            }
-            Fault::Transfer => {
-                self.transfer(node);
-                Ok(())
-            }
+        let rng = &mut Rng::new(fault.seed);
+        let mut members = self.members();
+        if members.is_empty() || rng.chance(0.1) {
+            members = (0..self.nodes.len()).collect();
         }
-    }
-
-    /// One node or all, at once or between two of the next effects.
-    fn strike_down(&mut self, node: usize) -> Step {
-        if self.rng.chance(self.faults.crash_all) {
-            for node in 0..self.nodes.len() {
-                self.crash(node)?;
-            }
-            return Ok(());
+        let any = members[rng.below(members.len() as u64) as usize];
+        // A fault of the leader is worth more than one of anybody.
+        let node = if rng.chance(0.3) { self.leader().unwrap_or(any) } else { any };
+        self.trace.line(self.now, || format!("fault {fault}"));
+        let struck = match fault.kind {
+            FaultKind::Crash => self.strike_down(rng, node)?,
+            FaultKind::PowerCut => self.cut_power()?,
+            FaultKind::CrashAfterReply => self.doom_after_reply(),
+            FaultKind::Partition => self.partition(rng, &members),
+            FaultKind::Pause => self.pause(rng, node),
+            FaultKind::Stall => self.stall(rng, node, &members),
+            FaultKind::Unreachable => self.lose_peer(rng, node, &members),
+            FaultKind::Transfer => self.transfer(rng, any),
+            FaultKind::ClockRate => self.change_rate(rng, node),
+            FaultKind::ClockStep => self.step_clock(rng, node),
+            FaultKind::DiskError => self.break_disk(rng, node),
+            FaultKind::DiskFull => self.fill_disk(rng, node),
+            FaultKind::DiskSlow => self.slow_disk(rng, node),
+            FaultKind::Membership => self.change_members(rng),
+            FaultKind::Wipe => self.wipe(rng, node)?,
+            FaultKind::Weaken => self.weaken(rng, node),
+        };
+        if struck {
+            self.report.faults.count(fault.kind.name());
         }
-        let node = if self.rng.chance(0.3) { self.leader().unwrap_or(node) } else { node };
-        if self.rng.chance(0.5) {
-            self.nodes[node].is_doomed = true;
-            return Ok(());
-        }
-        self.crash(node)
-    }
-
-    fn partition(&mut self) -> Step {
-        let leader = self.leader();
-        let partition = Partition::draw(&mut self.rng, self.nodes.len(), leader);
-        self.trace.line(self.now, || format!("partition: {partition:?}"));
-        self.network.cut(partition);
-        self.report.partitions += 1;
-        let lasts = exponential(&mut self.rng, self.faults.partition);
-        self.schedule(lasts, Event::Fault(Fault::Join));
         Ok(())
     }
 
-    fn pause(&mut self, node: usize) {
-        let lasts = self.rng.duration(Duration::ZERO, self.faults.pause_max);
-        self.trace.line(self.now, || format!("n{node} pauses for {lasts:?}"));
-        self.nodes[node].paused_until = self.now.plus(lasts);
-        self.report.pauses += 1;
+    /// At once, or between two of its next effects.
+    fn strike_down(&mut self, rng: &mut Rng, node: usize) -> Result<bool, crate::Violation> {
+        if self.nodes[node].running.is_none() {
+            return Ok(false);
+        }
+        if rng.chance(0.5) {
+            self.nodes[node].is_doomed = true;
+        } else {
+            self.crash(node)?;
+        }
+        Ok(true)
     }
 
-    /// To the node, which may be down or far behind, or to whom the leader thinks best.
-    fn transfer(&mut self, node: usize) {
-        let to = self.rng.chance(0.5).then_some(self.nodes[node].id);
-        if let Some(leader) = self.leader() {
-            self.trace.line(self.now, || format!("n{leader} is to hand over to {to:?}"));
-            self.input(leader, Input::Transfer { to });
-            self.report.transfers += 1;
+    fn cut_power(&mut self) -> Result<bool, crate::Violation> {
+        for node in 0..self.nodes.len() {
+            self.crash(node)?;
         }
+        Ok(true)
+    }
+
+    fn doom_after_reply(&mut self) -> bool {
+        let Some(leader) = self.leader() else { return false };
+        self.nodes[leader].is_doomed_after_reply = true;
+        true
+    }
+
+    fn partition(&mut self, rng: &mut Rng, members: &[usize]) -> bool {
+        if members.len() < 2 {
+            return false;
+        }
+        let leader = self.leader().and_then(|leader| members.iter().position(|member| *member == leader));
+        let partition = Partition::draw(rng, members.len(), leader);
+        let lasts = exponential(rng, self.faults.partition);
+        self.trace.line(self.now, || format!("partition of {members:?} for {lasts:?}: {partition:?}"));
+        self.network.cut(partition, members);
+        self.schedule(lasts, Event::Join);
+        true
+    }
+
+    /// The end of all partitions.
+    pub(super) fn join(&mut self) {
+        if self.phase == Phase::Faults {
+            self.trace.line(self.now, || "partitions end".into());
+            self.network.join();
+        }
+    }
+
+    fn pause(&mut self, rng: &mut Rng, node: usize) -> bool {
+        let lasts = rng.duration(Duration::ZERO, self.faults.pause_max);
+        self.trace.line(self.now, || format!("n{node} pauses for {lasts:?}"));
+        self.nodes[node].paused_until = self.now.plus(lasts);
+        true
+    }
+
+    /// One link in one direction, or everything from and to the node.
+    fn stall(&mut self, rng: &mut Rng, node: usize, members: &[usize]) -> bool {
+        let until = self.now.plus(rng.duration(Duration::ZERO, self.faults.stall_max));
+        let other = members[rng.below(members.len() as u64) as usize];
+        if rng.chance(0.5) {
+            self.network.hold(node, other, until);
+            return other != node;
+        }
+        for other in 0..self.nodes.len() {
+            self.network.hold(node, other, until);
+            self.network.hold(other, node, until);
+        }
+        true
+    }
+
+    fn lose_peer(&mut self, rng: &mut Rng, node: usize, members: &[usize]) -> bool {
+        let other = members[rng.below(members.len() as u64) as usize];
+        if other == node {
+            return false;
+        }
+        let peer = self.nodes[other].id;
+        self.input(node, Input::Unreachable { peer });
+        true
+    }
+
+    /// To a node, which may be down or far behind, or to whom the leader thinks best.
+    fn transfer(&mut self, rng: &mut Rng, node: usize) -> bool {
+        let gone = self.operator.gone.last().map(|(gone, _)| *gone).filter(|_| rng.chance(0.1));
+        let anywhere = self.nodes[rng.below(self.nodes.len() as u64) as usize].id;
+        let to = match rng.below(4) {
+            0 => Some(gone.unwrap_or(anywhere)),
+            1 => Some(self.nodes[node].id),
+            _ => None,
+        };
+        let Some(leader) = self.leader() else { return false };
+        self.trace.line(self.now, || format!("n{leader} is to hand over to {to:?}"));
+        self.input(leader, Input::Transfer { to });
+        true
+    }
+
+    fn change_rate(&mut self, rng: &mut Rng, node: usize) -> bool {
+        let rate = if rng.chance(0.25) { Rate::EVEN } else { Rate::draw(rng) };
+        self.set_rate(node, rate);
+        true
+    }
+
+    /// A clock goes at another rate from now on, also over restarts.
+    pub(super) fn set_rate(&mut self, node: usize, rate: Rate) {
+        let now = self.now;
+        self.nodes[node].rate = rate;
+        if let Some(running) = &mut self.nodes[node].running {
+            running.clock.set_rate(now, rate);
+        }
+        self.wake(node, now);
+    }
+
+    fn step_clock(&mut self, rng: &mut Rng, node: usize) -> bool {
+        // Short leaps are worse than long ones for what looks at durations.
+        let max = if rng.chance(0.5) { STEP_MAX } else { self.shape.election_timeout_max * 2 };
+        let by = rng.duration(Duration::ZERO, max);
+        let now = self.now;
+        let Some(running) = &mut self.nodes[node].running else { return false };
+        self.trace.line(now, || format!("the clock of n{node} leaps by {by:?}"));
+        running.clock.step(now, by);
+        self.wake(node, now);
+        true
+    }
+
+    fn break_disk(&mut self, rng: &mut Rng, node: usize) -> bool {
+        let op = DiskOp::draw(rng);
+        self.trace.line(self.now, || format!("n{node}: the next {op:?} fails"));
+        self.nodes[node].disk.switch.fail_next(op);
+        true
+    }
+
+    fn fill_disk(&mut self, rng: &mut Rng, node: usize) -> bool {
+        let lasts = Faults::full(rng);
+        self.trace.line(self.now, || format!("the disk of n{node} is full for {lasts:?}"));
+        if self.leader() == Some(node) {
+            self.passes(Milestone::FullOnLeader);
+        }
+        self.nodes[node].disk.switch.set_full(true);
+        self.schedule(lasts, Event::DiskFreed { node });
+        true
+    }
+
+    fn slow_disk(&mut self, rng: &mut Rng, node: usize) -> bool {
+        let lasts = rng.duration(Duration::ZERO, self.faults.disk.slow_max);
+        self.nodes[node].slow_until = self.now.plus(lasts);
+        true
+    }
+
+    fn weaken(&mut self, rng: &mut Rng, node: usize) -> bool {
+        let duration = rng.duration(Duration::ZERO, self.shape.election_timeout_max * 10);
+        self.input(node, Input::Weaken { duration });
+        true
     }
 
     /// Who leads in the highest term.

@@ -1,6 +1,8 @@
 //! Identity.
 
-use coracle_core::{ClusterId, Incarnation, NodeId};
+use std::collections::BTreeMap;
+
+use coracle_core::{ClusterId, GroupId, Incarnation, NodeId};
 
 use super::{Subject, reopened};
 use crate::Identity;
@@ -22,7 +24,7 @@ fn the_last_identity_is_kept<S: Subject>(subject: S) {
         incarnation: Incarnation(u64::MAX),
         engine: store.engine().to_owned(),
         cluster_name: "a name with = and é".to_owned(),
-        cluster: None,
+        clusters: BTreeMap::new(),
     };
     store.set_identity(&new).expect("set the identity");
     assert_eq!(store.identity().expect("identity"), Some(new.clone()));
@@ -30,7 +32,8 @@ fn the_last_identity_is_kept<S: Subject>(subject: S) {
     let subject = reopened(subject);
     let store = subject.store();
     assert_eq!(store.identity().expect("identity after reopening"), Some(new.clone()));
-    let founded = Identity { cluster: Some(ClusterId(7)), ..new };
+    let clusters = BTreeMap::from([(GroupId(1), ClusterId(7)), (GroupId(300), ClusterId(u64::MAX))]);
+    let founded = Identity { clusters, ..new };
     store.set_identity(&founded).expect("set the identity again");
     drop(store);
     assert_eq!(reopened(subject).store().identity().expect("identity once founded"), Some(founded));

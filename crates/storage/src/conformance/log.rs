@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coracle_core::{Base, Entry, GroupId, HardState, Index, LogRead, Run, Term};
+use coracle_core::{Base, ClusterId, Entry, GroupId, HardState, Index, LogRead, Recovered, Run, Term};
 
 use super::{
     GROUP, OTHER, Subject, base, batch, hard_state, large, membership, membership_entry, pattern, reopened, run,
@@ -11,6 +11,7 @@ use crate::{LogBatch, LogStore, RecoveredLog, StorageError};
 
 pub(super) fn check<S: Subject>(factory: &impl Fn() -> S) {
     a_new_log_is_empty(factory());
+    a_node_that_is_to_join_has_a_base_and_no_entries(factory());
     what_is_written_is_recovered(factory());
     hard_state_comes_with_entries(factory());
     a_truncation_cuts_anywhere(factory);
@@ -88,6 +89,23 @@ fn a_new_log_is_empty<S: Subject>(subject: S) {
     assert_eq!(recovered, RecoveredLog::default());
     assert!(matches!(log.read(GROUP, Index(1), Index(1), 100), Err(StorageError::Invalid(_))));
     assert_eq!(log.read(GROUP, Index(0), Index(1), 100).expect("read at 0"), LogRead::Compacted);
+}
+
+/// Its log is not empty: it was not lost, but is to come.
+fn a_node_that_is_to_join_has_a_base_and_no_entries<S: Subject>(subject: S) {
+    let joining = Recovered::joining(ClusterId(9));
+    let begun = LogBatch { hard_state: Some(joining.hard_state), base: Some(joining.base.clone()), ..batch(vec![]) };
+    let log = subject.store().log();
+    // Once more after a crash in between.
+    write(&log, begun.clone());
+    write(&log, begun);
+    drop(log);
+    let subject = expect(subject, &joining.base, &[]);
+    let log = subject.store().log();
+    assert!(!recover(&log, GROUP).is_empty());
+    write(&log, batch(vec![membership_entry(1, 1, 3), run(2, 1, 4)]));
+    drop(log);
+    expect(subject, &joining.base, &[membership_entry(1, 1, 3), run(2, 1, 4)]);
 }
 
 fn what_is_written_is_recovered<S: Subject>(subject: S) {

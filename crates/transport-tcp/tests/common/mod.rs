@@ -45,12 +45,16 @@ impl Host for TestHost {
         Hello { version: PROTOCOL_VERSION, features: 0, boot_nonce: 1, groups }
     }
 
-    fn admit(&self, hello: &Hello) -> Result<(), Refusal> {
+    fn hosts(&self, group: GroupId) -> Option<NodeId> {
+        self.groups.lock().unwrap().contains(&group).then_some(self.node)
+    }
+
+    fn admit(&self, theirs: &GroupHello) -> Result<(), Refusal> {
         let ours = self.cluster.lock().unwrap().clone();
-        match hello.groups.iter().find(|group| group.cluster_name != ours) {
-            Some(other) => Err(Refusal::ClusterName { ours, theirs: other.cluster_name.clone() }),
-            None => Ok(()),
+        if theirs.cluster_name == ours {
+            return Ok(());
         }
+        Err(Refusal::ClusterName { ours, theirs: theirs.cluster_name.clone() })
     }
 
     fn receive(&self, frames: Vec<Frame>) {
