@@ -73,8 +73,7 @@ pub(crate) fn keep_joining(
     cluster: ClusterId,
 ) -> Result<(), StorageError> {
     let Recovered { base, hard_state, .. } = Recovered::joining(cluster);
-    let batch =
-        LogBatch { group, truncate_from: None, entries: Vec::new(), hard_state: Some(hard_state), base: Some(base) };
+    let batch = LogBatch { hard_state: Some(hard_state), base: Some(base), ..LogBatch::append(group, Vec::new()) };
     store.log().write(&[batch])?;
     identity.clusters.insert(group, cluster);
     store.set_identity(identity)
@@ -145,6 +144,23 @@ pub(crate) fn repair(
     Ok(first)
 }
 
+/// Writes the founding entry anew when it is damaged in the log and whole in the record of the founding (C19).
+pub(crate) fn mend_founding(
+    log: &dyn LogStore,
+    group: GroupId,
+    recovered: &RecoveredLog,
+) -> Result<bool, StorageError> {
+    if recovered.damaged.first() != Some(&Index(1)) || log.recover(founding_group(group), 0)?.is_empty() {
+        return Ok(false);
+    }
+    let Some(data) = read_first(log, founding_group(group))? else { return Ok(false) };
+    let entry = Entry { kind: EntryKind::Membership, data };
+    let repaired = vec![Run::new(Index(1), Term(1), [entry])];
+    log.write(&[LogBatch { repaired, ..LogBatch::append(group, Vec::new()) }])?;
+    tracing::warn!("the founding entry was damaged in the log, and is repaired from the record of the founding");
+    Ok(true)
+}
+
 fn keep_cluster(
     store: &dyn Store,
     group: GroupId,
@@ -160,11 +176,9 @@ fn keep_cluster(
 fn first_batch(group: GroupId, first: &Bytes) -> LogBatch {
     let entry = Entry { kind: EntryKind::Membership, data: first.clone() };
     LogBatch {
-        group,
         truncate_from: Some(Index(1)),
-        entries: vec![Run::new(Index(1), Term(1), [entry])],
-        hard_state: Some(HardState { term: Term(1), voted_for: None, commit_index: Index(1) }),
-        base: None,
+        hard_state: Some(HardState { term: Term(1), commit_index: Index(1), ..HardState::default() }),
+        ..LogBatch::append(group, vec![Run::new(Index(1), Term(1), [entry])])
     }
 }
 

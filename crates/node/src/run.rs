@@ -262,6 +262,10 @@ impl Loop {
                 tracing::warn!(%index, "a change of voters is called off: who was to vote did not catch up");
             }
             Event::PeerFault { peer, fault } => tracing::warn!(%peer, fault, "a peer said what no correct peer says"),
+            Event::Damaged { at } => {
+                tracing::warn!(%at, "the log is damaged: this node does not vote until its peers have repaired it");
+            }
+            Event::Repaired => tracing::info!("the log is whole again"),
             Event::DiskSlow => tracing::warn!("a write of the log takes longer than its limit"),
             event => tracing::info!(?event),
         }

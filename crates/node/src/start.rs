@@ -256,9 +256,12 @@ async fn be_founded(
 ) -> Result<(), StartError> {
     let (group, kept) = (options.group, parts.clone());
     let found = blocking(move || {
-        let found = kept.store.log().recover(group, 0)?;
+        let mut found = kept.store.log().recover(group, 0)?;
         if found.is_empty() {
             return Ok(None);
+        }
+        if identity::mend_founding(&*kept.store.log(), group, &found)? {
+            found = kept.store.log().recover(group, 0)?;
         }
         let mut identity = lock(&kept.identity);
         let first = identity::repair(&*kept.store, group, &mut identity, &found)?;

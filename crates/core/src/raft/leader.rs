@@ -271,7 +271,7 @@ impl Raft {
     pub(super) fn advance_commit(&mut self) {
         let RoleState::Leader(leader) = &self.role else { return };
         let counts_unwritten = self.config.has_bug(Bug::CountUnwritten);
-        let durable = if counts_unwritten { self.log.last_index() } else { self.persistence.durable_index() };
+        let durable = if counts_unwritten { self.log.last_index() } else { self.durable_index() };
         let reached = self.quorum.reached(|id| match leader.peer_ref(id) {
             Some(peer) => peer.match_index,
             None if id == self.config.id => durable,
