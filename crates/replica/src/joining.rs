@@ -31,9 +31,13 @@ impl JoinRole {
         }
     }
 
-    /// Whether a member of role `held` is at least that, or on its way there.
+    /// Whether a member of role `held` is at least that, or on its way there. One that is about to go is nothing any more.
     pub fn is_held_by(self, held: MemberRole) -> bool {
-        self == JoinRole::Learner || matches!(held, MemberRole::Voter | MemberRole::Promotable)
+        match held {
+            MemberRole::Voter | MemberRole::Promotable => true,
+            MemberRole::Learner | MemberRole::Demoting => self == JoinRole::Learner,
+            MemberRole::Retiring => false,
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{Body, Bug, Entry, Index, NodeId, Outcome, Output, RejectReason, Run,
 /// What a leader keeps for its term.
 #[derive(Clone, Debug)]
 pub(super) struct Leader {
-    /// Everybody in the membership but this node, sorted by id.
+    /// Everybody in the membership but this node, sorted by id; after them those who were removed and are still served.
     pub(super) peers: Vec<Peer>,
     /// Its no-op: the first entry of its term (Raft §8).
     pub(super) term_start: Index,

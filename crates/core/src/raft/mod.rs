@@ -132,14 +132,16 @@ impl Raft {
         }
         let mut rng = Rng::new(config.seed ^ config.id.0.rotate_left(32));
         let quorum = quorum_of(&config, log.membership().1, None);
-        let election_deadline = if quorum.is_sole(config.id) {
-            now
+        let commit_index = hard_state.commit_index.max(log.base().index).max(recovered.applied);
+        // Nobody knows any more what was promised before (C13). A node that decides alone promised it to itself; but until its membership is known to be committed, a leader that this leaves out may not know that it is, and relies on the promise.
+        let is_sole = quorum.is_sole(config.id);
+        let is_free = is_sole && log.membership().0 <= commit_index;
+        let promised_until = if is_free { now } else { now.plus(config.lease_duration) };
+        let election_deadline = if is_sole {
+            promised_until
         } else {
             now.plus(rng.duration(config.election_timeout_min, config.election_timeout_max))
         };
-        // Nobody knows any more what was promised before (C13); a node that decides alone promised it to itself.
-        let promised_until = if quorum.is_sole(config.id) { now } else { now.plus(config.lease_duration) };
-        let commit_index = hard_state.commit_index.max(log.base().index).max(recovered.applied);
         let mut raft = Raft {
             rng,
             now,

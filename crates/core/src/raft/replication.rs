@@ -367,6 +367,8 @@ impl Raft {
         }
         peer.on_matched(index);
         match peer.state {
+            // It has been sent a snapshot, and says first what was durable before: the log does not go on from there, and the probe will tell.
+            PeerState::Probe { .. } if peer.match_index < base_index => {}
             PeerState::Probe { .. } => {
                 peer.state = PeerState::Replicate;
                 peer.next_index = peer.match_index.next();

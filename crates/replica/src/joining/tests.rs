@@ -133,6 +133,9 @@ fn c02_asking_again_changes_nothing() {
     assert_eq!(asked(&request(1, JoinRole::Learner), &members, Some(1)), accepted, "a voter stays one");
     // A learner may be promoted, and a member may have moved.
     assert_eq!(proposed_role(&asked(&request(3, JoinRole::Voter), &members, Some(1))), Some(MemberRole::Voter));
+    // Who is about to go asks to stay.
+    let leaving = of(&[(1, MemberRole::Voter), (2, MemberRole::Retiring)]);
+    assert_eq!(proposed_role(&asked(&request(2, JoinRole::Learner), &leaving, Some(1))), Some(MemberRole::Learner));
     let mut moved = request(2, JoinRole::Learner);
     moved.record.addresses = vec!["/memory/20".to_owned()];
     assert_eq!(proposed_role(&asked(&moved, &members, Some(1))), Some(MemberRole::Voter));
