@@ -62,7 +62,7 @@ pub(crate) fn keep_founding(
     membership: &Membership,
 ) -> Result<(), StorageError> {
     store.log().write(&[first_batch(founding_group(group), first), first_batch(group, first)])?;
-    keep_cluster(store, group, identity, membership)
+    keep_cluster(store, group, identity, membership.cluster)
 }
 
 /// Keeps which cluster the node is to join, in the log's base and then in the identity: a crash in between is repaired from the log.
@@ -76,8 +76,7 @@ pub(crate) fn keep_joining(
     let batch =
         LogBatch { group, truncate_from: None, entries: Vec::new(), hard_state: Some(hard_state), base: Some(base) };
     store.log().write(&[batch])?;
-    identity.clusters.insert(group, cluster);
-    store.set_identity(identity)
+    keep_cluster(store, group, identity, cluster)
 }
 
 /// Where a node stands towards its cluster.
@@ -131,7 +130,7 @@ pub(crate) fn repair(
         if !is_own && !is_joining {
             return Err(Configuration::NotInLog { node: identity.node.to_string() }.into());
         }
-        keep_cluster(store, group, identity, membership)?;
+        keep_cluster(store, group, identity, membership.cluster)?;
     }
     let kept = founding_group(group);
     if !log.recover(kept, 0)?.is_empty() {
@@ -145,14 +144,18 @@ pub(crate) fn repair(
     Ok(first)
 }
 
+/// `identity` is the one of all groups of the process: it never says more than the store does.
 fn keep_cluster(
     store: &dyn Store,
     group: GroupId,
     identity: &mut Identity,
-    membership: &Membership,
+    cluster: ClusterId,
 ) -> Result<(), StorageError> {
-    identity.clusters.insert(group, membership.cluster);
-    store.set_identity(identity)
+    let mut next = identity.clone();
+    next.clusters.insert(group, cluster);
+    store.set_identity(&next)?;
+    *identity = next;
+    Ok(())
 }
 
 /// The write that founds a log: the membership at index 1, term 1, committed.
