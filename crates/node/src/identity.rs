@@ -62,7 +62,7 @@ pub(crate) fn keep_founding(
     membership: &Membership,
 ) -> Result<(), StorageError> {
     store.log().write(&[first_batch(founding_group(group), first), first_batch(group, first)])?;
-    keep_cluster(store, group, identity, membership)
+    keep_cluster(store, group, identity, membership.cluster)
 }
 
 /// Keeps which cluster the node is to join, in the log's base and then in the identity: a crash in between is repaired from the log.
@@ -75,8 +75,7 @@ pub(crate) fn keep_joining(
     let Recovered { base, hard_state, .. } = Recovered::joining(cluster);
     let batch = LogBatch { hard_state: Some(hard_state), base: Some(base), ..LogBatch::append(group, Vec::new()) };
     store.log().write(&[batch])?;
-    identity.clusters.insert(group, cluster);
-    store.set_identity(identity)
+    keep_cluster(store, group, identity, cluster)
 }
 
 /// Where a node stands towards its cluster.
@@ -130,7 +129,7 @@ pub(crate) fn repair(
         if !is_own && !is_joining {
             return Err(Configuration::NotInLog { node: identity.node.to_string() }.into());
         }
-        keep_cluster(store, group, identity, membership)?;
+        keep_cluster(store, group, identity, membership.cluster)?;
     }
     let kept = founding_group(group);
     if !log.recover(kept, 0)?.is_empty() {
@@ -161,14 +160,18 @@ pub(crate) fn mend_founding(
     Ok(true)
 }
 
+/// `identity` is the one of all groups of the process: it never says more than the store does.
 fn keep_cluster(
     store: &dyn Store,
     group: GroupId,
     identity: &mut Identity,
-    membership: &Membership,
+    cluster: ClusterId,
 ) -> Result<(), StorageError> {
-    identity.clusters.insert(group, membership.cluster);
-    store.set_identity(identity)
+    let mut next = identity.clone();
+    next.clusters.insert(group, cluster);
+    store.set_identity(&next)?;
+    *identity = next;
+    Ok(())
 }
 
 /// The write that founds a log: the membership at index 1, term 1, committed.

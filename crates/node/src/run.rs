@@ -129,6 +129,9 @@ impl Loop {
             self.take(now, item);
         }
         self.replica.handle(now, Input::Time);
+        if self.acquaintances.is_outdated(self.replica.raft().commit_index()) {
+            self.meet_members(now);
+        }
         self.forget_those_gone(now);
         let wake = self.carry_out(now);
         if self.is_changed && now.since(self.last_published) >= PUBLISH_INTERVAL {
