@@ -67,7 +67,7 @@ fn h36_a_damaged_copy_of_a_committed_entry_elects_nobody_who_lacks_it() {
     assert_eq!(cluster.raft(leader).term_at(Index(3)), Some(Term(1)));
     cluster.run(Duration::from_secs(1));
     assert_eq!(missing(&cluster, 2), 0);
-    assert!(cluster.nodes.values().all(|node| node.applied[2].2 == Bytes::from("3@1")));
+    assert!(cluster.nodes.values().all(|node| node.applied[2].2 == "3@1"));
 }
 
 /// h60: after a power cut of all, two nodes have damage at different entries: they repair each other without a leader, and then elect one.
