@@ -61,10 +61,11 @@ pub(crate) enum Milestone {
     LeaderInJoint,
     RemovedLeader,
     DamageFound,
+    DamageRepaired,
 }
 
 impl Milestone {
-    pub(crate) const ALL: [Milestone; 10] = [
+    pub(crate) const ALL: [Milestone; 11] = [
         Milestone::SnapshotOnLaterLeader,
         Milestone::LongTruncation,
         Milestone::SplitVote,
@@ -75,6 +76,7 @@ impl Milestone {
         Milestone::LeaderInJoint,
         Milestone::RemovedLeader,
         Milestone::DamageFound,
+        Milestone::DamageRepaired,
     ];
 
     /// What happened, so that "it never happened that" can stand before it.
@@ -90,6 +92,7 @@ impl Milestone {
             Milestone::LeaderInJoint => "the leader changed inside a joint configuration",
             Milestone::RemovedLeader => "a removed leader stepped down",
             Milestone::DamageFound => "a damaged entry was found",
+            Milestone::DamageRepaired => "a damaged entry was repaired",
         }
     }
 }

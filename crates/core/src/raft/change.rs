@@ -187,11 +187,11 @@ impl Raft {
             self.hand_over_removed();
         } else if membership.is_changing() {
             let joint = membership.joint();
-            let called_off = membership.clone().called_off();
             match self.next_step_of_change(index, &joint) {
                 Step::Wait => {}
                 Step::Join => self.append_membership(&joint, None),
                 Step::CallOff => {
+                    let called_off = self.log.membership().1.clone().called_off();
                     self.append_membership(&called_off, None);
                     let index = self.log.last_index();
                     self.outputs.events.push(Event::ChangeCalledOff { index });

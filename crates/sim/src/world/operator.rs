@@ -245,11 +245,10 @@ impl World {
         at.is_some()
     }
 
-    /// A node does not start on a damaged log: there is no repair, and so its machine begins anew.
+    /// A node that cannot repair its log, since it alone decides, does not start on it: its machine begins anew.
     pub(super) fn replace_damaged(&mut self, slot: usize) -> Step {
         let damaged = self.nodes[slot].disk.log.damaged();
         self.trace.line(self.now, || format!("n{slot} finds damage: {damaged:?}"));
-        self.passes(Milestone::DamageFound);
         self.power_off(slot)?;
         self.renew(slot, false);
         Ok(())
@@ -334,8 +333,13 @@ impl World {
         let gone: BTreeSet<NodeId> =
             membership.nodes.iter().map(|node| node.id).filter(|id| self.operator.is_gone(*id)).collect();
         if !gone.is_empty() && !membership.is_joint() {
-            // A change that waits for who is no more does not go on without this.
-            let change = MembershipChange { set: Vec::new(), remove: gone.iter().copied().collect() };
+            // A change that waits for who is no more does not go on without this: whoever was to leave for it stays.
+            let is_leaving = |node: &&NodeRecord| {
+                matches!(node.role, MemberRole::Retiring | MemberRole::Demoting) && !gone.contains(&node.id)
+            };
+            let stays = |node: &NodeRecord| NodeRecord { role: MemberRole::Voter, ..node.clone() };
+            let set = membership.nodes.iter().filter(is_leaving).map(stays).collect();
+            let change = MembershipChange { set, remove: gone.iter().copied().collect() };
             self.ask_for_change(leader, change);
         }
         let is_changing = |node: &NodeRecord| !matches!(node.role, MemberRole::Voter | MemberRole::Learner);
