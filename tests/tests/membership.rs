@@ -1,7 +1,7 @@
 //! Nodes that come and go while clients write.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use coracle_tests::{cluster::Cluster, load::Load, state, wait::eventually};
+use coracle_tests::{cluster::Cluster, load::Load, proxy::Proxy, state, wait::eventually};
 
 const WRITERS: usize = 3;
 
@@ -82,6 +82,28 @@ fn c01_a_node_that_lost_its_directory_comes_back_as_a_new_one() {
         let found = cluster.cli_at(wiped, &["get", "--stale", "boat"]);
         if found.stdout == "coracle\n" { Ok(()) } else { Err(format!("{found:?}")) }
     });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c16_a_change_that_does_not_come_about_is_called_off_and_may_be_asked_for_again() {
+    let mut cluster = Cluster::start(&["--promotion-timeout", "1s"]);
+    let node = cluster.add(&["--standby"]);
+    // The node answers questions, and hears nothing of the log: those connections begin with a hello, which is kept back.
+    let listens = cluster.nodes[node].peer_port;
+    let proxy = Proxy::before(format!("127.0.0.1:{listens}"), "Hello").await;
+    let (_, port) = proxy.endpoint.rsplit_once(':').unwrap();
+    cluster.nodes[node].peer_port = port.parse().unwrap();
+    cluster.nodes[node].extra.extend(["--bind".to_owned(), format!("127.0.0.1:{listens}")]);
+    cluster.nodes[node].start();
+    let address = cluster.nodes[node].address();
+    let ended = cluster.cli(&["join", &address]).expect(77).says(&["called off", "coracle leave", &address]);
+    assert_eq!(ended.stdout, "");
+    let id = cluster.id(node);
+    assert_eq!(cluster.members().get(&id).map(String::as_str), Some("learner"));
+    cluster.cli(&["put", "boat", "coracle"]).expect(0);
+    proxy.go_on();
+    assert_eq!(cluster.cli(&["join", &address]).expect(0).stdout, format!("node {id} is a voter\n"));
+    cluster.has_voters(&[0, 1, 2, 3]);
 }
 
 #[test]

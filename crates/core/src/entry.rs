@@ -242,6 +242,31 @@ pub fn decode_runs(mut bytes: Bytes) -> Result<Vec<Run>, DecodeError> {
     Ok(runs)
 }
 
+/// The entries of a damaged block of one run that are whole, by their checksums: consecutive ones together. Index and term are covered by each checksum, so they are what was written.
+pub fn salvage_run(mut bytes: Bytes) -> Vec<Run> {
+    if bytes.len() < BLOCK_HEADER + RUN_HEADER || bytes[0] != VERSION {
+        return Vec::new();
+    }
+    bytes.advance(BLOCK_HEADER);
+    let (first, term) = (Index(bytes.get_u64_le()), Term(bytes.get_u64_le()));
+    let count = (bytes.get_u32_le() as usize).min(bytes.len() / ENTRY_HEADER);
+    if first == Index::ZERO || first > Index::MAX || term.0 == 0 || term > Term::MAX {
+        return Vec::new();
+    }
+    let mut stretches: Vec<(Index, Vec<Entry>)> = Vec::new();
+    for index in (0..count as u64).map(|i| first.plus(i)) {
+        match decode_entry(&mut bytes, index, term) {
+            Ok(entry) => match stretches.last_mut() {
+                Some((start, entries)) if start.plus(entries.len() as u64) == index => entries.push(entry),
+                _ => stretches.push((index, [entry].into())),
+            },
+            Err(DecodeError::Truncated) => break,
+            Err(_) => {}
+        }
+    }
+    stretches.into_iter().map(|(start, entries)| Run::new(start, term, entries)).collect()
+}
+
 fn decode_run(bytes: &mut Bytes) -> Result<Run, DecodeError> {
     need(bytes, RUN_HEADER)?;
     let first = Index(bytes.get_u64_le());

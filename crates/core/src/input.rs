@@ -148,8 +148,12 @@ pub struct Recovered {
     pub memberships: Vec<(Index, Membership)>,
     /// The last index of the log; the base's when it has no entries.
     pub last_index: Index,
-    /// The most recent entries, up to `last_index`; how many is the store's choice.
+    /// The most recent entries, up to `last_index`; how many is the store's choice. They begin after the last damaged one.
     pub tail: Vec<Run>,
+    /// The damaged entries, in order; `terms` tells their terms, and their data have to come from peers (C19).
+    pub damaged: Vec<Index>,
+    /// Whether one of the damaged entries may hold a membership that is not in `memberships`.
+    pub is_membership_damaged: bool,
     /// What the state machine has applied and would still have after a power cut.
     pub applied: Index,
 }
@@ -165,6 +169,8 @@ impl Recovered {
             memberships: Vec::new(),
             last_index: Index::ZERO,
             tail: Vec::new(),
+            damaged: Vec::new(),
+            is_membership_damaged: false,
             applied: Index::ZERO,
         }
     }
@@ -173,12 +179,14 @@ impl Recovered {
     pub fn founded(membership: Membership) -> Recovered {
         let entry = Entry { kind: EntryKind::Membership, data: membership.encode() };
         Recovered {
-            hard_state: HardState { term: Term(1), voted_for: None, commit_index: Index(1) },
+            hard_state: HardState { term: Term(1), commit_index: Index(1), ..HardState::default() },
             base: Base::default(),
             terms: [(Index(1), Term(1))].into(),
             memberships: [(Index(1), membership)].into(),
             last_index: Index(1),
             tail: [Run::new(Index(1), Term(1), [entry])].into(),
+            damaged: Vec::new(),
+            is_membership_damaged: false,
             applied: Index::ZERO,
         }
     }

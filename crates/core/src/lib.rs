@@ -52,7 +52,7 @@ mod types;
 #[doc(hidden)]
 pub use bugs::Bug;
 pub use config::{Config, ConfigError};
-pub use entry::{DecodeError, Entry, EntryKind, Run, decode_runs, encode_runs, encoded_len};
+pub use entry::{DecodeError, Entry, EntryKind, Run, decode_runs, encode_runs, encoded_len, salvage_run};
 pub use input::{Input, LogRead, Recovered};
 pub use membership::{Membership, MembershipChange, NodeRecord, Role as MemberRole};
 pub use message::{AppendResult, Body, Forwarded, InstallSnapshot, Message, SnapshotMeta};

@@ -3,7 +3,7 @@
 use alloc::{collections::VecDeque, vec::Vec};
 
 use crate::{
-    Base, ConfigError, DecodeError, EntryKind, Index, Membership, NodeId, NodeRecord, Recovered, Run, Term,
+    Base, ConfigError, DecodeError, Entry, EntryKind, Index, Membership, NodeId, NodeRecord, Recovered, Run, Term,
     raft::{Form, entries_of},
 };
 
@@ -19,6 +19,8 @@ pub(crate) struct Log {
     terms: Vec<(Index, Term)>,
     /// The membership entries after the base, in order.
     memberships: Vec<(Index, Membership)>,
+    /// The last membership that was known, when the founding entry is damaged and all later ones were cut off: it tells whom to ask for it.
+    forgotten: Option<Membership>,
     last_index: Index,
     /// Consecutive runs that end at `last_index`; those before are only on disk.
     tail: VecDeque<Run>,
@@ -32,6 +34,7 @@ impl Log {
             base: core::mem::take(&mut recovered.base),
             terms: core::mem::take(&mut recovered.terms),
             memberships: core::mem::take(&mut recovered.memberships),
+            forgotten: None,
             last_index: recovered.last_index,
             tail: VecDeque::new(),
             tail_bytes: 0,
@@ -55,10 +58,11 @@ impl Log {
             tail,
             // Follows from the entries.
             tail_bytes: _,
+            forgotten,
             // An option.
             tail_bytes_max: _,
         } = self;
-        (base, terms, memberships, *last_index, entries_of(tail))
+        (base, terms, memberships, forgotten, *last_index, entries_of(tail))
     }
 
     /// Whether what was recovered is a log.
@@ -122,7 +126,7 @@ impl Log {
     }
 
     /// The last index whose term is at most `term`.
-    fn term_end(&self, term: Term) -> Index {
+    pub(crate) fn term_end(&self, term: Term) -> Index {
         let later = self.terms.partition_point(|(_, t)| *t <= term);
         self.terms.get(later).map_or(self.last_index, |(first, _)| first.prev())
     }
@@ -157,7 +161,10 @@ impl Log {
                 (Some(membership), _) => (self.base.membership_index, membership),
                 // Before the founding entry there is nobody; the founding members are the only answer.
                 (None, Some((at, membership))) => (*at, membership),
-                (None, None) => unreachable!("a log holds a membership"),
+                (None, None) => match &self.forgotten {
+                    Some(membership) => (Index::ZERO, membership),
+                    None => unreachable!("a log holds a membership"),
+                },
             },
         }
     }
@@ -178,10 +185,7 @@ impl Log {
     pub(crate) fn append(&mut self, run: Run) -> Result<(), DecodeError> {
         assert_eq!(run.first(), self.last_index.next(), "a run follows the log");
         assert!(run.term() >= self.last_term(), "terms never fall");
-        let mut memberships = Vec::new();
-        for (index, entry) in run.iter().filter(|(_, entry)| entry.kind == EntryKind::Membership) {
-            memberships.push((index, Membership::decode(entry.data.clone())?));
-        }
+        let mut memberships = memberships_of(&run)?;
         self.memberships.append(&mut memberships);
         if run.term() > self.last_term() || self.terms.is_empty() {
             self.terms.push((run.first(), run.term()));
@@ -190,6 +194,18 @@ impl Log {
         self.tail_bytes += run.size();
         self.tail.push_back(run);
         Ok(())
+    }
+
+    /// Takes note of entries of this log whose data were not known; nothing of it when a membership in them does not decode. Says whether there was one that is news.
+    pub(crate) fn restore(&mut self, run: &Run) -> Result<bool, DecodeError> {
+        let mut is_news = false;
+        for (index, membership) in memberships_of(run)? {
+            if let Err(at) = self.memberships.binary_search_by_key(&index, |(at, _)| *at) {
+                self.memberships.insert(at, (index, membership));
+                is_news = true;
+            }
+        }
+        Ok(is_news)
     }
 
     /// Removes `from` and everything after it.
@@ -207,7 +223,11 @@ impl Log {
             }
         }
         self.terms.retain(|(first, _)| *first < from);
-        self.memberships.retain(|(at, _)| *at < from);
+        let cut_off = self.memberships.extract_if(.., |(at, _)| *at >= from).last();
+        if let Some((_, membership)) = cut_off.filter(|_| self.memberships.is_empty() && self.base.membership.is_none())
+        {
+            self.forgotten = Some(membership);
+        }
         self.last_index = self.last_index.min(from.prev());
     }
 
@@ -215,7 +235,14 @@ impl Log {
     pub(crate) fn compact(&mut self, index: Index) {
         let Some(term) = self.term_at(index) else { return };
         let (membership_index, membership) = self.membership_at(index);
-        self.base = Base { index, term, membership_index, membership: Some(membership.clone()) };
+        self.rebase(Base { index, term, membership_index, membership: Some(membership.clone()) });
+    }
+
+    /// Begins the log after `base`, whose entry it holds, and keeps what follows it.
+    pub(crate) fn rebase(&mut self, base: Base) {
+        let (index, term) = (base.index, base.term);
+        debug_assert_eq!(self.term_at(index), Some(term), "the log holds the base's entry");
+        self.base = base;
         self.memberships.retain(|(at, _)| *at > index);
         let covering = self.terms.partition_point(|(first, _)| *first <= index);
         self.terms.drain(..covering);
@@ -309,6 +336,13 @@ impl Log {
         }
         Some((runs, bytes))
     }
+}
+
+/// The memberships in a run.
+fn memberships_of(run: &Run) -> Result<Vec<(Index, Membership)>, DecodeError> {
+    let entries = run.iter().filter(|(_, entry)| entry.kind == EntryKind::Membership);
+    let decode = |(index, entry): (Index, &Entry)| Ok((index, Membership::decode(entry.data.clone())?));
+    entries.map(decode).collect()
 }
 
 /// As much of the beginning of `run` as fits; at least one entry if `at_least_one`.

@@ -4,7 +4,7 @@ use alloc::{boxed::Box, vec::Vec};
 
 use bytes::Bytes;
 
-use crate::{Index, Membership, NodeId, Run, Term};
+use crate::{Base, Index, Membership, NodeId, Run, Term};
 
 /// A message between two replicas of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -115,6 +115,25 @@ pub enum Body {
         offset: u64,
         /// The snapshot is whole, or not needed: stop sending.
         done: bool,
+    },
+    /// Asks for entries that are damaged in the sender's log (C19). Says nothing of terms, and changes nobody's state.
+    FetchEntries {
+        /// The first that is wanted.
+        first: Index,
+        /// The last.
+        last: Index,
+        /// The term of all of them: an entry of another term is not meant.
+        entry_term: Term,
+    },
+    /// Answers a `FetchEntries`.
+    FetchEntriesResponse {
+        /// The question's.
+        first: Index,
+        /// What the sender's log holds of it, from `first` on; none when it does not hold that.
+        #[cfg_attr(feature = "serde", serde(with = "crate::entry::as_bytes"))]
+        entries: Vec<Run>,
+        /// Where the sender's log begins, when `first` is compacted away there.
+        base: Option<Box<Base>>,
     },
     /// A follower hands a client's commands to the leader. Refused in another term than the message's (C21).
     Propose {

@@ -92,13 +92,15 @@ pub enum Output {
     },
 }
 
-/// One write to the log, all or nothing: cut off, then append, then set.
+/// One write to the log, all or nothing: cut off, then repair, then append, then set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Persist {
     /// Names the write.
     pub ticket: Ticket,
     /// Delete this index and all after it.
     pub truncate_from: Option<Index>,
+    /// Write these over what lies there: damaged entries of the log, of these indexes and terms (C19). In order, and none of them is cut off.
+    pub repaired: Vec<Run>,
     /// Append these; they follow what is left.
     pub entries: Vec<Run>,
     /// Set this.
@@ -117,6 +119,8 @@ pub struct HardState {
     pub voted_for: Option<NodeId>,
     /// An index that is surely committed, and in this log (C6).
     pub commit_index: Index,
+    /// Entries of the log are damaged (C19). Written no later than what makes the damage unseen.
+    pub is_repairing: bool,
 }
 
 /// Where a log begins: just after what was compacted.
@@ -221,6 +225,13 @@ pub enum Event {
         /// To whom it was to go; `None` when no voter was there to take it.
         to: Option<NodeId>,
     },
+    /// The log is damaged: this node neither votes nor campaigns until that is repaired (C19).
+    Damaged {
+        /// The first damaged entry.
+        at: Index,
+    },
+    /// No entry of the log is damaged any more.
+    Repaired,
     /// A write of the log takes longer than its limit.
     DiskSlow,
     /// It ended after all.
@@ -241,8 +252,8 @@ pub enum Fatal {
     /// A write or sync of the log failed.
     #[error("the log could not be written")]
     PersistFailed,
-    /// The log does not hold what it is known to hold.
-    #[error("the entry at {at} is damaged")]
+    /// The log does not hold what it is known to hold, and there is no peer that could.
+    #[error("the entry at {at} is damaged, and no other node has it")]
     Damaged {
         /// Where.
         at: Index,

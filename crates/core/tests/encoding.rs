@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use coracle_core::{
     ClusterId, DecodeError, Entry, EntryKind, Incarnation, Index, MemberRole, Membership, NodeId, NodeRecord, Run,
-    Term, decode_runs, encode_runs, encoded_len,
+    Term, decode_runs, encode_runs, encoded_len, salvage_run,
 };
 use proptest::prelude::*;
 
@@ -189,4 +189,31 @@ proptest! {
             prop_assert_eq!(slice.iter().flat_map(Run::iter).collect::<Vec<_>>(), expected);
         }
     }
+}
+
+/// First index, term and entries: how a run is cut out of another one makes no difference.
+fn content(runs: &[Run]) -> Vec<(Index, Term, Vec<Entry>)> {
+    runs.iter().map(|run| (run.first(), run.term(), run.entries().to_vec())).collect()
+}
+
+#[test]
+fn what_is_whole_of_a_damaged_block_is_salvaged() {
+    let entries: Vec<Entry> = (0..4).map(|i| Entry::command(format!("data {i}"))).collect();
+    let run = Run::new(Index(7), Term(3), entries);
+    let whole = encode(std::slice::from_ref(&run)).to_vec();
+    let part = |first: Index, last: Index| run.slice(first, last).unwrap();
+    assert_eq!(content(&salvage_run(whole.clone().into())), content(std::slice::from_ref(&run)));
+    for at in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x40;
+        for found in salvage_run(damaged.into()).into_iter().chain(salvage_run(whole[..at].to_vec().into())) {
+            let written = part(found.first(), found.last());
+            assert_eq!(content(&[found]), content(&[written]), "byte {at}");
+        }
+    }
+    let mut damaged = whole.clone();
+    // The data of the second entry.
+    damaged[25 + 15 + 9] ^= 1;
+    let expected = [part(Index(7), Index(7)), part(Index(9), Index(10))];
+    assert_eq!(content(&salvage_run(damaged.into())), content(&expected));
 }

@@ -2,14 +2,14 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Cluster, Disk};
 use coracle_core::{
     Body, Config, Event, Index, Input, InstallSnapshot, MemberRole, Membership, MembershipChange, Message, NodeId,
-    Outcome, ProposalId, Rng, Term,
+    Outcome, ProposalId, Rng, Role, Term,
 };
 
 /// What must stay true for the whole walk.
@@ -28,6 +28,8 @@ struct Ghost {
     truncations: usize,
     /// Memberships that came into force, a node at a time.
     memberships: usize,
+    /// Times that a log became whole again.
+    repairs: usize,
 }
 
 impl Ghost {
@@ -35,7 +37,10 @@ impl Ghost {
         let newest_term = cluster.nodes.values().map(|node| node.raft.term()).max().unwrap_or_default();
         for (id, node) in &cluster.nodes {
             let raft = &node.raft;
-            assert_eq!(node.fatal, None, "nobody stops in a world without damage");
+            assert_eq!(node.fatal, None, "nobody stops whose damage others can make up for");
+            if !node.disk.damaged.is_empty() && raft.is_repairing() {
+                assert!(!raft.is_leader() && raft.role() == Role::Follower, "C19: a damaged node campaigns");
+            }
             if raft.is_leader() {
                 let leader = *self.leaders.entry(raft.term()).or_insert(*id);
                 assert_eq!(leader, *id, "I1: two leaders in term {}", raft.term());
@@ -65,6 +70,7 @@ impl Ghost {
             let truncated = |event: &&Event| matches!(event, Event::Truncated { .. });
             self.truncations += node.events.iter().filter(truncated).count();
             self.installs += node.events.iter().filter(|e| matches!(e, Event::SnapshotInstalled { .. })).count();
+            self.repairs += node.events.iter().filter(|e| matches!(e, Event::Repaired)).count();
             self.memberships += node.events.iter().filter(|e| matches!(e, Event::Membership { .. })).count();
             assert!(!node.events.iter().any(|e| matches!(e, Event::PeerFault { .. })), "{:?}", node.events);
         }
@@ -89,6 +95,10 @@ struct Walk {
     ghost: Ghost,
     rng: Rng,
     commands: u64,
+    /// Nodes that were damaged.
+    damaged: BTreeSet<NodeId>,
+    /// See `is_stuck`.
+    stuck: bool,
     /// What voters promise in this walk, if anything.
     lease: Duration,
 }
@@ -109,7 +119,7 @@ impl Walk {
             let config = small(NodeId(n), seed, lease, &mut rng);
             cluster.start_with(config, Disk::outsider());
         }
-        Walk { cluster, ghost: Ghost::default(), rng, commands: 0, lease }
+        Walk { cluster, ghost: Ghost::default(), rng, commands: 0, damaged: BTreeSet::new(), stuck: false, lease }
     }
 
     fn some_node(&mut self) -> NodeId {
@@ -150,6 +160,7 @@ impl Walk {
                 self.cluster.handle(n, Input::Compact { up_to });
             }
             90..95 => self.send_snapshots(n),
+            95 if self.rng.chance(0.5) => self.damage(n),
             95 => self.change_membership(),
             96 => self.cluster.node(n).is_disk_fast = self.rng.chance(0.5),
             97 => {
@@ -239,6 +250,39 @@ impl Walk {
         self.cluster.start_with(config, disk);
     }
 
+    /// An entry rots, of which another voter has a whole copy, or the state that it led to; then the node restarts, or finds out later.
+    fn damage(&mut self, n: NodeId) {
+        let disk = &self.cluster.nodes[&n].disk;
+        let (base, last) = (disk.base.index.0, disk.last_index().0);
+        // Without its founding entry a log may be left without any membership, and then is refused.
+        let base = if disk.base.membership.is_some() { base } else { base.max(1) };
+        if base >= last {
+            return;
+        }
+        let index = Index(base + 1 + self.rng.below(last - base));
+        let mut damaged = disk.clone();
+        damaged.damage(index);
+        damaged.knows_kinds = self.rng.chance(0.5);
+        let recovered = damaged.recovered();
+        let known =
+            recovered.memberships.last().map(|(_, membership)| membership).or(recovered.base.membership.as_ref());
+        let Some(known) = known else { return };
+        let term = damaged.term_at(index);
+        let others = || self.cluster.nodes.iter().filter(|(id, _)| **id != n).map(|(id, node)| (*id, &node.disk));
+        let is_first = !others().any(|(_, disk)| disk.damaged.contains(&index) && disk.term_at(index) == term);
+        let has_copy = others().any(|(id, disk)| {
+            let is_compacted = disk.base.index >= index && disk.flushed >= disk.base.index;
+            known.voters().any(|voter| voter == id) && (is_compacted || disk.term_at(index) == term)
+        });
+        if is_first && has_copy {
+            self.cluster.node(n).disk = damaged;
+            self.damaged.insert(n);
+            if self.rng.chance(0.7) {
+                self.crash(n);
+            }
+        }
+    }
+
     /// Sends what a leader was asked for, as one piece.
     fn send_snapshots(&mut self, n: NodeId) {
         let wanted = std::mem::take(&mut self.cluster.node(n).snapshots_wanted);
@@ -270,8 +314,18 @@ impl Walk {
             && status.membership.nodes.iter().all(|node| {
                 let other = self.cluster.raft(node.id).status();
                 is_member(node.role)
+                    && other.damaged_entries == 0
                     && [other.commit_index, other.last_index, other.applied_index] == [status.last_index; 3]
             })
+    }
+
+    /// Whether nobody leads because of the one thing that repair does not mend: what is damaged was compacted away by all others, so that the state is behind the log's start (C7), and this node's log is longer than that of everybody who could send a snapshot.
+    fn is_stuck(&self) -> bool {
+        let is_behind = |id: &NodeId| {
+            let status = self.cluster.raft(*id).status();
+            status.applied_index < status.base_index
+        };
+        self.cluster.leader().is_none() && self.damaged.iter().any(is_behind)
     }
 
     /// A driver gives a transfer up that gets no answer.
@@ -313,25 +367,29 @@ impl Walk {
                 return;
             }
         }
+        if self.is_stuck() {
+            self.stuck = true;
+            return;
+        }
         let states: Vec<_> = self.cluster.nodes.values().map(|node| node.raft.status()).collect();
         panic!("I13: no convergence: {states:#?}");
     }
 }
 
-fn walk(seed: u64) -> [usize; 3] {
+fn walk(seed: u64) -> [usize; 5] {
     let mut walk = Walk::new(seed);
     for _ in 0..800 {
         walk.step();
     }
     walk.converge();
-    [walk.ghost.installs, walk.ghost.truncations, walk.ghost.memberships]
+    [walk.ghost.installs, walk.ghost.truncations, walk.ghost.memberships, walk.ghost.repairs, walk.stuck.into()]
 }
 
 #[test]
 fn random_schedules_keep_every_invariant_and_converge() {
     let first: u64 = std::env::var("CORACLE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
     let count: u64 = std::env::var("CORACLE_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(150);
-    let mut sums = [0; 3];
+    let mut sums = [0; 5];
     for seed in first..first + count {
         let result = std::panic::catch_unwind(|| walk(seed));
         match result {
@@ -343,9 +401,14 @@ fn random_schedules_keep_every_invariant_and_converge() {
         }
     }
     if count >= 100 {
-        let [installs, truncations, memberships] = sums;
+        let [installs, truncations, memberships, repairs, stuck] = sums;
         assert!(installs > 0, "no walk installed a snapshot");
         assert!(truncations > 0, "no walk truncated a log");
         assert!(memberships > 0, "no walk changed the membership");
+        assert!(repairs > 0, "no walk repaired a log");
+        eprintln!(
+            "{installs} installs, {truncations} truncations, {memberships} memberships, {repairs} repairs, {stuck} stuck"
+        );
+        assert!(stuck as u64 <= 1 + count / 100, "{stuck} of {count} walks ended without a leader");
     }
 }

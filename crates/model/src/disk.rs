@@ -83,7 +83,8 @@ impl Disk {
 
     /// Cuts off, appends, sets, and moves the base, in that order.
     pub(crate) fn write(&mut self, persist: &Persist) {
-        let Persist { ticket: _, truncate_from, entries, hard_state, base } = persist;
+        let Persist { ticket: _, truncate_from, repaired, entries, hard_state, base } = persist;
+        assert!(repaired.is_empty(), "no entry of this disk is ever damaged");
         if let Some(from) = truncate_from {
             let kept = from.0.saturating_sub(self.base.index.0 + 1);
             self.entries.truncate(kept as usize);
@@ -140,6 +141,8 @@ impl Disk {
             memberships,
             last_index: index,
             tail,
+            damaged: Vec::new(),
+            is_membership_damaged: false,
             applied: self.flushed.applied,
         }
     }
@@ -168,8 +171,9 @@ pub(crate) fn snapshot_meta(machine: Machine, term: Term, membership: (Index, &M
 
 /// A write on its way, but for its ticket: only one is under way, so that its name makes no difference.
 pub(crate) fn hash_write(persist: &Persist, hasher: &mut impl Hasher) {
-    let Persist { ticket: _, truncate_from, entries, hard_state, base } = persist;
+    let Persist { ticket: _, truncate_from, repaired, entries, hard_state, base } = persist;
     truncate_from.hash(hasher);
+    crate::network::hash_runs(repaired, hasher);
     crate::network::hash_runs(entries, hasher);
     hard_state.hash(hasher);
     base.hash(hasher);

@@ -9,7 +9,7 @@ use coracle_core::{Incarnation, Index, Membership, NodeId, NodeRecord, Time};
 pub(crate) struct Acquaintances {
     own: NodeId,
     known: BTreeMap<NodeId, Known>,
-    /// A membership that somebody else told, and its place in the log: of use until this node's own is as new.
+    /// A membership that somebody else told, and its place in the log: of use until this node's own is as new, or the log is committed beyond that place. What was told may have been undone since.
     told: Option<(Index, Membership)>,
     /// How long one who is gone is still talked to: it is to hear of the commit (C16).
     grace: Duration,
@@ -43,6 +43,11 @@ impl Acquaintances {
         }
     }
 
+    /// Whether what somebody told has become outdated: it is time to update.
+    pub(crate) fn is_outdated(&self, commit_index: Index) -> bool {
+        self.told.as_ref().is_some_and(|(told, _)| *told <= commit_index)
+    }
+
     /// `membership`, at `index`, is in force; or this node was told something. Whoever is not in what is in force stays at least until that is committed.
     pub(crate) fn update(
         &mut self,
@@ -51,7 +56,7 @@ impl Acquaintances {
         commit_index: Index,
         now: Time,
     ) -> Vec<Change> {
-        self.told.take_if(|(told, _)| *told <= index);
+        self.told.take_if(|(told, _)| *told <= index.max(commit_index));
         let told = self.told.as_ref().map(|(_, membership)| &membership.nodes);
         let mut wanted: BTreeMap<NodeId, &NodeRecord> = BTreeMap::new();
         wanted.extend(membership.nodes.iter().chain(told.into_iter().flatten()).map(|node| (node.id, node)));
@@ -170,5 +175,18 @@ mod tests {
         update(&mut own, &[1, 3], 7, 7, 1);
         own.expire(at(9));
         assert_eq!(ids(&own), [1]);
+    }
+
+    #[test]
+    fn what_another_tells_and_was_undone_counts_until_the_log_is_committed_beyond_it() {
+        let mut own = Acquaintances::new(NodeId(1), GRACE);
+        update(&mut own, &[1, 2], 1, 1, 0);
+        own.tell(Index(7), of(&[1, 2, 3]));
+        update(&mut own, &[1, 2], 1, 6, 0);
+        assert_eq!((ids(&own), own.is_outdated(Index(6))), (vec![2, 3], false));
+        assert!(own.is_outdated(Index(7)), "another entry was committed in its place");
+        update(&mut own, &[1, 2], 1, 7, 0);
+        assert_eq!((own.expire(at(2)), ids(&own)), (vec![Change::Forget(NodeId(3))], vec![2]));
+        assert!(!own.is_outdated(Index(9)));
     }
 }

@@ -62,7 +62,7 @@ pub(crate) fn keep_founding(
     membership: &Membership,
 ) -> Result<(), StorageError> {
     store.log().write(&[first_batch(founding_group(group), first), first_batch(group, first)])?;
-    keep_cluster(store, group, identity, membership)
+    keep_cluster(store, group, identity, membership.cluster)
 }
 
 /// Keeps which cluster the node is to join, in the log's base and then in the identity: a crash in between is repaired from the log.
@@ -73,11 +73,9 @@ pub(crate) fn keep_joining(
     cluster: ClusterId,
 ) -> Result<(), StorageError> {
     let Recovered { base, hard_state, .. } = Recovered::joining(cluster);
-    let batch =
-        LogBatch { group, truncate_from: None, entries: Vec::new(), hard_state: Some(hard_state), base: Some(base) };
+    let batch = LogBatch { hard_state: Some(hard_state), base: Some(base), ..LogBatch::append(group, Vec::new()) };
     store.log().write(&[batch])?;
-    identity.clusters.insert(group, cluster);
-    store.set_identity(identity)
+    keep_cluster(store, group, identity, cluster)
 }
 
 /// Where a node stands towards its cluster.
@@ -131,7 +129,7 @@ pub(crate) fn repair(
         if !is_own && !is_joining {
             return Err(Configuration::NotInLog { node: identity.node.to_string() }.into());
         }
-        keep_cluster(store, group, identity, membership)?;
+        keep_cluster(store, group, identity, membership.cluster)?;
     }
     let kept = founding_group(group);
     if !log.recover(kept, 0)?.is_empty() {
@@ -145,14 +143,35 @@ pub(crate) fn repair(
     Ok(first)
 }
 
+/// Writes the founding entry anew when it is damaged in the log and whole in the record of the founding (C19).
+pub(crate) fn mend_founding(
+    log: &dyn LogStore,
+    group: GroupId,
+    recovered: &RecoveredLog,
+) -> Result<bool, StorageError> {
+    if recovered.damaged.first() != Some(&Index(1)) || log.recover(founding_group(group), 0)?.is_empty() {
+        return Ok(false);
+    }
+    let Some(data) = read_first(log, founding_group(group))? else { return Ok(false) };
+    let entry = Entry { kind: EntryKind::Membership, data };
+    let repaired = vec![Run::new(Index(1), Term(1), [entry])];
+    log.write(&[LogBatch { repaired, ..LogBatch::append(group, Vec::new()) }])?;
+    tracing::warn!("the founding entry was damaged in the log, and is repaired from the record of the founding");
+    Ok(true)
+}
+
+/// `identity` is the one of all groups of the process: it never says more than the store does.
 fn keep_cluster(
     store: &dyn Store,
     group: GroupId,
     identity: &mut Identity,
-    membership: &Membership,
+    cluster: ClusterId,
 ) -> Result<(), StorageError> {
-    identity.clusters.insert(group, membership.cluster);
-    store.set_identity(identity)
+    let mut next = identity.clone();
+    next.clusters.insert(group, cluster);
+    store.set_identity(&next)?;
+    *identity = next;
+    Ok(())
 }
 
 /// The write that founds a log: the membership at index 1, term 1, committed.
@@ -160,11 +179,9 @@ fn keep_cluster(
 fn first_batch(group: GroupId, first: &Bytes) -> LogBatch {
     let entry = Entry { kind: EntryKind::Membership, data: first.clone() };
     LogBatch {
-        group,
         truncate_from: Some(Index(1)),
-        entries: vec![Run::new(Index(1), Term(1), [entry])],
-        hard_state: Some(HardState { term: Term(1), voted_for: None, commit_index: Index(1) }),
-        base: None,
+        hard_state: Some(HardState { term: Term(1), commit_index: Index(1), ..HardState::default() }),
+        ..LogBatch::append(group, vec![Run::new(Index(1), Term(1), [entry])])
     }
 }
 

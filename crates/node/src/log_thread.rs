@@ -85,7 +85,8 @@ fn portions(writes: impl Iterator<Item = GroupWrite>) -> Vec<Vec<GroupWrite>> {
     let mut portions: Vec<Vec<GroupWrite>> = Vec::new();
     let mut bytes = 0;
     for write in writes {
-        let size: usize = write.persist.entries.iter().map(Run::size).sum();
+        let runs = write.persist.entries.iter().chain(&write.persist.repaired);
+        let size: usize = runs.map(Run::size).sum();
         bytes += size;
         match portions.last_mut() {
             Some(portion) if bytes <= WRITE_BYTES_MAX => portion.push(write),
@@ -112,7 +113,14 @@ mod tests {
     fn write_of(group: u64, ticket: u64, len: usize) -> (GroupWrite, Arc<Inbox>) {
         let entry = Entry::command(Bytes::from(vec![0; len]));
         let entries = vec![Run::new(Index(ticket), Term(1), [entry])];
-        let persist = Persist { ticket: Ticket(ticket), truncate_from: None, entries, hard_state: None, base: None };
+        let persist = Persist {
+            ticket: Ticket(ticket),
+            truncate_from: None,
+            repaired: Vec::new(),
+            entries,
+            hard_state: None,
+            base: None,
+        };
         let inbox = Arc::new(open_inbox());
         (GroupWrite { group: GroupId(group), persist, inbox: inbox.clone(), token: Ended::new().0 }, inbox)
     }

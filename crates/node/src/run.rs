@@ -129,6 +129,9 @@ impl Loop {
             self.take(now, item);
         }
         self.replica.handle(now, Input::Time);
+        if self.acquaintances.is_outdated(self.replica.raft().commit_index()) {
+            self.meet_members(now);
+        }
         self.forget_those_gone(now);
         let wake = self.carry_out(now);
         if self.is_changed && now.since(self.last_published) >= PUBLISH_INTERVAL {
@@ -262,6 +265,10 @@ impl Loop {
                 tracing::warn!(%index, "a change of voters is called off: who was to vote did not catch up");
             }
             Event::PeerFault { peer, fault } => tracing::warn!(%peer, fault, "a peer said what no correct peer says"),
+            Event::Damaged { at } => {
+                tracing::warn!(%at, "the log is damaged: this node does not vote until its peers have repaired it");
+            }
+            Event::Repaired => tracing::info!("the log is whole again"),
             Event::DiskSlow => tracing::warn!("a write of the log takes longer than its limit"),
             event => tracing::info!(?event),
         }

@@ -256,9 +256,12 @@ async fn be_founded(
 ) -> Result<(), StartError> {
     let (group, kept) = (options.group, parts.clone());
     let found = blocking(move || {
-        let found = kept.store.log().recover(group, 0)?;
+        let mut found = kept.store.log().recover(group, 0)?;
         if found.is_empty() {
             return Ok(None);
+        }
+        if identity::mend_founding(&*kept.store.log(), group, &found)? {
+            found = kept.store.log().recover(group, 0)?;
         }
         let mut identity = lock(&kept.identity);
         let first = identity::repair(&*kept.store, group, &mut identity, &found)?;
@@ -297,6 +300,7 @@ async fn be_founded_anew(
         }
         FoundingMode::Peers(peers) => peers,
         mode @ (FoundingMode::Join(_) | FoundingMode::Standby) => {
+            check_asked(directory, mode)?;
             let (_, membership) = joining::be_taken_in(directory, transport, mode, options.join_role).await?;
             return keep_joining(options.group, parts, directory, membership.cluster).await;
         }
@@ -311,6 +315,15 @@ async fn be_founded_anew(
     .await?;
     directory.set_known(incarnations(&membership));
     directory.founded(identity, Some(first));
+    Ok(())
+}
+
+/// A node cannot be taken in by itself.
+fn check_asked(directory: &Directory, mode: &FoundingMode) -> Result<(), Configuration> {
+    let (FoundingMode::Join(asked), Some(own)) = (mode, directory.founder()) else { return Ok(()) };
+    if asked.iter().all(|address| own.addresses.contains(&address.to_string())) {
+        return Err(Configuration::Empty { what: "the list of other nodes to ask to be taken in" });
+    }
     Ok(())
 }
 

@@ -36,6 +36,8 @@ pub struct NodeStatus {
     pub last_index: Index,
     /// What is durable of it.
     pub durable_index: Index,
+    /// How many of its entries are damaged and not repaired yet (C19): unless it is 0, this node neither votes nor campaigns.
+    pub damaged_entries: usize,
     /// What is known to be committed.
     pub commit_index: Index,
     /// What is applied.
@@ -140,6 +142,7 @@ pub(crate) fn compose(
         base_index: status.base_index,
         last_index: status.last_index,
         durable_index: status.durable_index,
+        damaged_entries: status.damaged_entries,
         commit_index: status.commit_index,
         applied_index: status.applied_index,
         durability: store.durability,

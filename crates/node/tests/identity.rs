@@ -52,11 +52,8 @@ async fn c02_a_crash_before_the_log_has_its_entry_does_not_stand_in_the_way_of_f
     // The record of the founding, which is written first, of a cluster that nobody has heard of.
     let entry = Entry { kind: EntryKind::Membership, data: Membership::of_voters([NodeId(9)]).encode() };
     let kept = LogBatch {
-        group: GroupId(1 | 1 << 63),
-        truncate_from: None,
-        entries: vec![Run::new(Index(1), Term(1), [entry])],
-        hard_state: Some(HardState { term: Term(1), voted_for: None, commit_index: Index(1) }),
-        base: None,
+        hard_state: Some(HardState { term: Term(1), commit_index: Index(1), ..HardState::default() }),
+        ..LogBatch::append(GroupId(1 | 1 << 63), vec![Run::new(Index(1), Term(1), [entry])])
     };
     store.log().write(&[kept]).unwrap();
     let node = start(&network, &store, options(1, 1)).await.unwrap();

@@ -360,7 +360,7 @@ async fn c02_a_crash_between_base_and_identity_is_repaired_from_the_log() {
     let cluster = nodes[0].status().cluster.unwrap();
     let base = Recovered::joining(cluster).base;
     let group = GroupId(1);
-    let batch = LogBatch { group, truncate_from: None, entries: Vec::new(), hard_state: None, base: Some(base) };
+    let batch = LogBatch { base: Some(base), ..LogBatch::append(group, Vec::new()) };
     stores[1].set_identity(&identity).unwrap();
     stores[1].log().write(&[batch]).unwrap();
     // It goes on with what it had begun, instead of standing by for any cluster.

@@ -31,9 +31,13 @@ impl JoinRole {
         }
     }
 
-    /// Whether a member of role `held` is at least that, or on its way there.
+    /// Whether a member of role `held` is at least that, or on its way there. One that is about to go is nothing any more.
     pub fn is_held_by(self, held: MemberRole) -> bool {
-        self == JoinRole::Learner || matches!(held, MemberRole::Voter | MemberRole::Promotable)
+        match held {
+            MemberRole::Voter | MemberRole::Promotable => true,
+            MemberRole::Learner | MemberRole::Demoting => self == JoinRole::Learner,
+            MemberRole::Retiring => false,
+        }
     }
 }
 
@@ -166,9 +170,25 @@ impl Founder {
     }
 }
 
-/// Why `membership` has no place for `record`: another life of the node is in it, or another member is where this one is.
+/// The most bytes of a node's addresses.
+const ADDRESS_BYTES_MAX: usize = 4 << 10;
+
+/// Why nobody could talk to the node of this record, or it would take more room in the membership than is its due: it comes from outside.
+fn flaw(record: &NodeRecord) -> Option<&'static str> {
+    let bytes: usize = record.addresses.iter().map(String::len).sum::<usize>() + record.client_address.len();
+    match record.addresses.iter().any(|address| !address.is_empty()) {
+        false => Some("the node names no address"),
+        true if bytes > ADDRESS_BYTES_MAX => Some("the node's addresses take more than 4 KiB"),
+        true => None,
+    }
+}
+
+/// Why `membership` has no place for `record`: it is unfit, another life of the node is in it, or another member is where this one is.
 /// A voter on its way out makes room.
 pub fn conflict(membership: &Membership, record: &NodeRecord) -> Option<JoinRefusal> {
+    if let Some(why) = flaw(record) {
+        return Some(JoinRefusal::Membership { why: why.to_owned() });
+    }
     if membership.node(record.id).is_some_and(|known| known.incarnation != record.incarnation) {
         return Some(JoinRefusal::Incarnation { node: record.id });
     }
@@ -285,9 +305,10 @@ impl JoinRequest {
     }
 }
 
-/// The record that makes a node what it is to be: a voter does not lose its vote by joining as a learner, and what the application keeps with a member stays.
+/// The record that makes a node what it is to be: a voter does not lose its vote by joining as a learner, and what the application keeps with a member stays, whatever the node itself says of it.
 pub fn proposed(membership: &Membership, mut record: NodeRecord, role: JoinRole) -> NodeRecord {
     record.role = role.member_role();
+    record.metadata = Bytes::new();
     if let Some(known) = membership.node(record.id) {
         record.metadata = known.metadata.clone();
         if JoinRole::Voter.is_held_by(known.role) {

@@ -119,8 +119,11 @@ pub(crate) fn merge(group: GroupId, writes: Vec<Persist>) -> Vec<LogBatch> {
     batches
 }
 
-/// A batch sets the base last, so what is appended after a new base needs a batch of its own.
+/// A batch sets the base last, so what is appended after a new base needs a batch of its own; and it repairs only what was there before it.
 fn can_follow(batch: &LogBatch, next: &LogBatch) -> bool {
+    if !batch.repaired.is_empty() || !next.repaired.is_empty() {
+        return false;
+    }
     batch.base.is_none() || (next.truncate_from.is_none() && next.entries.is_empty() && next.base.is_none())
 }
 
@@ -207,8 +210,9 @@ mod tests {
             persists.push(Persist {
                 ticket: Ticket(ticket),
                 truncate_from: truncate_from.map(Index),
+                repaired: Vec::new(),
                 entries,
-                hard_state: Some(HardState { term, voted_for: None, commit_index: Index(0) }),
+                hard_state: Some(HardState { term, ..HardState::default() }),
                 base: new_base.map(|_| Box::new(Base { index: Index(base), term, ..Base::default() })),
             });
         }

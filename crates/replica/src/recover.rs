@@ -21,8 +21,8 @@ pub fn recover(
     if found.is_empty() {
         return Ok(None);
     }
-    if let Some(at) = found.damaged_at {
-        return Err(StorageError::damaged("the log", format!("the entry at {at} does not match its checksum")));
+    if found.memberships.is_empty() && found.base.membership.is_none() {
+        return Err(StorageError::damaged("the log", "no entry that holds a membership is whole"));
     }
     let snapshot = snapshots.latest()?;
     if let Some(meta) = snapshot.as_ref().filter(|meta| is_needed(meta, &found, machine)) {
@@ -33,6 +33,10 @@ pub fn recover(
         machine.install(meta.last_included_index, &mut StoredSnapshot::new(snapshots, meta))?;
     }
     let applied = flushed(machine)?;
+    if let Some(meta) = snapshot.as_ref().filter(|meta| stands_for_damage(meta, &found, applied.applied)) {
+        log.write(&[LogBatch { base: Some(base_of(meta)), ..LogBatch::append(group, Vec::new()) }])?;
+        found = log.recover(group, tail_bytes_max)?;
+    }
     if applied.applied > found.last_index {
         let what = format!("it ends at {}, but the state machine has applied {}", found.last_index, applied.applied);
         return Err(StorageError::damaged("the log", what));
@@ -41,11 +45,29 @@ pub fn recover(
     Ok(Some(Start { recovered: recovered(found, applied.applied), applied, snapshot, is_durable }))
 }
 
-/// Whether the state is to be replaced: it is behind the log's start, or in memory and behind the snapshot.
+/// Whether the state is to be replaced: it is behind the log's start or what is damaged in it, or in memory and behind the snapshot.
 fn is_needed(meta: &SnapshotMeta, found: &RecoveredLog, machine: &dyn StateMachine) -> bool {
     let applied = machine.applied().applied;
-    let is_behind = applied < found.base.index || !machine.is_durable();
+    let is_damaged = found.damaged.first().is_some_and(|damaged| *damaged <= meta.last_included_index);
+    let is_behind = applied < found.base.index || !machine.is_durable() || is_damaged;
     is_behind && meta.last_included_index > applied && meta.last_included_index >= found.base.index
+}
+
+/// Whether the snapshot covers damaged entries that the state does not need any more: the log then begins after it (C19).
+fn stands_for_damage(meta: &SnapshotMeta, found: &RecoveredLog, flushed: Index) -> bool {
+    let index = meta.last_included_index;
+    let covers_damage = found.damaged.first().is_some_and(|damaged| *damaged <= index);
+    covers_damage && index <= flushed && holds(found, index, meta.last_included_term)
+}
+
+/// The base of a log that the snapshot's state continues.
+fn base_of(meta: &SnapshotMeta) -> Base {
+    Base {
+        index: meta.last_included_index,
+        term: meta.last_included_term,
+        membership_index: meta.membership_index,
+        membership: Some(meta.membership.clone()),
+    }
 }
 
 /// Whether the log holds the entry at `index` in `term`, or begins right after it.
@@ -70,18 +92,11 @@ fn begin_log_at(
     let voted_for = if raised == term { voted_for } else { None };
     // What the log knew to be committed lies below: it does not hold the entry at the snapshot's index.
     let commit_index = meta.last_included_index;
-    let base = Base {
-        index: meta.last_included_index,
-        term: meta.last_included_term,
-        membership_index: meta.membership_index,
-        membership: Some(meta.membership.clone()),
-    };
     log.write(&[LogBatch {
-        group,
         truncate_from: Some(found.base.index.next()),
-        entries: Vec::new(),
-        hard_state: Some(HardState { term: raised, voted_for, commit_index }),
-        base: Some(base),
+        hard_state: Some(HardState { term: raised, voted_for, commit_index, is_repairing: false }),
+        base: Some(base_of(meta)),
+        ..LogBatch::append(group, Vec::new())
     }])
 }
 
@@ -94,8 +109,8 @@ fn flushed(machine: &mut dyn StateMachine) -> Result<Applied, StorageError> {
 }
 
 fn recovered(found: RecoveredLog, applied: Index) -> Recovered {
-    let RecoveredLog { hard_state, base, terms, memberships, last_index, tail, damaged_at: _ } = found;
-    Recovered { hard_state, base, terms, memberships, last_index, tail, applied }
+    let RecoveredLog { hard_state, base, terms, memberships, last_index, tail, damaged, is_membership_damaged } = found;
+    Recovered { hard_state, base, terms, memberships, last_index, tail, damaged, is_membership_damaged, applied }
 }
 
 #[cfg(test)]
@@ -118,8 +133,9 @@ mod tests {
         let entries: Vec<Entry> =
             (2..=last).map(|i| Entry::command(Bytes::copy_from_slice(&i.to_be_bytes()))).collect();
         let entries = if entries.is_empty() { Vec::new() } else { vec![Run::new(Index(2), Term(1), entries)] };
-        let hard_state = Some(HardState { term: Term(1), voted_for: Some(NodeId(1)), commit_index: Index(2) });
-        write(&log, LogBatch { group: GROUP, truncate_from: None, entries, hard_state, base: None });
+        let hard_state =
+            Some(HardState { term: Term(1), voted_for: Some(NodeId(1)), commit_index: Index(2), is_repairing: false });
+        write(&log, LogBatch { hard_state, ..LogBatch::append(GROUP, entries) });
         log
     }
 
@@ -130,7 +146,7 @@ mod tests {
     fn compact(log: &MemoryLog, index: u64) {
         let base =
             Base { index: Index(index), term: Term(1), membership_index: Index(1), membership: Some(membership()) };
-        write(log, LogBatch { group: GROUP, truncate_from: None, entries: vec![], hard_state: None, base: Some(base) });
+        write(log, LogBatch { base: Some(base), ..LogBatch::append(GROUP, vec![]) });
     }
 
     /// A snapshot of three commands.
@@ -222,6 +238,24 @@ mod tests {
         assert_eq!((start.recovered.applied, start.recovered.base.index), (Index(0), Index(5)));
         // One that is too old is no help either.
         assert_eq!(recovered(&log, &snapshot(4, 1), &mut machine).recovered.applied, Index(0));
+    }
+
+    #[test]
+    fn c19_a_snapshot_stands_for_damage_that_it_covers() {
+        for (durable, damaged, base) in [(Some(6), 4, 6), (Some(2), 4, 6), (None, 4, 6), (Some(6), 8, 0)] {
+            let disk = durable.map(|applied| {
+                let disk = Disk::default();
+                disk.lock().unwrap().1 = Index(applied);
+                disk
+            });
+            let mut machine = List::new(disk);
+            let log = log(10);
+            log.damage(Index(damaged));
+            let start = recovered(&log, &snapshot(6, 1), &mut machine);
+            assert_eq!((start.recovered.base.index, start.recovered.applied), (Index(base), Index(6)));
+            let left: &[Index] = if base == 6 { &[] } else { &[Index(damaged)] };
+            assert_eq!(start.recovered.damaged, left);
+        }
     }
 
     #[test]

@@ -134,7 +134,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDRESS,…", value_delimiter = ',', conflicts_with = "standby")]
     pub(crate) join: Vec<Address>,
     /// With --join: receive the log and do not vote
-    #[arg(long, requires = "join")]
+    #[arg(long, requires = "join", conflicts_with_all = ["peers", "standby"])]
     pub(crate) learner: bool,
     /// Wait until `coracle join` takes the node in. Ignored once it has joined
     #[arg(long)]

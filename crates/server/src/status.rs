@@ -29,6 +29,7 @@ pub(crate) async fn run(cluster: &ClusterArgs, args: StatusArgs) -> Outcome {
 pub(crate) fn role(status: &pb::StatusResponse) -> &'static str {
     match status.role() {
         _ if !status.stopped.is_empty() => "stopped",
+        _ if status.damaged_entries > 0 => "repairing",
         pb::Role::Unspecified => "unknown",
         pb::Role::Follower => "follower",
         pb::Role::PreCandidate => "pre-candidate",
@@ -54,11 +55,21 @@ fn table(views: &[NodeView]) -> String {
     for view in views {
         match &view.status {
             Err(error) => lines.push(format!("{}: {error}", view.endpoint)),
-            Ok(status) if !status.stopped.is_empty() => lines.push(format!("{}: {}", view.endpoint, status.stopped)),
-            Ok(_) => {}
+            Ok(status) => lines.extend(remark(status).map(|remark| format!("{}: {remark}", view.endpoint))),
         }
     }
     lines.join("\n")
+}
+
+/// What an operator has to know of a node apart from its row.
+fn remark(status: &pb::StatusResponse) -> Option<String> {
+    match (status.stopped.as_str(), status.damaged_entries) {
+        ("", 0) => None,
+        ("", missing) => Some(format!(
+            "repairing its log from its peers: {missing} damaged entries to go; it does not vote meanwhile"
+        )),
+        (stopped, _) => Some(stopped.to_owned()),
+    }
 }
 
 fn row(view: &NodeView) -> [String; HEAD.len()] {
@@ -101,6 +112,7 @@ fn as_json(view: &NodeView) -> Json {
         "base": status.base_index,
         "last": status.last_index,
         "durable": status.durable_index,
+        "damaged": status.damaged_entries,
         "commit": status.commit_index,
         "applied": status.applied_index,
         "storage": status.engine,
@@ -157,6 +169,16 @@ mod tests {
         assert_eq!(lines[1], ["127.0.0.1:9590", id, "leader", "3", id, "12", "11", "sled", "power-loss"]);
         assert_eq!(lines[2][..3], ["127.0.0.1:9591", "-", "unreachable"]);
         assert!(table.ends_with("127.0.0.1:9591: unavailable: refused"), "{table}");
+    }
+
+    #[test]
+    fn a_node_that_repairs_its_log_says_so() {
+        let [NodeView { endpoint, status }, _] = views();
+        let status = pb::StatusResponse { damaged_entries: 3, ..status.unwrap() };
+        let view = NodeView { endpoint, status: Ok(status) };
+        assert_eq!((&as_json(&view)["role"], &as_json(&view)["damaged"]), (&json!("repairing"), &json!(3)));
+        let table = table(&[view]);
+        assert!(table.contains("repairing") && table.contains("3 damaged entries to go"), "{table}");
     }
 
     #[test]

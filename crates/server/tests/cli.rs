@@ -170,6 +170,21 @@ fn a_node_leaves_when_standard_input_closes_and_finds_its_data_again() {
 }
 
 #[test]
+fn a_node_outlives_whoever_read_its_log() {
+    let mut command = coracle(&["serve", "/ip4/127.0.0.1/tcp/0", "--api", "127.0.0.1:0", "--storage", "memory:"]);
+    command.args(["--exit-with-stdin", "--log-level", "debug"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    let mut ready = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut ready).unwrap();
+    let api = ready.split_whitespace().find_map(|part| part.strip_prefix("api=")).expect(&ready).to_owned();
+    let mut node = Served { child, api, ready };
+    node.ok(&["put", "boat", "coracle"]);
+    drop(node.child.stdin.take());
+    assert_eq!(node.ended(), 0);
+}
+
+#[test]
 fn a_node_leaves_with_success_when_it_is_terminated() {
     let mut node = Served::start(&["--storage", "memory:"]);
     let id = node.child.id().to_string();

@@ -62,10 +62,11 @@ pub(crate) enum Milestone {
     RemovedLeader,
     DamageFound,
     CrashInInstall,
+    DamageRepaired,
 }
 
 impl Milestone {
-    pub(crate) const ALL: [Milestone; 11] = [
+    pub(crate) const ALL: [Milestone; 12] = [
         Milestone::SnapshotOnLaterLeader,
         Milestone::LongTruncation,
         Milestone::SplitVote,
@@ -77,6 +78,7 @@ impl Milestone {
         Milestone::RemovedLeader,
         Milestone::DamageFound,
         Milestone::CrashInInstall,
+        Milestone::DamageRepaired,
     ];
 
     /// What happened, so that "it never happened that" can stand before it.
@@ -93,6 +95,7 @@ impl Milestone {
             Milestone::RemovedLeader => "a removed leader stepped down",
             Milestone::CrashInInstall => "a node crashed while it installed a snapshot",
             Milestone::DamageFound => "a damaged entry was found",
+            Milestone::DamageRepaired => "a damaged entry was repaired",
         }
     }
 }

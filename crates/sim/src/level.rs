@@ -93,7 +93,8 @@ enum Verify {
 impl LevelWorkload {
     /// Clients drawn from `rng`; of the options it looks at the bug to be built in, if it is this workload's, and at what judges the answers.
     pub fn new(rng: &mut Rng, options: &Options) -> LevelWorkload {
-        let count = 1 + rng.below(5) as usize;
+        let drawn = 1 + rng.below(5) as usize;
+        let count = options.clients_max.map_or(drawn, |max| drawn.min(max.max(1)));
         let window = 1 + rng.below(4) as usize;
         LevelWorkload {
             bug: options.bug,

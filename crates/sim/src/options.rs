@@ -17,6 +17,8 @@ pub struct Options {
     pub bug: Option<Bug>,
     /// Judges clients' answers by nothing but whether their history is linearizable (I9), to see what that finds alone. Default false.
     pub history_only: bool,
+    /// The most clients; fewer when fewer are drawn. Default: no limit.
+    pub clients_max: Option<usize>,
     /// The most events of one run: a run beyond it is a failure of liveness. Default 20 million.
     pub events_max: u64,
 }
@@ -29,6 +31,7 @@ impl Default for Options {
             duration: Duration::from_secs(120),
             bug: None,
             history_only: false,
+            clients_max: None,
             events_max: 20_000_000,
         }
     }

@@ -9,9 +9,7 @@ use std::{
 use coracle_core::{Rng, Time};
 
 use crate::{
-    Failure, Invariant, LevelWorkload, Options, Report, Violation, Workload,
-    trace::{Listener, Trace},
-    world::World,
+    Failure, Invariant, LevelWorkload, Options, Plan, Report, Violation, Workload, trace::Trace, world::World,
 };
 
 /// The seed's bits for the workload, so that its numbers are not the world's.
@@ -22,7 +20,7 @@ const WORKLOAD: u64 = 0x776f_726b_6c6f_6164;
 /// # Errors
 /// When a checker objects; the failure tells what was seen before it.
 pub fn run_seed(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
-    run_with(seed, options, &level(options))
+    Plan::draw(seed, options).run()
 }
 
 /// Runs one seed with a workload of one's own, which `make` draws from the numbers that it is given.
@@ -34,14 +32,7 @@ pub fn run_with(
     options: &Options,
     make: &dyn Fn(&mut Rng) -> Box<dyn Workload>,
 ) -> Result<Report, Box<Failure>> {
-    let violation = match attempt(seed, options, make, Trace::default()) {
-        Ok(report) => return Ok(report),
-        Err((violation, _)) => violation,
-    };
-    // The lines cost more than the run: they are made only when there is something to show, by running it again.
-    let trace = Trace::on(None);
-    let again = attempt(seed, options, make, trace.clone());
-    Err(Box::new(failure(seed, options, again.err(), violation, &trace)))
+    run_plan(&Plan::draw(seed, options), make)
 }
 
 /// Runs one seed with clients of the level state machine, and shows `listener` a line for each transition.
@@ -49,10 +40,38 @@ pub fn run_with(
 /// # Errors
 /// When a checker objects.
 pub fn replay(seed: u64, options: &Options, listener: Box<dyn FnMut(&str) + Send>) -> Result<Report, Box<Failure>> {
-    let listener: Listener = listener;
-    let trace = Trace::on(Some(listener));
-    attempt(seed, options, &level(options), trace.clone())
-        .map_err(|(violation, at)| Box::new(failure(seed, options, Some((violation.clone(), at)), violation, &trace)))
+    Plan::draw(seed, options).replay(listener)
+}
+
+impl Plan {
+    /// Runs it with clients of the level state machine.
+    ///
+    /// # Errors
+    /// When a checker objects; the failure tells what was seen before it.
+    pub fn run(&self) -> Result<Report, Box<Failure>> {
+        run_plan(self, &level(&self.options))
+    }
+
+    /// Runs it with clients of the level state machine, and shows `listener` a line for each transition.
+    ///
+    /// # Errors
+    /// When a checker objects.
+    pub fn replay(&self, listener: Box<dyn FnMut(&str) + Send>) -> Result<Report, Box<Failure>> {
+        let trace = Trace::on(Some(listener));
+        attempt_level(self, trace.clone())
+            .map_err(|(violation, at)| Box::new(failure(self, Some((violation.clone(), at)), violation, &trace)))
+    }
+}
+
+fn run_plan(plan: &Plan, make: &dyn Fn(&mut Rng) -> Box<dyn Workload>) -> Result<Report, Box<Failure>> {
+    let violation = match attempt(plan, make, Trace::default()) {
+        Ok(report) => return Ok(report),
+        Err((violation, _)) => violation,
+    };
+    // The lines cost more than the run: they are made only when there is something to show, by running it again.
+    let trace = Trace::on(None);
+    let again = attempt(plan, make, trace.clone());
+    Err(Box::new(failure(plan, again.err(), violation, &trace)))
 }
 
 fn level(options: &Options) -> impl Fn(&mut Rng) -> Box<dyn Workload> {
@@ -60,15 +79,24 @@ fn level(options: &Options) -> impl Fn(&mut Rng) -> Box<dyn Workload> {
     move |rng| Box::new(LevelWorkload::new(rng, &options))
 }
 
+/// Runs a plan once, with clients of the level state machine.
+pub(crate) fn attempt_level(plan: &Plan, trace: Trace) -> Result<Report, (Violation, Time)> {
+    attempt(plan, &level(&plan.options), trace)
+}
+
+/// How many clients a plan has.
+pub(crate) fn clients(plan: &Plan) -> usize {
+    level(&plan.options)(&mut Rng::new(plan.seed ^ WORKLOAD)).clients()
+}
+
 fn attempt(
-    seed: u64,
-    options: &Options,
+    plan: &Plan,
     make: &dyn Fn(&mut Rng) -> Box<dyn Workload>,
     trace: Trace,
 ) -> Result<Report, (Violation, Time)> {
     let run = || {
-        let workload = make(&mut Rng::new(seed ^ WORKLOAD));
-        World::new(seed, options, workload, trace.clone()).run(options)
+        let workload = make(&mut Rng::new(plan.seed ^ WORKLOAD));
+        World::new(plan, workload, trace.clone()).run(plan)
     };
     // Nothing of the run is looked at after a panic but the trace, which is whole after each line.
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
@@ -77,7 +105,7 @@ fn attempt(
     })
 }
 
-fn failure(seed: u64, options: &Options, again: Option<(Violation, Time)>, first: Violation, trace: &Trace) -> Failure {
+fn failure(plan: &Plan, again: Option<(Violation, Time)>, first: Violation, trace: &Trace) -> Failure {
     let (lines, last) = trace.last();
     let (violation, at) = match again {
         Some((violation, at)) if violation == first => (violation, at),
@@ -85,7 +113,8 @@ fn failure(seed: u64, options: &Options, again: Option<(Violation, Time)>, first
         None => (unequal(&first, "does not fail"), last),
     };
     let virtual_time = Duration::from_nanos(at.0);
-    Failure { seed, violation, virtual_time, lines, command: Failure::command(seed, options) }
+    let command = Failure::command(plan.seed, &plan.options);
+    Failure { seed: plan.seed, violation, virtual_time, lines, command }
 }
 
 fn unequal(first: &Violation, second: &str) -> Violation {

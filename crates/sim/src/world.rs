@@ -15,14 +15,8 @@ use coracle_replica::Completion;
 
 use self::{clients::Clients, node::Node, operator::Operator};
 use crate::{
-    Bug, Invariant, NODES_MAX, Nodes, Operation, Options, Phase, Report, Request, Violation, Workload,
-    check::Ghost,
-    coverage::Milestone,
-    faults::Faults,
-    network::Network,
-    queue::Queue,
-    schedule::{Fault, FaultKind},
-    trace::Trace,
+    Bug, Invariant, Operation, Phase, Plan, Report, Request, Violation, Workload, check::Ghost, coverage::Milestone,
+    faults::Faults, network::Network, queue::Queue, schedule::Fault, trace::Trace,
 };
 
 type Step = Result<(), Violation>;
@@ -39,8 +33,6 @@ pub(crate) struct World {
     faults: Faults,
     /// What nodes and disks do; the network and the clients have numbers of their own, so that a change to one leaves the others' as they are.
     rng: Rng,
-    /// What goes wrong and when.
-    nemesis: Rng,
     phase: Phase,
     /// The next node that installs a snapshot crashes meanwhile.
     dooms_install: bool,
@@ -58,29 +50,29 @@ pub(crate) struct World {
 
 /// The configuration that all nodes of a run share, drawn from its seed.
 #[derive(Clone, Debug)]
-struct Shape {
-    election_timeout_max: Duration,
-    heartbeat_interval: Duration,
+pub(crate) struct Shape {
+    pub(crate) election_timeout_max: Duration,
+    pub(crate) heartbeat_interval: Duration,
     /// How long a node gathers inputs before it looks at them.
-    loop_delay: Duration,
-    log_entries_max: u64,
-    log_entries_kept: u64,
-    snapshot_chunk_bytes: usize,
-    append_bytes_max: usize,
-    inflight_messages_max: usize,
-    inflight_bytes_max: usize,
-    uncommitted_bytes_max: usize,
-    unapplied_bytes_max: usize,
-    apply_bytes_max: usize,
-    reads_max: usize,
-    requests_max: usize,
-    tail_bytes_max: usize,
-    forward_timeout: Duration,
-    promotion_timeout: Duration,
+    pub(crate) loop_delay: Duration,
+    pub(crate) log_entries_max: u64,
+    pub(crate) log_entries_kept: u64,
+    pub(crate) snapshot_chunk_bytes: usize,
+    pub(crate) append_bytes_max: usize,
+    pub(crate) inflight_messages_max: usize,
+    pub(crate) inflight_bytes_max: usize,
+    pub(crate) uncommitted_bytes_max: usize,
+    pub(crate) unapplied_bytes_max: usize,
+    pub(crate) apply_bytes_max: usize,
+    pub(crate) reads_max: usize,
+    pub(crate) requests_max: usize,
+    pub(crate) tail_bytes_max: usize,
+    pub(crate) forward_timeout: Duration,
+    pub(crate) promotion_timeout: Duration,
     /// By how many percent clocks may drift apart, where reads go by leases.
-    lease_drift_percent: Option<u32>,
+    pub(crate) lease_drift_percent: Option<u32>,
     /// How long a step of a state machine takes, on average.
-    state_latency: Duration,
+    pub(crate) state_latency: Duration,
 }
 
 /// What happens at some time.
@@ -136,51 +128,38 @@ enum Done {
 }
 
 impl World {
-    /// A founded group that has not started, its clients and its faults, all from `seed`.
-    pub(crate) fn new(seed: u64, options: &Options, workload: Box<dyn Workload>, trace: Trace) -> World {
-        let mut rng = Rng::new(seed);
-        let count = match options.nodes {
-            Nodes::Exactly(count) => count,
-            Nodes::Mixed => [1, 2, 3, 3, 3, 3, 4, 5, 5, 7][rng.below(10) as usize],
-        };
-        let faults = Faults::draw(&mut rng, options.faults.of_seed(seed));
-        let shape = Shape::draw(&mut rng);
-        // Machines that may join; there is nothing to join when nobody changes the membership.
-        let has_spares = faults.every(FaultKind::Membership).is_some();
-        let spares = if has_spares { (1 + rng.below(4) as usize).min(NODES_MAX.saturating_sub(count)) } else { 0 };
-        let network = Network::new(count + spares, faults.network.clone(), fork(&mut rng));
-        let clients = Clients::new(workload, fork(&mut rng));
+    /// A founded group that has not started, its clients and its faults.
+    pub(crate) fn new(plan: &Plan, workload: Box<dyn Workload>, trace: Trace) -> World {
+        let (count, all) = (plan.members, plan.nodes());
         let founders = Membership::of_voters((1..=count as u64).map(NodeId));
         let founded = Recovered::founded(founders.clone());
         let joining = Recovered::joining(founders.cluster);
         let node = |slot| Node::new(slot, if slot < count { &founded } else { &joining });
-        let nodes = (0..count + spares).map(node).collect();
         World {
             now: Time::ZERO,
             queue: Queue::new(),
-            nodes,
-            network,
-            clients,
-            operator: Operator::new(count + spares),
+            nodes: (0..all).map(node).collect(),
+            network: Network::new(all, plan.faults.network.clone(), plan.stream("network")),
+            clients: Clients::new(workload, plan.stream("clients")),
+            operator: Operator::new(all),
             ghost: Ghost::new(founders),
-            faults,
-            rng: fork(&mut rng),
-            nemesis: fork(&mut rng),
+            faults: plan.faults.clone(),
+            rng: plan.stream("world"),
             phase: Phase::Faults,
             dooms_install: false,
             healed: None,
             deadline: Time(u64::MAX),
-            shape,
-            bug: options.bug,
-            history_only: options.history_only,
+            shape: plan.shape.clone(),
+            bug: plan.options.bug,
+            history_only: plan.options.history_only,
             report: Report { seeds: 1, ..Report::default() },
             trace,
         }
     }
 
     /// Runs to the end.
-    pub(crate) fn run(mut self, options: &Options) -> Result<Report, (Violation, Time)> {
-        let result = self.run_to_the_end(options);
+    pub(crate) fn run(mut self, plan: &Plan) -> Result<Report, (Violation, Time)> {
+        let result = self.run_to_the_end(plan);
         match result {
             Ok(()) => Ok(self.reported()),
             Err(violation) => {
@@ -190,13 +169,16 @@ impl World {
         }
     }
 
-    fn run_to_the_end(&mut self, options: &Options) -> Step {
+    fn run_to_the_end(&mut self, plan: &Plan) -> Step {
+        let options = &plan.options;
         self.trace.line(self.now, || format!("{} nodes, {:?}, {:?}", self.nodes.len(), self.shape, self.faults));
         for node in 0..self.nodes.len() {
             self.start(node)?;
         }
         self.begin_clients();
-        self.begin_faults(options.duration);
+        for fault in &plan.schedule {
+            self.queue.push(fault.at, Event::Fault(*fault));
+        }
         self.queue.push(Time::ZERO.plus(options.duration), Event::Heal);
         while let Some((at, event)) = self.queue.pop() {
             debug_assert!(at >= self.now, "time does not fall");
@@ -295,7 +277,7 @@ impl Event {
 }
 
 impl Shape {
-    fn draw(rng: &mut Rng) -> Shape {
+    pub(crate) fn draw(rng: &mut Rng) -> Shape {
         let bytes = |rng: &mut Rng| if rng.chance(0.5) { 1 << 20 } else { 1 + rng.below(2000) as usize };
         let count = |rng: &mut Rng, many| if rng.chance(0.5) { many } else { 1 + rng.below(8) as usize };
         let range = if rng.chance(0.5) { 60 } else { 1000 };
@@ -326,8 +308,4 @@ impl Shape {
             },
         }
     }
-}
-
-fn fork(rng: &mut Rng) -> Rng {
-    Rng::new(rng.next_u64())
 }

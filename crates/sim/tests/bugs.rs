@@ -30,7 +30,7 @@ fn bugs_of_the_core_are_caught_by_what_they_break() {
         ("lead-without-election", Invariant::ElectionSafety),
         ("forwarded-twice", Invariant::Linearizability),
     ] {
-        let failure = caught(name, 20);
+        let failure = caught(name, 60);
         assert_eq!(failure.violation.invariant, invariant, "{name}: {failure}");
         assert!(failure.command.ends_with(&format!("--bug {name}")), "{}", failure.command);
     }

@@ -9,9 +9,9 @@ fn options(nodes: Nodes) -> Options {
 }
 
 #[test]
-fn thirty_seeds_hold_every_invariant() {
+fn forty_seeds_hold_every_invariant() {
     let mut sum = Report::default();
-    for seed in 0..30 {
+    for seed in 0..40 {
         match run_seed(seed, &options(Nodes::Mixed)) {
             Ok(report) => sum.add(&report),
             Err(failure) => panic!("{failure}"),

@@ -68,6 +68,7 @@ impl GroupLog {
         if let Some(from) = batch.truncate_from {
             self.truncate(from);
         }
+        batch.repaired.iter().for_each(|run| self.repair(run));
         self.runs.extend(batch.entries.iter().cloned());
         if let Some(base) = &batch.base {
             self.compact(base.index);
@@ -88,6 +89,20 @@ impl GroupLog {
         }
     }
 
+    /// Puts a run in the place of the entries that lie there.
+    fn repair(&mut self, repaired: &Run) {
+        let (first, last) = (repaired.first(), repaired.last());
+        let start = self.runs.partition_point(|run| run.last() < first);
+        let end = self.runs.partition_point(|run| run.first() <= last);
+        let before = self.runs.get(start).and_then(|run| run.slice(Index::ZERO, first.prev()));
+        let after = end.checked_sub(1).and_then(|at| self.runs[at].slice(last.next(), Index::MAX));
+        let pieces = before.into_iter().chain([repaired.clone()]).chain(after);
+        let mut later = self.runs.split_off(end);
+        self.runs.truncate(start);
+        self.runs.extend(pieces);
+        self.runs.append(&mut later);
+    }
+
     fn compact(&mut self, base: Index) {
         while self.runs.front().is_some_and(|run| run.first() <= base) {
             if let Some(kept) = self.runs.pop_front().and_then(|run| run.slice(base.next(), Index::MAX)) {
@@ -104,7 +119,8 @@ impl GroupLog {
             memberships: self.memberships()?,
             last_index: self.shape.last_index(),
             tail: self.tail(tail_bytes_max),
-            damaged_at: None,
+            damaged: Vec::new(),
+            is_membership_damaged: false,
         })
     }
 

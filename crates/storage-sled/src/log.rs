@@ -8,17 +8,17 @@ mod recover;
 mod rows;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
-use coracle_core::{GroupId, HardState, Index, LogRead, Run};
+use coracle_core::{EntryKind, GroupId, HardState, Index, LogRead, Run};
 use coracle_storage::{Bounded, LogBatch, LogShape, LogStore, RecoveredLog, Result, StorageError};
 use sled::Batch;
 
-use self::record::State;
+use self::record::{Outline, State};
 use crate::{
     engine::Engine,
     mark::{Mark, Marks},
@@ -49,6 +49,8 @@ struct GroupLog {
 struct Head {
     hard_state: HardState,
     shape: LogShape,
+    /// The indexes of its memberships, in order; `None` when they are not all known, since entries are damaged. Those below the base count for nothing.
+    memberships: Option<Vec<Index>>,
     /// How many batches were written.
     generation: u64,
     /// Whether no rows below the base are left; they count for nothing, and each write deletes some.
@@ -147,7 +149,39 @@ impl Head {
     /// The head after a batch that leaves the log in `shape`.
     fn after(&self, batch: &LogBatch, shape: LogShape) -> Head {
         let hard_state = batch.hard_state.unwrap_or(self.hard_state);
-        Head { hard_state, shape, generation: self.generation + 1, is_purged: self.is_purged && batch.base.is_none() }
+        let is_purged = self.is_purged && batch.base.is_none();
+        Head {
+            hard_state,
+            shape,
+            memberships: self.memberships_after(batch),
+            generation: self.generation + 1,
+            is_purged,
+        }
+    }
+
+    fn memberships_after(&self, batch: &LogBatch) -> Option<Vec<Index>> {
+        let mut memberships = self.memberships.clone()?;
+        if let Some(from) = batch.truncate_from {
+            memberships.retain(|index| *index < from);
+        }
+        let added = batch.entries.iter().flat_map(Run::iter).filter(|(_, entry)| entry.kind == EntryKind::Membership);
+        memberships.extend(added.map(|(index, _)| index));
+        if let Some(base) = &batch.base {
+            memberships.retain(|index| *index > base.index);
+        }
+        Some(memberships)
+    }
+
+    /// Whether a batch that leads to `next` says something new of what the entries are.
+    fn is_outline_due(&self, batch: &LogBatch, next: &Head) -> bool {
+        batch.truncate_from.is_some()
+            || !batch.repaired.is_empty()
+            || self.shape.terms().last() != next.shape.terms().last()
+            || self.memberships != next.memberships
+    }
+
+    fn outline(&self) -> Outline {
+        Outline { terms: self.shape.terms().to_vec(), memberships: self.memberships.clone() }
     }
 
     fn state(&self) -> State {
@@ -169,8 +203,13 @@ impl GroupLog {
         let mut head = self.head_mut();
         let mut next = head.after(batch, shape);
         let mut changes = Batch::default();
-        if let Some(from) = batch.truncate_from.filter(|from| *from <= head.shape.last_index()) {
+        let cut = batch.truncate_from.filter(|from| *from <= head.shape.last_index());
+        if let Some(from) = cut {
             self.cut(engine, from, &mut changes)?;
+        }
+        self.rewrite(engine, cut, &batch.repaired, &mut changes)?;
+        if head.is_outline_due(batch, &next) {
+            record::put_outline(&mut changes, &next.outline())?;
         }
         let added = rows::append(&mut changes, &batch.entries);
         if let Some(base) = &batch.base {
@@ -187,26 +226,47 @@ impl GroupLog {
         Ok(())
     }
 
-    /// Deletes an index and all after it; a block that begins before it is written anew.
+    /// Deletes the blocks that begin at an index or after it.
     fn cut(&self, engine: &Engine, from: Index, changes: &mut Batch) -> Result<()> {
-        let first = rows::block_of(engine, &self.tree, from)?.unwrap_or(from);
-        for key in engine
-            .run("read the log", || self.tree.range(rows::from(first)..).keys().collect::<sled::Result<Vec<_>>>())?
-        {
-            if rows::is_row(&key) {
-                changes.remove(key);
-            }
-        }
-        if first == from {
-            return Ok(());
-        }
-        let Some((_, block)) = rows::Blocks::new(engine, &self.tree, first).next()? else { return Ok(()) };
-        let kept = rows::decode(first, block).map_err(|at| {
-            let what = format!("the entry at {at} does not match its checksum, so the log cannot be cut off at {from}");
-            StorageError::damaged(engine.place(), what)
-        })?;
-        rows::append(changes, &kept.slice(first, from.prev()).into_iter().collect::<Vec<Run>>());
+        let keys = || self.tree.range(rows::from(from)..).keys().collect::<sled::Result<Vec<_>>>();
+        let keys = engine.run("read the log", keys)?;
+        keys.iter().filter(|key| rows::is_row(key)).for_each(|key| changes.remove(key));
         Ok(())
+    }
+
+    /// Writes the blocks anew in which the log is cut off, or entries lie that are repaired. What is whole in them stays, and what is damaged has no row any more.
+    fn rewrite(&self, engine: &Engine, cut: Option<Index>, repaired: &[Run], changes: &mut Batch) -> Result<()> {
+        let mut blocks: BTreeMap<Index, Vec<Run>> = BTreeMap::new();
+        for run in repaired {
+            blocks.extend(self.blocks(engine, run.first(), run.last())?);
+        }
+        if let Some(from) = cut {
+            let reaches = |runs: &[Run]| runs.iter().any(|run| run.last() >= from);
+            let around = self.blocks(engine, from.prev(), from.prev())?;
+            blocks.extend(around.into_iter().filter(|(_, runs)| reaches(runs)));
+        }
+        for first in blocks.keys() {
+            let of_block = || self.tree.range(rows::from(*first)..rows::from(first.next())).keys();
+            let keys = engine.run("read the log", || of_block().collect::<sled::Result<Vec<_>>>())?;
+            keys.into_iter().for_each(|key| changes.remove(key));
+        }
+        let last = cut.map_or(Index::MAX, Index::prev);
+        let whole = blocks.into_values().flatten().filter_map(|run| run.slice(Index::ZERO, last));
+        let kept: Vec<Run> = whole.flat_map(|run| without(run, repaired)).collect();
+        rows::append(changes, &kept);
+        rows::append(changes, repaired);
+        Ok(())
+    }
+
+    /// What is whole of the blocks in which the entries from `first` to `last` lie.
+    fn blocks(&self, engine: &Engine, first: Index, last: Index) -> Result<Vec<(Index, Vec<Run>)>> {
+        let begin = rows::block_of(engine, &self.tree, first)?.unwrap_or(first);
+        let mut stored = rows::Blocks::new(engine, &self.tree, begin);
+        let mut blocks = Vec::new();
+        while let Some((first, block)) = stored.next()?.filter(|(first, _)| *first <= last) {
+            blocks.push((first, rows::whole(first, block)));
+        }
+        Ok(blocks)
     }
 
     /// Deletes at most `rows_max` rows of blocks that lie below the base as a whole, and says whether there are no more.
@@ -236,27 +296,33 @@ impl GroupLog {
         let first = rows::block_of(engine, &self.tree, from)?.unwrap_or(from);
         let mut blocks = rows::Blocks::new(engine, &self.tree, first);
         while next <= to {
-            let run = match blocks.next()? {
-                Some((first, block)) => {
-                    rows::decode(first, block).map(|run| run.slice(next, to).filter(|run| run.first() == next))
-                }
-                None => Ok(None),
-            };
-            match run {
-                Ok(Some(run)) => {
-                    next = run.last().next();
-                    if !bounded.take(&run) {
-                        break;
-                    }
-                }
-                // What lies before the damage is whole.
-                _ if !bounded.is_empty() => break,
-                Ok(None) => return Ok(LogRead::Damaged { at: next }),
-                Err(at) => return Ok(LogRead::Damaged { at: at.max(next) }),
+            let Some((first, block)) = blocks.next()? else { break };
+            // What lies before damage is whole.
+            let holds_next = |run: &Run| run.slice(next, to).filter(|part| part.first() == next);
+            let Some(run) = rows::whole(first, block).iter().find_map(holds_next) else { break };
+            next = run.last().next();
+            if !bounded.take(&run) {
+                break;
             }
+        }
+        if bounded.is_empty() {
+            return Ok(LogRead::Damaged { at: from });
         }
         Ok(LogRead::Entries(bounded.into_runs()))
     }
+}
+
+/// What is left of a run where none of `others` lies.
+fn without(run: Run, others: &[Run]) -> Vec<Run> {
+    let mut left = Vec::new();
+    let mut rest = Some(run);
+    for other in others {
+        let Some(run) = rest else { break };
+        left.extend(run.slice(Index::ZERO, other.first().prev()));
+        rest = run.slice(other.last().next().max(run.first()), Index::MAX);
+    }
+    left.extend(rest);
+    left
 }
 
 /// What a panic leaves behind under these locks is whole: what they protect is replaced at once.

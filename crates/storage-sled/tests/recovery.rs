@@ -24,8 +24,13 @@ fn identity() -> Identity {
 
 fn entry(index: u64) -> LogBatch {
     let run = Run::new(Index(index), Term(1), [Entry::command(format!("entry {index}"))]);
-    let hard_state = HardState { term: Term(index), voted_for: Some(NodeId(index)), commit_index: Index(index - 1) };
-    LogBatch { group: GROUP, truncate_from: None, entries: vec![run], hard_state: Some(hard_state), base: None }
+    let hard_state = HardState {
+        term: Term(index),
+        voted_for: Some(NodeId(index)),
+        commit_index: Index(index - 1),
+        is_repairing: false,
+    };
+    LogBatch { hard_state: Some(hard_state), ..LogBatch::append(GROUP, vec![run]) }
 }
 
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
@@ -70,7 +75,7 @@ fn check_crashed(path: &Path, last: u64, flushed: Index) {
     let store = open(path).expect("open the copy");
     assert_eq!(store.identity().expect("identity"), Some(identity()));
     let recovered = store.log().recover(GROUP, usize::MAX).expect("recover");
-    assert_eq!((recovered.last_index, recovered.damaged_at), (Index(last), None));
+    assert_eq!((recovered.last_index, recovered.damaged.len()), (Index(last), 0));
     assert_eq!(Some(recovered.hard_state), entry(last).hard_state);
     let entries: Vec<Run> = (1..=last).flat_map(|index| entry(index).entries).collect();
     assert_eq!(recovered.tail, entries);
@@ -179,7 +184,7 @@ fn c18_flipped_bits_in_the_database_never_pass_for_a_shorter_log() {
         let recovered = open(&path).and_then(|store| store.log().recover(GROUP, usize::MAX));
         match recovered {
             Err(_) => refused += 1,
-            Ok(log) => assert!(log.last_index == Index(40) || log.damaged_at.is_some(), "flip {flip}: {log:?}"),
+            Ok(log) => assert!(log.last_index == Index(40) || !log.damaged.is_empty(), "flip {flip}: {log:?}"),
         }
         fs::remove_dir_all(&path).expect("delete");
     }

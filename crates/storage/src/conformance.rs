@@ -90,11 +90,11 @@ fn pattern(bytes: usize) -> Bytes {
 }
 
 fn batch(entries: Vec<Run>) -> LogBatch {
-    LogBatch { group: GROUP, truncate_from: None, entries, hard_state: None, base: None }
+    LogBatch::append(GROUP, entries)
 }
 
 fn hard_state(term: u64, vote: u64, commit: u64) -> HardState {
-    HardState { term: Term(term), voted_for: Some(NodeId(vote)), commit_index: Index(commit) }
+    HardState { term: Term(term), voted_for: Some(NodeId(vote)), commit_index: Index(commit), is_repairing: false }
 }
 
 fn base(index: u64, term: u64) -> Base {

@@ -4,13 +4,15 @@ use coracle_core::{Base, GroupId, HardState, Index, LogRead, Membership, Persist
 
 use crate::Result;
 
-/// One group's part of a write: cut off, then append, then set; all or nothing.
+/// One group's part of a write: cut off, then repair, then append, then set; all or nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogBatch {
     /// Whose log.
     pub group: GroupId,
     /// Delete this index and all after it.
     pub truncate_from: Option<Index>,
+    /// Write these over the entries that lie there, damaged or not, and over nothing else: in order, each of an index and a term that the log holds before the batch, and that the batch does not cut off (C19).
+    pub repaired: Vec<Run>,
     /// Append these; they follow what is left.
     pub entries: Vec<Run>,
     /// Set this.
@@ -22,8 +24,13 @@ pub struct LogBatch {
 impl LogBatch {
     /// What the core asks to be written.
     pub fn new(group: GroupId, persist: Persist) -> LogBatch {
-        let Persist { ticket: _, truncate_from, entries, hard_state, base } = persist;
-        LogBatch { group, truncate_from, entries, hard_state, base: base.map(|base| *base) }
+        let Persist { ticket: _, truncate_from, repaired, entries, hard_state, base } = persist;
+        LogBatch { group, truncate_from, repaired, entries, hard_state, base: base.map(|base| *base) }
+    }
+
+    /// A batch that appends.
+    pub fn append(group: GroupId, entries: Vec<Run>) -> LogBatch {
+        LogBatch { group, truncate_from: None, repaired: Vec::new(), entries, hard_state: None, base: None }
     }
 }
 
@@ -34,16 +41,18 @@ pub struct RecoveredLog {
     pub hard_state: HardState,
     /// Where the log begins.
     pub base: Base,
-    /// The first index of each term in the retained log, in order.
+    /// The first index of each term in the retained log, in order; damaged entries included.
     pub terms: Vec<(Index, Term)>,
-    /// The membership entries of the whole retained log, in order.
+    /// The membership entries of the whole retained log, in order, as far as they are known.
     pub memberships: Vec<(Index, Membership)>,
     /// The last index; the base's when there are no entries.
     pub last_index: Index,
-    /// The most recent entries, up to the last.
+    /// The most recent entries, up to the last; they begin after the last damaged one.
     pub tail: Vec<Run>,
-    /// The first entry that does not match its checksum, if there is one; `terms`, `memberships` and `tail` end before it.
-    pub damaged_at: Option<Index>,
+    /// The entries whose index and term are known and whose data are not what was written, in order (C19).
+    pub damaged: Vec<Index>,
+    /// Whether one of them may hold a membership that is not in `memberships`.
+    pub is_membership_damaged: bool,
 }
 
 impl RecoveredLog {
@@ -59,7 +68,7 @@ pub trait LogStore: Send + Sync {
     /// At most about `tail_bytes_max` bytes of recent entries come along.
     ///
     /// # Errors
-    /// When it cannot be read, or anything else than an entry is damaged.
+    /// When it cannot be read, or anything else than the data of entries is damaged; that includes an entry whose term cannot be told.
     fn recover(&self, group: GroupId, tail_bytes_max: usize) -> Result<RecoveredLog>;
 
     /// Writes the batches of one or many groups: each all or nothing, and all as durable as the store promises when this returns.

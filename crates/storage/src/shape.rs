@@ -44,7 +44,7 @@ impl LogShape {
         &self.terms
     }
 
-    /// What the log looks like after `batch`: cut off, then appended to, then compacted up to the base.
+    /// What the log looks like after `batch`: cut off, then repaired, then appended to, then compacted up to the base.
     /// A base beyond the end begins the log anew, which is allowed only when everything was cut off.
     ///
     /// # Errors
@@ -54,6 +54,7 @@ impl LogShape {
         if let Some(from) = batch.truncate_from {
             next.truncate(from)?;
         }
+        next.check_repaired(&batch.repaired)?;
         if let Some(base) = &batch.base {
             next.begin_anew(base, &batch.entries)?;
         }
@@ -84,6 +85,29 @@ impl LogShape {
         }
         self.last_index = run.last();
         Ok(())
+    }
+
+    /// The term of the entry at `index`, if the log has it.
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        if index <= self.base || index > self.last_index {
+            return None;
+        }
+        let later = self.terms.partition_point(|(first, _)| *first <= index);
+        later.checked_sub(1).map(|at| self.terms[at].1)
+    }
+
+    /// Whether repaired entries are in order, and lie where the log has entries of their terms.
+    fn check_repaired(&self, repaired: &[Run]) -> Result<()> {
+        let is_sorted = repaired.windows(2).all(|pair| pair[0].last() < pair[1].first());
+        let is_held =
+            |run: &Run| [run.first(), run.last()].iter().all(|index| self.term_at(*index) == Some(run.term()));
+        match repaired.iter().find(|run| !is_held(run)) {
+            Some(run) => {
+                Err(invalid(format!("cannot repair {run:?}: the log does not hold entries of that term there")))
+            }
+            None if !is_sorted => Err(invalid(format!("repaired entries are not in order: {repaired:?}"))),
+            None => Ok(()),
+        }
     }
 
     fn truncate(&mut self, from: Index) -> Result<()> {
@@ -191,7 +215,7 @@ mod tests {
     }
 
     fn batch(entries: Vec<Run>) -> LogBatch {
-        LogBatch { group: GroupId(1), truncate_from: None, entries, hard_state: None, base: None }
+        LogBatch::append(GroupId(1), entries)
     }
 
     fn base(index: u64, term: u64) -> Base {
@@ -231,6 +255,29 @@ mod tests {
         let after = shape.after(&cut).unwrap();
         assert_eq!((after.base(), after.last_index(), after.last_term()), (Index(9), Index(9), Term(4)));
         assert_eq!(after.after(&batch(vec![run(10, 4, 1)])).unwrap().terms(), [(Index(10), Term(4))]);
+    }
+
+    #[test]
+    fn c19_only_what_the_log_holds_is_repaired() {
+        let shape = LogShape::default().after(&batch(vec![run(1, 1, 3), run(4, 2, 3)])).unwrap();
+        let shape = shape.after(&LogBatch { base: Some(base(1, 1)), ..batch(vec![]) }).unwrap();
+        let repair = |repaired, truncate_from| LogBatch { repaired, truncate_from, ..batch(vec![]) };
+        for whole in [vec![run(2, 1, 2)], vec![run(2, 1, 1), run(3, 1, 1), run(4, 2, 3)]] {
+            assert_eq!(shape.after(&repair(whole, None)).unwrap(), shape);
+        }
+        let cut = Some(Index(4));
+        for (wrong, cut) in [
+            (vec![run(1, 1, 1)], None),
+            (vec![run(3, 1, 2)], None),
+            (vec![run(4, 1, 1)], None),
+            (vec![run(7, 2, 1)], None),
+            (vec![run(3, 1, 1), run(2, 1, 1)], None),
+            (vec![run(3, 1, 1), run(3, 1, 1)], None),
+            (vec![run(4, 2, 1)], cut),
+        ] {
+            let refused = shape.after(&repair(wrong.clone(), cut));
+            assert!(matches!(refused, Err(StorageError::Invalid(_))), "{wrong:?}");
+        }
     }
 
     #[test]

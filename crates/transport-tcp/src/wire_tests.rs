@@ -1,6 +1,6 @@
 use coracle_core::{
-    AppendResult, Body, ClusterId, Entry, Forwarded, Incarnation, Index, InstallSnapshot, Membership, NodeId, Run,
-    SnapshotMeta, Term,
+    AppendResult, Base, Body, ClusterId, Entry, Forwarded, Incarnation, Index, InstallSnapshot, Membership, NodeId,
+    Run, SnapshotMeta, Term,
 };
 use coracle_transport::GroupHello;
 use proptest::prelude::*;
@@ -80,6 +80,20 @@ fn golden() -> Vec<(Body, &'static str)> {
         (
             Body::InstallSnapshotResponse { content: 9, offset: 3, done: true },
             "81b7496e7374616c6c536e617073686f74526573706f6e7365930903c3",
+        ),
+        (Body::FetchEntries { first: Index(4), last: index, entry_term: Term(3) }, ""),
+        (
+            Body::FetchEntriesResponse {
+                first: index,
+                entries: vec![Run::new(index, Term(3), vec![Entry::command(&b"xy"[..])])],
+                base: Some(Box::new(Base {
+                    index: Index(4),
+                    term: Term(2),
+                    membership_index: Index(1),
+                    membership: None,
+                })),
+            },
+            "",
         ),
         (
             Body::Propose { nonce, sequence, commands: vec![Bytes::from_static(b"xy")] },

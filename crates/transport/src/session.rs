@@ -230,6 +230,16 @@ pub fn check_message(message: &Message) -> Result<(), Impossible> {
         Body::Heartbeat { leader_commit, .. } => check_index(*leader_commit),
         Body::ReadIndexResponse { index, .. } => index.map_or(Ok(()), check_index),
         Body::InstallSnapshot(piece) => check_snapshot(piece, message.term),
+        Body::FetchEntries { first, last, entry_term } => {
+            check_index(*first)?;
+            check_position(*last, *entry_term)
+        }
+        Body::FetchEntriesResponse { entries, base, .. } => {
+            let (index, term) = base.as_ref().map_or_else(Default::default, |base| (base.index, base.term));
+            check_position(index, term)?;
+            check_rises(term, message.term)?;
+            check_entries(Term(0), entries, message.term)
+        }
         Body::ProposeResponse { outcomes, .. } => outcomes.iter().try_for_each(|outcome| match outcome {
             Forwarded::Applied { index, .. } => check_index(*index),
             _ => Ok(()),
@@ -295,7 +305,7 @@ mod tests {
     use std::sync::Mutex;
 
     use bytes::Bytes;
-    use coracle_core::{Entry, SnapshotMeta};
+    use coracle_core::{Base, Entry, SnapshotMeta};
 
     use super::*;
     use crate::GroupHello;
@@ -424,6 +434,7 @@ mod tests {
         };
         let run = |term, entry| vec![Run::new(Index(2), Term(term), vec![entry])];
         let damaged = Entry { kind: EntryKind::Membership, data: Bytes::from_static(b"?") };
+        let base = Base { index: Index(9), term: Term(6), ..Base::default() };
         let meta = SnapshotMeta {
             content: 0,
             last_included_index: Index(1),
@@ -445,6 +456,11 @@ mod tests {
                 sequence: 0,
                 outcomes: vec![Forwarded::Applied { index, reply: Bytes::new() }],
             },
+            Body::FetchEntries { first: Index(1), last: index, entry_term: Term(1) },
+            Body::FetchEntries { first: Index(1), last: Index(1), entry_term: term },
+            Body::FetchEntriesResponse { first: Index(2), entries: run(6, Entry::noop()), base: None },
+            Body::FetchEntriesResponse { first: Index(2), entries: run(4, damaged.clone()), base: None },
+            Body::FetchEntriesResponse { first: Index(2), entries: vec![], base: Some(Box::new(base)) },
             append(4, run(3, Entry::noop())),
             append(4, run(9, Entry::noop())),
             append(4, run(4, damaged)),

@@ -58,7 +58,7 @@ impl Raft {
     /// Hands out what is committed and durable, up to the limit of what may be outstanding.
     pub(super) fn settle_apply(&mut self) {
         let is_unwritten_enough = self.config.has_bug(Bug::ApplyBeforeDurable);
-        let durable = if is_unwritten_enough { self.commit_index } else { self.persistence.durable_index() };
+        let durable = if is_unwritten_enough { self.commit_index } else { self.durable_index() };
         let limit = self.commit_index.min(durable);
         let is_blocked = self.installing.is_some() || self.applying.sent < self.log.base().index;
         while !is_blocked
@@ -105,7 +105,7 @@ impl Raft {
             }
             // A snapshot has taken the place of what was asked for.
             _ if self.installing.is_some() || self.applying.sent < self.log.base().index => {}
-            LogRead::Damaged { at } => self.stop(Fatal::Damaged { at }),
+            LogRead::Damaged { at } => self.on_damage_found(at),
             LogRead::Entries(_) | LogRead::Compacted => self.stop(Fatal::Damaged { at: next }),
         }
     }
@@ -134,7 +134,7 @@ impl Raft {
     /// Keeps in memory no more than their share of the entries that are on disk.
     /// Those not applied yet stay for longer, up to as many bytes as may be uncommitted; beyond that they are read again: a state machine that is slow may be behind by any amount.
     pub(super) fn evict(&mut self) {
-        let durable = self.persistence.durable_index();
+        let durable = self.durable_index();
         self.log.evict(self.applying.applied.min(durable), 0);
         self.log.evict(self.commit_index.min(durable), self.config.uncommitted_bytes_max);
     }
@@ -144,7 +144,7 @@ impl Raft {
         let floor = self.installing_floor().unwrap_or(up_to);
         let is_flush_needless = self.config.has_bug(Bug::CompactUnflushed);
         let flushed = if is_flush_needless { self.applying.applied } else { self.applying.flushed };
-        let index = up_to.min(flushed).min(floor).min(self.persistence.durable_index());
+        let index = up_to.min(flushed).min(floor).min(self.durable_index());
         if index <= self.log.base().index || self.installing.is_some() {
             return;
         }

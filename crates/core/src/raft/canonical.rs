@@ -77,6 +77,7 @@ impl Raft {
             // Of the reports to come, not of the protocol.
             reported_membership: _,
             persistence,
+            repair,
             applying,
             installing,
             reads,
@@ -99,7 +100,8 @@ impl Raft {
         );
         let timers = (is_armed, promise.canonical(clock), clock.is_armed(*weakened_until));
         let vote = (config.id, *term, *voted_for, *commit_index, *fatal);
-        let parts = (following.canonical(clock), persistence.canonical(clock), reads.canonical(clock));
+        let repair = repair.canonical(clock, *last_log_request);
+        let parts = (following.canonical(clock), persistence.canonical(clock), repair, reads.canonical(clock));
         let state = (applying.canonical(*last_log_request), installing.as_ref().map(|it| it.canonical()));
         (vote, log.canonical(), role, timers, parts, state, outputs.canonical())
     }

@@ -24,6 +24,8 @@ const ROUNDS_MAX: u32 = 10;
 pub(super) struct Promotion {
     /// The entry that states the intent.
     intent: Index,
+    /// Since when this leader waits: a silence from before the intent is no reason to give it up.
+    since: Time,
     /// How many rounds took too long.
     slow_rounds: u32,
     /// What has to be replicated in this round.
@@ -33,8 +35,8 @@ pub(super) struct Promotion {
 
 impl Promotion {
     pub(super) fn canonical(&self, clock: Clock) -> impl Form {
-        let Promotion { intent, slow_rounds, target, began } = self;
-        (*intent, *slow_rounds, *target, clock.age(*began))
+        let Promotion { intent, since, slow_rounds, target, began } = self;
+        (*intent, clock.age(*since), *slow_rounds, *target, clock.age(*began))
     }
 }
 
@@ -185,11 +187,11 @@ impl Raft {
             self.hand_over_removed();
         } else if membership.is_changing() {
             let joint = membership.joint();
-            let called_off = membership.clone().called_off();
             match self.next_step_of_change(index, &joint) {
                 Step::Wait => {}
                 Step::Join => self.append_membership(&joint, None),
                 Step::CallOff => {
+                    let called_off = self.log.membership().1.clone().called_off();
                     self.append_membership(&called_off, None);
                     let index = self.log.last_index();
                     self.outputs.events.push(Event::ChangeCalledOff { index });
@@ -214,22 +216,22 @@ impl Raft {
         let RoleState::Leader(leader) = &mut self.role else { return Step::Wait };
         let is_new = |id: &NodeId| !joint.outgoing.contains(id);
         let peer_of = |id: NodeId| leader.peers.iter().find(|peer| peer.id == id);
-        let silence = joint.voters().filter(is_new).filter_map(peer_of).map(|peer| now.since(peer.contact)).max();
+        let contact = joint.voters().filter(is_new).filter_map(peer_of).map(|peer| peer.contact).min();
         let replicated = joint.voters().filter(is_new).filter_map(peer_of).map(|peer| peer.match_index).min();
-        if silence.is_some_and(|silence| silence >= self.config.promotion_timeout) {
-            return Step::CallOff;
-        }
-        if let Some(replicated) = replicated {
-            let begin = |slow_rounds| Promotion { intent, slow_rounds, target: last_index, began: now };
+        if let (Some(contact), Some(replicated)) = (contact, replicated) {
+            let begin = |since, slow_rounds| Promotion { intent, since, slow_rounds, target: last_index, began: now };
             let promotion = match leader.promotion.take().filter(|promotion| promotion.intent == intent) {
-                None => leader.promotion.insert(begin(0)),
+                None => leader.promotion.insert(begin(now, 0)),
                 Some(promotion) => leader.promotion.insert(promotion),
             };
+            if now.since(contact.max(promotion.since)) >= self.config.promotion_timeout {
+                return Step::CallOff;
+            }
             if replicated < promotion.target {
                 return Step::Wait;
             }
             let is_slow = now.since(promotion.began) >= self.config.election_timeout_min;
-            *promotion = begin(promotion.slow_rounds + u32::from(is_slow));
+            *promotion = begin(promotion.since, promotion.slow_rounds + u32::from(is_slow));
             if promotion.slow_rounds >= ROUNDS_MAX {
                 return Step::CallOff;
             }

@@ -95,6 +95,7 @@ impl Raft {
         let granted = next_term > self.term
             && !self.is_sticky_against(from)
             && !self.has_promised_against(from)
+            && !self.is_repairing()
             && self.is_up_to_date(last_log_index, last_log_term);
         let body = Body::PreVoteResponse { next_term, granted };
         if granted {
@@ -143,7 +144,7 @@ impl Raft {
             // A leader that asks for the campaign has no lease any more.
             None => self.leader().is_none() && (is_transfer || !self.has_promised_against(from)),
         };
-        let granted = is_free && self.is_up_to_date(last_log_index, last_log_term);
+        let granted = is_free && !self.is_repairing() && self.is_up_to_date(last_log_index, last_log_term);
         if granted {
             if self.voted_for.is_none() {
                 self.voted_for = Some(from);

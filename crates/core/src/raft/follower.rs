@@ -96,6 +96,7 @@ impl Raft {
             return self.reject_entries(from, prev_log_index, prev_log_term);
         }
         let end = entries.last().map_or(prev_log_index, Run::last);
+        self.take_missing(from, &entries);
         if !self.append_missing(entries) {
             return self.fault(from, "a membership that does not decode");
         }
@@ -159,6 +160,7 @@ impl Raft {
         self.outputs.events.push(Event::Truncated { from, last: self.log.last_index() });
         self.log.truncate(from);
         self.persistence.on_truncated(from, self.config.has_bug(Bug::OldTicketAcknowledges));
+        self.repair.on_truncated(from);
         self.following.verified = self.following.verified.min(from.prev());
     }
 
@@ -208,7 +210,7 @@ impl Raft {
         let Some(leader) = self.following.leader else { return };
         let verified = self.following.verified;
         let is_unwritten_enough = self.config.has_bug(Bug::AcknowledgeUnwritten);
-        let index = if is_unwritten_enough { verified } else { verified.min(self.persistence.durable_index()) };
+        let index = if is_unwritten_enough { verified } else { verified.min(self.durable_index()) };
         if !self.following.is_ack_wanted || (index < verified && index <= self.following.acked) {
             return;
         }

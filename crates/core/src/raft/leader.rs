@@ -18,7 +18,7 @@ use crate::{Body, Bug, Entry, Index, NodeId, Outcome, Output, RejectReason, Run,
 /// What a leader keeps for its term.
 #[derive(Clone, Debug)]
 pub(super) struct Leader {
-    /// Everybody in the membership but this node, sorted by id.
+    /// Everybody in the membership but this node, sorted by id; after them those who were removed and are still served.
     pub(super) peers: Vec<Peer>,
     /// Its no-op: the first entry of its term (Raft §8).
     pub(super) term_start: Index,
@@ -271,7 +271,7 @@ impl Raft {
     pub(super) fn advance_commit(&mut self) {
         let RoleState::Leader(leader) = &self.role else { return };
         let counts_unwritten = self.config.has_bug(Bug::CountUnwritten);
-        let durable = if counts_unwritten { self.log.last_index() } else { self.persistence.durable_index() };
+        let durable = if counts_unwritten { self.log.last_index() } else { self.durable_index() };
         let reached = self.quorum.reached(|id| match leader.peer_ref(id) {
             Some(peer) => peer.match_index,
             None if id == self.config.id => durable,

@@ -13,6 +13,7 @@
 //! | `reads.rs` | rounds of linearizable reads |
 //! | `lease.rs` | reads without a round |
 //! | `persist.rs` | tickets, what is durable, withheld messages |
+//! | `repair.rs` | damaged entries, and the repair from peers |
 //! | `apply.rs` | what is handed to the state machine, and compaction |
 //! | `snapshot.rs` | snapshots that arrive |
 //! | `usage.rs` | how much it holds of what has a limit |
@@ -29,6 +30,7 @@ mod lease;
 mod persist;
 mod proposals;
 mod reads;
+mod repair;
 mod replication;
 mod settle;
 mod snapshot;
@@ -44,7 +46,7 @@ pub use usage::Usage;
 
 use self::{
     apply::Applying, election::Campaign, follower::Following, leader::Leader, lease::Promise, persist::Persistence,
-    reads::FollowerReads, snapshot::Installing,
+    reads::FollowerReads, repair::Repair, snapshot::Installing,
 };
 use crate::{
     Body, Bug, Config, ConfigError, Event, Fatal, Index, Input, Membership, Message, NodeId, Outcome, Output,
@@ -78,6 +80,7 @@ pub struct Raft {
     /// The committed membership that was last reported.
     reported_membership: Index,
     persistence: Persistence,
+    repair: Repair,
     applying: Applying,
     installing: Option<Installing>,
     reads: FollowerReads,
@@ -118,6 +121,7 @@ impl Raft {
     /// When the options contradict each other, or what was recovered is no log.
     pub fn new(config: Config, mut recovered: Recovered, now: Time) -> Result<Raft, ConfigError> {
         config.validate()?;
+        let repair = Repair::new(&recovered)?;
         let log = Log::new(&mut recovered, config.tail_bytes_max)?;
         let hard_state = recovered.hard_state;
         if recovered.applied > log.last_index() {
@@ -128,15 +132,17 @@ impl Raft {
         }
         let mut rng = Rng::new(config.seed ^ config.id.0.rotate_left(32));
         let quorum = quorum_of(&config, log.membership().1, None);
-        let election_deadline = if quorum.is_sole(config.id) {
-            now
+        let commit_index = hard_state.commit_index.max(log.base().index).max(recovered.applied);
+        // Nobody knows any more what was promised before (C13). A node that decides alone promised it to itself; but until its membership is known to be committed, a leader that this leaves out may not know that it is, and relies on the promise.
+        let is_sole = quorum.is_sole(config.id);
+        let is_free = is_sole && log.membership().0 <= commit_index;
+        let promised_until = if is_free { now } else { now.plus(config.lease_duration) };
+        let election_deadline = if is_sole {
+            promised_until
         } else {
             now.plus(rng.duration(config.election_timeout_min, config.election_timeout_max))
         };
-        // Nobody knows any more what was promised before (C13); a node that decides alone promised it to itself.
-        let promised_until = if quorum.is_sole(config.id) { now } else { now.plus(config.lease_duration) };
-        let commit_index = hard_state.commit_index.max(log.base().index).max(recovered.applied);
-        Ok(Raft {
+        let mut raft = Raft {
             rng,
             now,
             term: hard_state.term,
@@ -150,6 +156,7 @@ impl Raft {
             election_deadline,
             following: Following::new(commit_index),
             persistence: Persistence::new(log.base().index, log.last_index()),
+            repair,
             applying: Applying::new(recovered.applied),
             installing: None,
             reads: FollowerReads::default(),
@@ -158,7 +165,9 @@ impl Raft {
             outputs: Outputs { is_dirty: true, ..Outputs::default() },
             config,
             log,
-        })
+        };
+        raft.begin_repair(recovered.is_membership_damaged);
+        Ok(raft)
     }
 
     /// Takes note of what has happened; what follows from it comes out of [`poll`](Raft::poll).
@@ -208,6 +217,7 @@ impl Raft {
     /// Timers fire here and nowhere else (C11).
     fn on_time(&mut self) {
         self.check_disk();
+        self.check_repair();
         match &self.role {
             RoleState::Leader(_) => self.on_leader_time(),
             _ if self.now >= self.election_deadline => self.on_election_timeout(),
@@ -228,6 +238,13 @@ impl Raft {
             // The sender of a grant may be in an earlier term than this node.
             Body::PreVoteResponse { next_term, granted } if message.term <= self.term => {
                 return self.on_pre_vote_response(message.from, *next_term, *granted);
+            }
+            // What is damaged concerns no term.
+            Body::FetchEntries { first, last, entry_term } => {
+                return self.on_fetch_entries(message.from, *first, *last, *entry_term);
+            }
+            Body::FetchEntriesResponse { first, entries, base } => {
+                return self.on_fetch_entries_response(message.from, *first, entries, base.clone());
             }
             // A vote is not asked of somebody who hears a leader, or promised one something; such a request changes nothing, not even the term (thesis §4.2.3).
             Body::RequestVote { is_transfer: false, .. }
@@ -261,6 +278,7 @@ impl Raft {
         match body {
             // These were handled before terms were compared.
             Body::PreVote { .. } | Body::PreVoteResponse { .. } => {}
+            Body::FetchEntries { .. } | Body::FetchEntriesResponse { .. } => {}
             Body::RequestVote { last_log_index, last_log_term, is_transfer } => {
                 self.on_request_vote(from, last_log_index, last_log_term, is_transfer);
             }
@@ -328,6 +346,8 @@ impl Raft {
             }
             Body::Heartbeat { leader_commit, .. } => (*leader_commit, Term(0)),
             Body::InstallSnapshot(piece) => (piece.meta.last_included_index, piece.meta.last_included_term),
+            Body::FetchEntries { first, last, entry_term } => ((*first).max(*last), *entry_term),
+            Body::FetchEntriesResponse { base: Some(base), .. } => (base.index, base.term),
             _ => (Index::ZERO, Term(0)),
         };
         if index > Index::MAX || term > Term::MAX {

@@ -78,8 +78,14 @@ impl Persistence {
         self.withheld.len()
     }
 
+    /// The highest index whose last write is durable, damaged or not.
     pub(super) fn durable_index(&self) -> Index {
         self.durable
+    }
+
+    /// The highest index that was ever issued, and not cut off since.
+    pub(super) fn issued_index(&self) -> Index {
+        self.issued
     }
 
     /// Whether (term, vote) is durable as it is.
@@ -180,7 +186,7 @@ impl Raft {
     pub(super) fn next_write(&mut self) -> Option<Persist> {
         let last_index = self.log.last_index();
         let p = &mut self.persistence;
-        if !p.writes.is_empty() || !p.is_due(last_index) {
+        if !p.writes.is_empty() || !(p.is_due(last_index) || self.repair.is_due()) {
             return None;
         }
         let entries = match self.log.slice(p.issued.next(), last_index, usize::MAX) {
@@ -195,6 +201,7 @@ impl Raft {
         Some(Persist {
             ticket: p.last_ticket,
             truncate_from: p.truncate_from.take(),
+            repaired: self.repair.issue(p.last_ticket),
             entries,
             hard_state: Some(forgotten(
                 &self.config,
@@ -203,6 +210,7 @@ impl Raft {
                     term: self.term,
                     voted_for: self.voted_for,
                     commit_index: self.commit_index.min(last_index),
+                    is_repairing: self.repair.flag(),
                 },
             )),
             base: p.base.take().map(Box::new),
@@ -218,6 +226,7 @@ impl Raft {
             p.durable_version = write.version;
             p.writes.pop_front();
         }
+        self.repair.on_persisted(ticket);
         if p.writes.is_empty() && p.is_slow {
             p.is_slow = false;
             self.outputs.events.push(Event::DiskRecovered);
@@ -255,11 +264,12 @@ impl Raft {
         }
     }
 
-    /// Whether the node may ask for votes: its disk answers, its state is not behind its log's start (C7, C18), and it is a voter.
+    /// Whether the node may ask for votes: its disk answers, its log is whole, its state is not behind its log's start (C7, C18, C19), and it is a voter.
     /// A node that a membership leaves out which is not known to be committed is still needed: it may be the only one that can be elected (thesis §4.2.2).
     pub(super) fn may_campaign(&self) -> bool {
         !self.persistence.is_slow
             && self.installing.is_none()
+            && !self.is_repairing()
             && self.applying.applied >= self.log.base().index
             && self.log.may_vote(self.config.id, self.commit_index)
     }
@@ -268,7 +278,7 @@ impl Raft {
     pub(super) fn request_votes_when_durable(&mut self) {
         let last_log_index = self.log.last_index();
         let last_log_term = self.log.last_term();
-        let is_durable = self.persistence.is_vote_durable() && self.persistence.durable >= last_log_index;
+        let is_durable = self.persistence.is_vote_durable() && self.durable_index() >= last_log_index;
         let is_unwritten_enough = self.config.has_bug(Bug::CampaignBeforeDurable);
         let RoleState::Candidate(campaign) = &mut self.role else { return };
         if campaign.is_requested || !(is_durable || is_unwritten_enough) {

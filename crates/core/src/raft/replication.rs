@@ -7,7 +7,7 @@ use super::{
     Raft, RoleState,
     canonical::{Clock, Form},
 };
-use crate::{AppendResult, Body, Bug, Fatal, Incarnation, Index, LogRead, NodeId, Output, Run, Time};
+use crate::{AppendResult, Body, Bug, Incarnation, Index, LogRead, NodeId, Output, Run, Time};
 
 /// What a leader knows of a peer.
 #[derive(Clone, Debug)]
@@ -302,6 +302,9 @@ impl Raft {
         if self.applying.is_for(request) {
             return self.on_entries_read_to_apply(result);
         }
+        if self.on_entries_read_to_answer(request, &result) {
+            return;
+        }
         let RoleState::Leader(leader) = &mut self.role else { return };
         let Some(peer) = leader.peers.iter_mut().find(|peer| peer.log_request == Some(request)) else { return };
         peer.log_request = None;
@@ -319,7 +322,10 @@ impl Raft {
             }
             // The range was rewritten or compacted meanwhile: what is needed is decided anew.
             LogRead::Entries(_) | LogRead::Compacted => peer.probe(),
-            LogRead::Damaged { at } => self.stop(Fatal::Damaged { at }),
+            LogRead::Damaged { at } => {
+                peer.probe();
+                self.on_damage_found(at);
+            }
         }
     }
 
@@ -361,6 +367,8 @@ impl Raft {
         }
         peer.on_matched(index);
         match peer.state {
+            // It has been sent a snapshot, and says first what was durable before: the log does not go on from there, and the probe will tell.
+            PeerState::Probe { .. } if peer.match_index < base_index => {}
             PeerState::Probe { .. } => {
                 peer.state = PeerState::Replicate;
                 peer.next_index = peer.match_index.next();

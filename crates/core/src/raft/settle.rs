@@ -19,6 +19,7 @@ impl Raft {
     fn settle(&mut self) {
         self.outputs.is_dirty = false;
         if self.fatal.is_none() {
+            self.settle_damage();
             self.request_votes_when_durable();
             if self.config.has_bug(Bug::ChangeAtCommit) {
                 self.quorum = Quorum::new(self.log.membership_at(self.commit_index).1);
@@ -29,6 +30,7 @@ impl Raft {
             self.settle_follower_reads();
             self.replicate();
             self.settle_transfer();
+            self.settle_repair();
             if let Some(persist) = self.next_write() {
                 self.outputs.ready.push_back(Output::Persist(persist));
             }
@@ -78,7 +80,7 @@ impl Raft {
             }
             _ => self.election_deadline,
         };
-        [Some(role), self.disk_deadline(), self.read_deadline()].into_iter().flatten().min()
+        [Some(role), self.disk_deadline(), self.read_deadline(), self.repair.deadline()].into_iter().flatten().min()
     }
 
     /// What holds whenever outputs have been computed (I16).
@@ -88,6 +90,7 @@ impl Raft {
         assert!(base <= self.commit_index, "what is compacted is committed");
         assert!(self.applying.flushed <= self.applying.applied, "what is flushed is applied");
         assert!(self.applying.applied <= self.commit_index, "what is applied is committed");
+        assert!(!self.is_leader() || !self.is_repairing(), "nobody leads with a damaged log");
         #[cfg(not(feature = "bugs"))]
         debug_assert!(self.quorum.is_of(self.log.membership().1), "who decides is who the log says");
         if let RoleState::Leader(leader) = &self.role {

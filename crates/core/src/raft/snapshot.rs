@@ -13,6 +13,18 @@ pub(super) struct Installing {
     is_handed_out: bool,
 }
 
+impl SnapshotMeta {
+    /// The base of a log that the snapshot's state continues.
+    fn base(&self) -> Base {
+        Base {
+            index: self.last_included_index,
+            term: self.last_included_term,
+            membership_index: self.membership_index,
+            membership: Some(self.membership.clone()),
+        }
+    }
+}
+
 impl Installing {
     pub(super) fn canonical(&self) -> impl Form {
         let Installing { meta, is_handed_out } = self;
@@ -37,7 +49,7 @@ impl Raft {
         if index <= self.applying.applied {
             return false;
         }
-        let is_state_behind = self.applying.applied < self.log.base().index;
+        let is_state_behind = self.applying.applied < self.log.base().index || self.is_damaged_up_to(meta);
         let covers = self.log_covers(meta) && !self.config.has_bug(Bug::SnapshotOverNewerLog);
         if is_state_behind { index >= self.log.base().index } else { !covers }
     }
@@ -55,6 +67,9 @@ impl Raft {
         }
         // Whole already, or not needed: the leader may stop sending, and learns what this log holds.
         if self.installing.is_none() && self.log_covers(&piece.meta) {
+            if piece.meta.last_included_index <= self.applying.flushed {
+                self.begin_at(piece.meta.base());
+            }
             self.verify_up_to(piece.meta.last_included_index);
         }
         let (content, offset) = (piece.meta.content, piece.meta.size);
@@ -79,35 +94,37 @@ impl Raft {
             return self.want_ack();
         }
         if !self.log_covers(&meta) || self.config.has_bug(Bug::SnapshotOverNewerLog) {
-            self.restart_log(&meta);
+            self.restart_log(meta.base());
+        } else if self.is_damaged_up_to(&meta) {
+            // What the state will hold is not needed in the log.
+            self.begin_at(meta.base());
+            if self.log.base().index < meta.last_included_index {
+                return self.want_ack();
+            }
         }
         self.verify_up_to(meta.last_included_index);
         self.installing = Some(Installing { meta, is_handed_out: false });
     }
 
-    /// The log makes way for the snapshot.
-    fn restart_log(&mut self, meta: &SnapshotMeta) {
-        let base = Base {
-            index: meta.last_included_index,
-            term: meta.last_included_term,
-            membership_index: meta.membership_index,
-            membership: Some(meta.membership.clone()),
-        };
+    /// The log makes way for what is committed up to `base`.
+    pub(super) fn restart_log(&mut self, base: Base) {
+        let index = base.index;
         let last = self.log.last_index();
         if last > self.commit_index {
             self.outputs.events.push(Event::Truncated { from: self.commit_index.next(), last });
         }
         self.persistence.on_reset(base.clone(), self.commit_index);
+        self.repair.on_reset();
         self.log.reset(base);
-        self.commit_index = meta.last_included_index;
-        self.following.verified = meta.last_included_index;
+        self.commit_index = index;
+        self.following.verified = index;
         self.on_membership_changed();
     }
 
     /// Hands the snapshot to the state machine once the log's base is durable.
     pub(super) fn settle_install(&mut self) {
         let is_base_needless = self.config.has_bug(Bug::InstallBeforeBase);
-        let durable = if is_base_needless { self.log.last_index() } else { self.persistence.durable_index() };
+        let durable = if is_base_needless { self.log.last_index() } else { self.durable_index() };
         let Some(installing) = &mut self.installing else { return };
         if !installing.is_handed_out && durable >= installing.meta.last_included_index {
             installing.is_handed_out = true;

@@ -50,6 +50,8 @@ pub struct Status {
     pub last_index: Index,
     /// What is durable of it.
     pub durable_index: Index,
+    /// How many of its entries are damaged and not repaired yet (C19); this node neither votes nor campaigns unless it is 0.
+    pub damaged_entries: usize,
     /// What is known to be committed.
     pub commit_index: Index,
     /// What is applied.
@@ -83,7 +85,8 @@ impl Raft {
             leader: self.leader(),
             base_index: self.log.base().index,
             last_index: self.log.last_index(),
-            durable_index: self.persistence.durable_index(),
+            durable_index: self.durable_index(),
+            damaged_entries: self.repair.len(),
             commit_index: self.commit_index,
             applied_index: self.applying.applied,
             membership_index,

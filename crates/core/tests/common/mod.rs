@@ -5,13 +5,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
 use bytes::Bytes;
 use coracle_core::{
-    Base, Body, Config, EntryKind, Event, Fatal, HardState, Index, Input, LogRead, Membership, MembershipChange,
+    Base, Body, Config, Entry, EntryKind, Event, Fatal, HardState, Index, Input, LogRead, Membership, MembershipChange,
     Message, NodeId, NodeRecord, Outcome, Output, Persist, ProposalId, Raft, ReadId, Recovered, Role, Run,
     SnapshotMeta, Term, Ticket, Time,
 };
@@ -24,12 +24,16 @@ pub struct Disk {
     pub runs: Vec<Run>,
     /// What the state machine would recover to.
     pub flushed: Index,
+    /// Entries whose data are gone; `runs` still has them, for the test to compare.
+    pub damaged: BTreeSet<Index>,
+    /// Whether the disk can tell that no damaged entry is a membership.
+    pub knows_kinds: bool,
 }
 
 impl Disk {
     pub fn founded(membership: &Membership) -> Disk {
         let recovered = Recovered::founded(membership.clone());
-        Disk { hard_state: recovered.hard_state, base: recovered.base, runs: recovered.tail, flushed: Index::ZERO }
+        Disk { hard_state: recovered.hard_state, base: recovered.base, runs: recovered.tail, ..Disk::default() }
     }
 
     /// A node that nobody has told anything yet: it waits to be joined.
@@ -52,6 +56,11 @@ impl Disk {
     pub fn apply(&mut self, persist: &Persist) {
         if let Some(from) = persist.truncate_from {
             self.runs = self.runs.iter().filter_map(|run| run.slice(Index(1), from.prev())).collect();
+            self.damaged.split_off(&from);
+        }
+        for (index, term, entry) in persist.repaired.iter().flat_map(entries_of) {
+            assert_eq!(self.entry_at(index), Some((term, entry)), "what is repaired is what was there");
+            self.damaged.remove(&index);
         }
         self.runs.extend(persist.entries.iter().cloned());
         if let Some(hard_state) = persist.hard_state {
@@ -60,6 +69,7 @@ impl Disk {
         if let Some(base) = &persist.base {
             self.base = (**base).clone();
             self.runs = self.runs.iter().filter_map(|run| run.slice(base.index.next(), Index(u64::MAX))).collect();
+            self.damaged = self.damaged.split_off(&base.index.next());
         }
         for pair in self.runs.windows(2) {
             assert!(pair[1].follows(&pair[0]), "the log on disk has no gaps");
@@ -67,6 +77,17 @@ impl Disk {
         if let Some(first) = self.runs.first() {
             assert_eq!(first.first(), self.base.index.next(), "the log on disk follows its base");
         }
+    }
+
+    /// Loses the data of an entry.
+    pub fn damage(&mut self, index: Index) {
+        assert!(self.term_at(index).is_some(), "{index} is in the log");
+        self.damaged.insert(index);
+    }
+
+    fn entry_at(&self, index: Index) -> Option<(Term, Entry)> {
+        let entries = self.runs.iter().flat_map(entries_of);
+        entries.filter(|(at, ..)| *at == index).map(|(_, term, entry)| (term, entry)).next()
     }
 
     pub fn last_index(&self) -> Index {
@@ -91,9 +112,15 @@ impl Disk {
                 terms.push((run.first(), run.term()));
             }
             for (index, entry) in run.iter().filter(|(_, entry)| entry.kind == EntryKind::Membership) {
-                memberships.push((index, Membership::decode(entry.data.clone()).unwrap()));
+                if !self.damaged.contains(&index) {
+                    memberships.push((index, Membership::decode(entry.data.clone()).unwrap()));
+                }
             }
         }
+        let kind_of = |index: &Index| self.entry_at(*index).map(|(_, entry)| entry.kind);
+        let is_membership_damaged =
+            self.damaged.iter().any(|index| !self.knows_kinds || kind_of(index) == Some(EntryKind::Membership));
+        let after_damage = self.damaged.last().map_or(Index(1), |last| last.next());
         let mut hard_state = self.hard_state;
         hard_state.commit_index = hard_state.commit_index.min(self.last_index());
         Recovered {
@@ -102,7 +129,9 @@ impl Disk {
             terms,
             memberships,
             last_index: self.last_index(),
-            tail: self.runs.clone(),
+            tail: self.runs.iter().filter_map(|run| run.slice(after_damage, Index(u64::MAX))).collect(),
+            damaged: self.damaged.iter().copied().collect(),
+            is_membership_damaged,
             applied: self.flushed,
         }
     }
@@ -111,8 +140,16 @@ impl Disk {
         if from <= self.base.index {
             return LogRead::Compacted;
         }
-        LogRead::Entries(self.runs.iter().filter_map(|run| run.slice(from, to)).collect())
+        match self.damaged.range(from..=to).next() {
+            Some(at) if *at == from => LogRead::Damaged { at: from },
+            Some(at) => self.read(from, at.prev()),
+            None => LogRead::Entries(self.runs.iter().filter_map(|run| run.slice(from, to)).collect()),
+        }
     }
+}
+
+fn entries_of(run: &Run) -> impl Iterator<Item = (Index, Term, Entry)> {
+    run.iter().map(|(index, entry)| (index, run.term(), entry.clone()))
 }
 
 /// A node: its core, its disk, and what its core asked for.

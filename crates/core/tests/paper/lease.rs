@@ -165,6 +165,46 @@ fn h59_a_restarted_voter_keeps_the_promise_that_it_forgot() {
     assert_eq!(cluster.between(voter, asker), [&Body::RequestVoteResponse { granted: true }]);
 }
 
+/// h59: whoever finds itself the sole voter after a restart may have promised that to the leader which is on its way out, and which does not know yet that it is.
+#[test]
+fn h59_a_voter_that_restarts_as_the_last_one_keeps_its_promise_too() {
+    let (last, leaving) = (id(1), id(2));
+    let membership = Membership::of_voters([last, leaving]);
+    let mut cluster = Cluster::with_disks([]);
+    for n in [last, leaving] {
+        cluster.start_with(leasing(n), Disk::founded(&membership));
+    }
+    cluster.run(LEASE);
+    cluster.time_out(leaving);
+    cluster.deliver();
+    assert!(cluster.raft(leaving).is_leader());
+    cluster.change_membership(leaving, Membership::of_voters([last]).nodes);
+    let is_alone = |cluster: &Cluster| {
+        let membership = cluster.raft(last).status().membership;
+        !membership.is_joint() && membership.nodes.len() == 1
+    };
+    while let Some(message) = cluster.network.pop_front() {
+        // The leader does not hear that its own removal is committed.
+        if !(is_alone(&cluster) && matches!(message.body, Body::AppendEntriesResponse { .. })) {
+            cluster.handle(message.to, Input::Message(message));
+        }
+    }
+    assert!(is_alone(&cluster), "the last entry of the change has arrived");
+    heartbeat(&mut cluster, leaving, Duration::ZERO);
+    let disk = cluster.nodes[&last].disk.clone();
+    cluster.start_with(leasing(last), disk);
+    for name in 100.. {
+        cluster.handle(last, Input::Time);
+        let answered = lease_read(&mut cluster, leaving, name).is_some();
+        if cluster.raft(last).is_leader() {
+            assert!(!answered, "two leaders answer");
+            return;
+        }
+        assert!(name < 200, "it leads in the end");
+        cluster.now = cluster.now.plus(Duration::from_millis(20));
+    }
+}
+
 /// C13: a promise outlives the term in which it was given; whoever it was given to may campaign all the same (C15).
 #[test]
 fn c13_a_promise_outlives_its_term() {

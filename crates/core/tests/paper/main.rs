@@ -11,6 +11,7 @@ mod elections;
 mod lease;
 mod membership;
 mod reads;
+mod repair;
 mod replication;
 mod safety;
 mod snapshots;

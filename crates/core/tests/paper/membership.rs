@@ -367,6 +367,23 @@ fn c16_a_change_whose_learners_are_silent_is_called_off() {
     assert_eq!(cluster.raft(leader).status().membership.nodes, records(&[1, 2, 3], &[4]));
 }
 
+/// A learner that was silent for long has the whole time again when it is to be promoted: it may just have come back.
+#[test]
+fn c16_a_learner_that_was_silent_before_is_waited_for_when_it_is_asked_for_again() {
+    let mut cluster = group(3, 4);
+    let leader = elect(&mut cluster);
+    cluster.down.push(id(4));
+    cluster.change_membership(leader, records(&[1, 2, 3, 4], &[]));
+    cluster.run(Duration::from_secs(31));
+    assert_eq!(cluster.raft(leader).status().membership.nodes, records(&[1, 2, 3], &[4]));
+    cluster.change_membership(leader, records(&[1, 2, 3, 4], &[]));
+    cluster.run(Duration::from_secs(29));
+    assert_eq!(cluster.raft(leader).status().membership.node(id(4)).unwrap().role, MemberRole::Promotable);
+    cluster.down.clear();
+    cluster.run(Duration::from_secs(2));
+    assert_eq!(voters(&cluster, leader), [1, 2, 3, 4]);
+}
+
 /// Thesis §4.2.1: a learner that answers and never comes near has so many rounds.
 #[test]
 fn c16_a_change_whose_learners_do_not_catch_up_is_called_off() {

@@ -133,6 +133,9 @@ fn c02_asking_again_changes_nothing() {
     assert_eq!(asked(&request(1, JoinRole::Learner), &members, Some(1)), accepted, "a voter stays one");
     // A learner may be promoted, and a member may have moved.
     assert_eq!(proposed_role(&asked(&request(3, JoinRole::Voter), &members, Some(1))), Some(MemberRole::Voter));
+    // Who is about to go asks to stay.
+    let leaving = of(&[(1, MemberRole::Voter), (2, MemberRole::Retiring)]);
+    assert_eq!(proposed_role(&asked(&request(2, JoinRole::Learner), &leaving, Some(1))), Some(MemberRole::Learner));
     let mut moved = request(2, JoinRole::Learner);
     moved.record.addresses = vec!["/memory/20".to_owned()];
     assert_eq!(proposed_role(&asked(&moved, &members, Some(1))), Some(MemberRole::Voter));
@@ -180,4 +183,25 @@ fn questions_and_answers_survive_the_wire() {
     };
     let joined = founder(1).answer(&question, AnswerState::Joined { cluster: CLUSTER });
     assert_eq!(Answer::decode(&joined.encode()), Ok(joined));
+}
+
+#[test]
+fn c20_a_record_from_outside_takes_no_more_room_than_its_due() {
+    let members = voters(&[1, 2, 3]);
+    let mut newcomer = request(4, JoinRole::Learner);
+    newcomer.record.metadata = Bytes::from(vec![0; 200 << 10]);
+    let Verdict::Propose(record) = asked(&newcomer, &members, Some(1)) else { panic!("it is to be proposed") };
+    assert_eq!(record.metadata, Bytes::new());
+    let refused = |addresses: Vec<String>, client_address: String| {
+        let mut newcomer = request(4, JoinRole::Voter);
+        (newcomer.record.addresses, newcomer.record.client_address) = (addresses, client_address);
+        let verdict = asked(&newcomer, &members, Some(1));
+        matches!(verdict, Verdict::Answer(JoinAnswer::Refused(JoinRefusal::Membership { .. })))
+    };
+    let there = || vec!["/memory/4".to_owned()];
+    assert!(!refused(there(), String::new()));
+    assert!(refused(Vec::new(), "client-4".to_owned()));
+    assert!(refused(vec![String::new(); 3], String::new()));
+    assert!(refused(vec!["/memory/4".to_owned(); 1000], String::new()));
+    assert!(refused(there(), "x".repeat(5000)));
 }

@@ -194,7 +194,7 @@ impl Replica {
             self.fail_transfer(peer);
         }
         if bytes > limit {
-            self.sending.forget_interrupted();
+            self.sending.forget_continued();
         }
     }
 

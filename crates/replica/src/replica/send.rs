@@ -16,8 +16,8 @@ pub(super) struct Sending {
     waiting: usize,
     /// What peers had no use for, and until when that is believed: should they need one all the same, their logs begin later and only a newer one helps.
     useless: BTreeMap<NodeId, (Index, Time)>,
-    /// What was on its way when a connection broke, and until when the log above it stays: the transfer goes on where it was rather than begin again with another snapshot.
-    interrupted: BTreeMap<NodeId, (Index, Time)>,
+    /// What was on its way when a connection broke, or has just arrived, and until when the log above it stays: the transfer, or the log after it, goes on where it was rather than begin again with another snapshot.
+    continued: BTreeMap<NodeId, (Index, Time)>,
 }
 
 #[derive(Debug)]
@@ -55,14 +55,20 @@ impl Sending {
         self.transfers.keys().copied().collect()
     }
 
-    /// The log above this stays for transfers that were interrupted.
+    /// The log above this stays for transfers that were interrupted, and for peers that begin with the log.
     pub(super) fn floor(&self, now: Time) -> Option<Index> {
-        self.interrupted.values().filter(|(_, until)| *until > now).map(|(index, _)| *index).min()
+        self.continued.values().filter(|(_, until)| *until > now).map(|(index, _)| *index).min()
+    }
+
+    /// The log above `index` stays for a while for this peer.
+    fn keep_log(&mut self, peer: NodeId, index: Index, now: Time, until: Time) {
+        self.continued.retain(|_, (_, until)| *until > now);
+        self.continued.insert(peer, (index, until));
     }
 
     /// Nobody is waited for any longer.
-    pub(super) fn forget_interrupted(&mut self) {
-        self.interrupted.clear();
+    pub(super) fn forget_continued(&mut self) {
+        self.continued.clear();
     }
 
     pub(super) fn stop(&mut self, peer: NodeId) {
@@ -74,7 +80,7 @@ impl Sending {
     pub(super) fn clear(&mut self) {
         self.transfers.clear();
         self.useless.clear();
-        self.interrupted.clear();
+        self.continued.clear();
         self.waiting = 0;
     }
 
@@ -103,7 +109,7 @@ impl Sending {
 
     fn start(&mut self, peer: NodeId, active: Active) {
         self.stop(peer);
-        self.interrupted.remove(&peer);
+        self.continued.remove(&peer);
         self.transfers.insert(peer, Transfer::Active(active));
     }
 
@@ -218,12 +224,16 @@ impl Replica {
             return;
         }
         if done {
+            let until = now.plus(options.snapshot_timeout);
             active.is_received = true;
-            active.give_up_at = now.plus(options.snapshot_timeout);
-            // It did not want all of it: it has what the snapshot covers, or a log that begins later.
+            active.give_up_at = until;
+            let index = active.meta.last_included_index;
             if active.next < active.meta.size {
-                let index = active.meta.last_included_index;
-                self.sending.useless.insert(peer, (index, now.plus(options.snapshot_timeout)));
+                // It did not want all of it: it has what the snapshot covers, or a log that begins later.
+                self.sending.useless.retain(|_, (_, until)| *until > now);
+                self.sending.useless.insert(peer, (index, until));
+            } else {
+                self.sending.keep_log(peer, index, now, until);
             }
             return;
         }
@@ -277,7 +287,7 @@ impl Replica {
         if let Some(transfer) = self.sending.transfers.get(&peer) {
             if let Transfer::Active(active) = transfer {
                 let until = self.now.plus(self.options.snapshot_timeout);
-                self.sending.interrupted.insert(peer, (active.meta.last_included_index, until));
+                self.sending.keep_log(peer, active.meta.last_included_index, self.now, until);
             }
             self.sending.stop(peer);
             self.tell_core(RaftInput::SnapshotSendFailed { peer });

@@ -432,6 +432,40 @@ fn c08_an_interrupted_transfer_goes_on_with_the_same_snapshot() {
     }
 }
 
+/// C7, h70: what has been sent is of use only as long as the log goes on from it. A peer that cannot be told so at once does not begin again.
+#[test]
+fn h70_the_log_after_a_snapshot_that_arrived_stays_for_a_while() {
+    for is_durable in [false, true] {
+        let mut cluster = Cluster::new(3, is_durable, 33, small_log);
+        let leader = cluster.elect();
+        let behind = cluster.other_than(leader);
+        cluster.stop(behind);
+        write_and_compact(&mut cluster, leader, 100);
+        cluster.delivered.clear();
+        cluster.start(behind);
+        let is_done = |it: &Message| matches!(it.body, Body::InstallSnapshotResponse { done: true, .. });
+        assert!(cluster.run_until(30 * SECOND, |cluster| cluster.delivered.iter().any(is_done)), "it has arrived");
+        cluster.cut.insert((leader, behind));
+        write_and_compact(&mut cluster, leader, 60);
+        cluster.cut.clear();
+        assert!(cluster.run_until(60 * SECOND, |cluster| cluster.list(behind).len() == 160), "the peer catches up");
+        let content_of = |it: &Message| match &it.body {
+            Body::InstallSnapshot(piece) => Some(piece.meta.content),
+            _ => None,
+        };
+        let mut contents: Vec<u64> = cluster.delivered.iter().filter_map(content_of).collect();
+        contents.dedup();
+        assert_eq!(contents.len(), 1, "{is_durable}: another snapshot was sent");
+        let is_question = |it: &&Message| matches!(&it.body, Body::InstallSnapshot(piece) if piece.data.is_empty());
+        assert_eq!(cluster.delivered.iter().filter(is_question).count(), 1, "{is_durable}: it was begun again");
+        // Not for ever.
+        cluster.run_for(20 * SECOND);
+        write_and_compact(&mut cluster, leader, 60);
+        let base = |cluster: &mut Cluster| cluster.log(leader).base().index >= Index(170);
+        assert!(cluster.run_until(SECOND, base), "{is_durable}: the log is cut again");
+    }
+}
+
 fn is_piece_from(body: &Body, offset: u64) -> bool {
     matches!(body, Body::InstallSnapshot(piece) if piece.offset >= offset)
 }

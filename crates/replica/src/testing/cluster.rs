@@ -133,7 +133,7 @@ impl Cluster {
         let term = found.terms.iter().rev().find(|(first, _)| *first <= index).map(|(_, term)| *term).unwrap();
         let membership = Some(self.membership.clone());
         let base = Base { index, term, membership_index: Index(1), membership };
-        let batch = LogBatch { group: GROUP, truncate_from: None, entries: vec![], hard_state: None, base: Some(base) };
+        let batch = LogBatch { base: Some(base), ..LogBatch::append(GROUP, vec![]) };
         node.log.write(&[batch]).unwrap();
     }
 

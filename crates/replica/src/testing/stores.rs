@@ -1,6 +1,9 @@
 //! Stores in memory, as short as tests allow, and a state machine.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard},
+};
 
 use bytes::Bytes;
 use coracle_core::{Base, Entry, EntryKind, GroupId, HardState, Index, LogRead, Membership, Run, SnapshotMeta, Term};
@@ -20,6 +23,8 @@ struct LogState {
     base: Base,
     hard_state: HardState,
     entries: Vec<(Term, Entry)>,
+    /// Entries whose data are gone.
+    damaged: BTreeSet<Index>,
     fails: bool,
 }
 
@@ -43,6 +48,11 @@ impl LogState {
     fn write(&mut self, batch: &LogBatch) {
         if let Some(from) = batch.truncate_from {
             self.entries.truncate((from.0 - self.base.index.next().0) as usize);
+            self.damaged.split_off(&from);
+        }
+        for (index, entry) in batch.repaired.iter().flat_map(Run::iter) {
+            self.entries[(index.0 - self.base.index.next().0) as usize].1 = entry.clone();
+            self.damaged.remove(&index);
         }
         for run in &batch.entries {
             assert_eq!(run.first(), self.last().next(), "no gap");
@@ -53,6 +63,7 @@ impl LogState {
             let gone = (base.index.0 - self.base.index.0).min(self.entries.len() as u64) as usize;
             self.entries.drain(..gone);
             self.base = base;
+            self.damaged = self.damaged.split_off(&self.base.index.next());
         }
     }
 }
@@ -64,7 +75,7 @@ impl MemoryLog {
         let entry = Entry { kind: EntryKind::Membership, data: membership.encode() };
         let mut state = log.lock();
         state.entries.push((Term(1), entry));
-        state.hard_state = HardState { term: Term(1), voted_for: None, commit_index: Index(1) };
+        state.hard_state = HardState { term: Term(1), commit_index: Index(1), ..HardState::default() };
         drop(state);
         log
     }
@@ -72,6 +83,11 @@ impl MemoryLog {
     /// From here on writes fail.
     pub(crate) fn fail(&self) {
         self.lock().fails = true;
+    }
+
+    /// The data of an entry rot.
+    pub(crate) fn damage(&self, index: Index) {
+        self.lock().damaged.insert(index);
     }
 
     pub(crate) fn base(&self) -> Base {
@@ -92,13 +108,13 @@ impl MemoryLog {
 impl LogStore for MemoryLog {
     fn recover(&self, _: GroupId, _: usize) -> Result<RecoveredLog> {
         let state = self.lock();
-        let tail = state.runs(Index::ZERO);
-        let mut terms: Vec<(Index, Term)> = tail.iter().map(|run| (run.first(), run.term())).collect();
+        let all = state.runs(Index::ZERO);
+        let mut terms: Vec<(Index, Term)> = all.iter().map(|run| (run.first(), run.term())).collect();
         terms.dedup_by_key(|(_, term)| *term);
-        let memberships = tail
+        let memberships = all
             .iter()
             .flat_map(Run::iter)
-            .filter(|(_, entry)| entry.kind == EntryKind::Membership)
+            .filter(|(index, entry)| entry.kind == EntryKind::Membership && !state.damaged.contains(index))
             .map(|(index, entry)| (index, Membership::decode(entry.data.clone()).unwrap()))
             .collect();
         Ok(RecoveredLog {
@@ -107,8 +123,9 @@ impl LogStore for MemoryLog {
             terms,
             memberships,
             last_index: state.last(),
-            tail,
-            damaged_at: None,
+            tail: state.runs(state.damaged.last().map_or(Index::ZERO, |last| last.next())),
+            damaged: state.damaged.iter().copied().collect(),
+            is_membership_damaged: !state.damaged.is_empty(),
         })
     }
 
@@ -129,6 +146,11 @@ impl LogStore for MemoryLog {
         if state.runs(from).is_empty() {
             return Err(StorageError::Invalid(format!("the log ends before {from}")));
         }
+        let damaged = state.damaged.range(from..=to).next().copied();
+        if damaged == Some(from) {
+            return Ok(LogRead::Damaged { at: from });
+        }
+        let to = damaged.map_or(to, Index::prev);
         Ok(LogRead::Entries(state.runs(from).into_iter().filter(|run| run.first() <= to).collect()))
     }
 }

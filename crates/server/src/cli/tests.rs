@@ -53,6 +53,15 @@ fn what_is_wrong_is_named_with_its_flag() {
 }
 
 #[test]
+fn only_a_node_that_joins_by_itself_chooses_to_be_a_learner() {
+    assert!(parse("coracle serve /memory/1 --join /memory/2 --learner").is_ok());
+    for line in ["--learner", "--standby --learner", "--peers /memory/1,/memory/2 --learner"] {
+        let error = parse(&format!("coracle serve /memory/1 {line}")).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{line}");
+    }
+}
+
+#[test]
 fn a_node_has_no_use_for_endpoints_and_says_so() {
     let of = |line: &str| Cli::of(&Cli::command().try_get_matches_from(line.split_whitespace()).unwrap());
     of("coracle serve /memory/1").unwrap();

@@ -33,7 +33,7 @@ pub(crate) async fn join(cluster: &ClusterArgs, args: JoinArgs) -> Outcome {
     let end = timeout_at(deadline, watched).await.unwrap_or(Ok(None));
     progress.finish_and_clear();
     match end? {
-        Some(End::Joined) => out::line(format_args!("node {} is a {}", id(node), role(args.learner))),
+        Some(End::Joined(as_voter)) => out::line(joined(node, as_voter, args.learner)),
         Some(End::CalledOff) => Err(called_off(node, &args)),
         Some(End::Removed) => {
             let text = format!("node {} was removed before it became a {}", id(node), role(args.learner));
@@ -45,6 +45,11 @@ pub(crate) async fn join(cluster: &ClusterArgs, args: JoinArgs) -> Outcome {
 
 fn role(learner: bool) -> &'static str {
     if learner { "learner" } else { "voter" }
+}
+
+fn joined(node: u64, as_voter: bool, learner: bool) -> String {
+    let kept = if as_voter && learner { ": joining as a learner takes no vote away" } else { "" };
+    format!("node {} is a {}{kept}", id(node), role(!as_voter))
 }
 
 /// A line on a terminal that says how far it is; nothing elsewhere.
@@ -72,7 +77,8 @@ async fn invite(client: &Client, args: &JoinArgs, deadline: Instant, progress: &
 /// How it ended.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
-    Joined,
+    /// And whether it votes, or is on its way there.
+    Joined(bool),
     /// It stays a learner.
     CalledOff,
     Removed,
@@ -118,9 +124,10 @@ fn judge(members: &pb::MembersResponse, node: u64, learner: bool, seen: &mut See
     };
     *seen = Seen::CaughtUp(member.match_index.unwrap_or(0), members.last_index);
     match member.role.as_str() {
-        "promotable" => learner.then_some(End::Joined),
-        "learner" if !learner => Some(End::CalledOff),
-        _ => Some(End::Joined),
+        "promotable" => learner.then_some(End::Joined(true)),
+        "learner" if learner => Some(End::Joined(false)),
+        "learner" => Some(End::CalledOff),
+        _ => Some(End::Joined(true)),
     }
 }
 
@@ -164,7 +171,7 @@ mod tests {
     #[test]
     fn a_node_that_is_to_vote_is_waited_for_until_it_does_or_will_not() {
         assert_eq!(end(Some("promotable"), false), (None, Seen::CaughtUp(5, 9)));
-        assert_eq!(end(Some("voter"), false).0, Some(End::Joined));
+        assert_eq!(end(Some("voter"), false).0, Some(End::Joined(true)));
         assert_eq!(end(Some("learner"), false).0, Some(End::CalledOff));
         assert_eq!(end(None, false), (None, Seen::Nothing));
         assert_eq!(end_after(Seen::CaughtUp(1, 9), None, false).0, Some(End::Removed));
@@ -172,9 +179,16 @@ mod tests {
 
     #[test]
     fn a_learner_has_joined_at_once() {
-        for role in ["learner", "promotable", "voter"] {
-            assert_eq!(end(Some(role), true).0, Some(End::Joined), "{role}");
+        for (role, votes) in [("learner", false), ("promotable", true), ("voter", true)] {
+            assert_eq!(end(Some(role), true).0, Some(End::Joined(votes)), "{role}");
         }
+    }
+
+    #[test]
+    fn a_voter_is_not_called_a_learner() {
+        assert_eq!(joined(4, true, false), "node 0000000000000004 is a voter");
+        assert_eq!(joined(4, false, true), "node 0000000000000004 is a learner");
+        assert!(joined(4, true, true).starts_with("node 0000000000000004 is a voter: "));
     }
 
     #[test]

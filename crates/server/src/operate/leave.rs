@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coracle::client::Client;
+use coracle::client::{Client, pb};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{ids, members::is_of_leader};
@@ -21,25 +21,113 @@ pub(crate) async fn leave(cluster: &ClusterArgs, args: LeaveArgs) -> Outcome {
     let client = connect::client(cluster)?;
     let node = ids::find(&client, &args.id).await?;
     client.leave(node).await?;
-    if timeout(cluster.timeout(), gone(&client, node)).await.is_ok() {
-        return out::line(format_args!("node {} has left", id(node)));
+    match timeout(cluster.timeout(), watch(&client, node)).await {
+        Ok(End::Gone) => out::line(format_args!("node {} has left", id(node))),
+        Ok(End::CalledOff) => Err(called_off(node)),
+        Err(_) => Err(too_slow(node, cluster.timeout())),
     }
-    let text = format!("node {} is still on its way out after {:?}", id(node), cluster.timeout());
-    Err(Failure::new(Code::Unavailable, text)
-        .hint("A majority of those who stay has to be up: `coracle members` shows them; the change goes on by itself."))
 }
 
-/// Looks until a leader does not list the node any more.
-async fn gone(client: &Client, node: u64) {
+fn called_off(node: u64) -> Failure {
+    let node = id(node);
+    let text = format!(
+        "the change was called off: node {node} stays a voter, since another node that was to become one was not heard of, or could not keep up"
+    );
+    Failure::new(Code::Refused, text).hint(format!(
+        "`coracle members` shows a learner that is silent: start it or `coracle leave` it, then `coracle leave {node}` again."
+    ))
+}
+
+fn too_slow(node: u64, patience: Duration) -> Failure {
+    let text = format!("node {} is still on its way out after {patience:?}", id(node));
+    Failure::new(Code::Unavailable, text).hint(
+        "A majority of those who stay has to be up, and so has who is promotable: `coracle members` shows them. The change goes on by itself, or is called off when a promotable node is silent for long: then the command is to be repeated.",
+    )
+}
+
+/// How it ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Gone,
+    /// It votes as before.
+    CalledOff,
+}
+
+/// What leaders have said so far.
+#[derive(Debug, Default)]
+struct Seen {
+    /// In which term the node was on its way out.
+    leaving: Option<u64>,
+    /// Since when it was not listed any more: the term, and the last index of the log at that moment.
+    absent: Option<(u64, u64)>,
+}
+
+/// Looks until a leader does not list the node any more, and that is committed, or the change is called off.
+async fn watch(client: &Client, node: u64) -> End {
+    let mut seen = Seen::default();
     loop {
         let next = Instant::now() + LOOK_EVERY;
         // A leader that removes itself hands over: nobody answers meanwhile.
         if let Ok(members) = client.members().await
             && is_of_leader(&members)
-            && members.members.iter().all(|member| member.node_id != node)
+            && let Some(end) = judge(&members, node, &mut seen)
         {
-            return;
+            return end;
         }
         sleep_until(next).await;
+    }
+}
+
+/// Whether this is the end. A membership is in force before it is committed: until then the node may be needed still, and must not be stopped.
+fn judge(members: &pb::MembersResponse, node: u64, seen: &mut Seen) -> Option<End> {
+    let Some(member) = members.members.iter().find(|member| member.node_id == node) else {
+        let since = seen.absent.filter(|(term, _)| *term == members.term);
+        let (_, index) = *seen.absent.insert(since.unwrap_or((members.term, members.last_index)));
+        return (members.commit_index >= index).then_some(End::Gone);
+    };
+    seen.absent = None;
+    match (member.role.as_str(), seen.leaving) {
+        ("retiring", _) => seen.leaving = Some(members.term),
+        // An older leader may not know yet that it is to leave.
+        ("voter", Some(term)) if members.term >= term => return Some(End::CalledOff),
+        _ => {}
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn members(role: Option<&str>, term: u64, last_index: u64, commit_index: u64) -> pb::MembersResponse {
+        let member = |role: &str| pb::Member { node_id: 4, role: role.to_owned(), ..Default::default() };
+        let members = role.map(member).into_iter().collect();
+        pb::MembersResponse { term, last_index, commit_index, members, ..Default::default() }
+    }
+
+    #[test]
+    fn a_node_has_left_once_that_is_committed() {
+        let mut seen = Seen::default();
+        assert_eq!(judge(&members(Some("retiring"), 1, 5, 5), 4, &mut seen), None);
+        assert_eq!(judge(&members(None, 1, 7, 6), 4, &mut seen), None, "in force, but not committed");
+        assert_eq!(judge(&members(None, 2, 8, 7), 4, &mut seen), None, "another leader counts anew");
+        assert_eq!(judge(&members(None, 2, 9, 8), 4, &mut seen), Some(End::Gone));
+    }
+
+    #[test]
+    fn a_change_that_is_called_off_is_told() {
+        let mut seen = Seen::default();
+        assert_eq!(judge(&members(Some("voter"), 1, 5, 5), 4, &mut seen), None, "an older leader may say so");
+        assert_eq!(judge(&members(Some("retiring"), 2, 5, 5), 4, &mut seen), None);
+        assert_eq!(judge(&members(Some("voter"), 1, 5, 5), 4, &mut seen), None);
+        assert_eq!(judge(&members(Some("voter"), 2, 6, 6), 4, &mut seen), Some(End::CalledOff));
+    }
+
+    #[test]
+    fn what_went_wrong_says_what_to_do_next() {
+        let failure = called_off(4);
+        assert!(failure.code == Code::Refused && failure.to_string().contains("coracle leave 0000000000000004"));
+        let failure = too_slow(4, Duration::from_secs(10));
+        assert!(failure.code == Code::Unavailable && failure.to_string().contains("promotable"), "{failure}");
     }
 }

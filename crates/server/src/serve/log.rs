@@ -14,7 +14,8 @@ pub(crate) fn start(args: &ServeArgs) -> Outcome {
         let text = format!("--log-level \"{}\" is not a filter: {error}", args.log_level);
         Failure::new(Code::Usage, text).hint("Expected a level like info, or a filter like info,coracle_node=debug.")
     })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A log that nobody reads any more is no reason to end: complaining about it on standard error would panic.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     match args.log_format {
         LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().init(),

@@ -186,6 +186,7 @@ fn to_wire(status: NodeStatus) -> StatusResponse {
         members,
         stopped: status.stopped.unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        damaged_entries: status.damaged_entries as u64,
     }
 }
 

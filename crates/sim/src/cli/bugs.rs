@@ -6,7 +6,7 @@ use coracle_sim::{Bug, FaultMix, KnownBug, Options};
 
 use super::{
     Arguments,
-    many::{Plan, Sum},
+    many::{Batch, Sum},
 };
 
 /// Within how many seeds a bug has to be found.
@@ -23,15 +23,15 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     if missed.is_empty() && !has_control_failed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn plan(arguments: &Arguments, seeds: u64, title: &str, options: Options) -> Plan {
+fn batch(arguments: &Arguments, seeds: u64, title: &str, options: Options) -> Batch {
     let title = format!("{title}: ");
     let options = Options { faults: FaultMix::Swarm, ..options };
-    Plan { from: arguments.from, seeds, until: None, jobs: arguments.jobs, options, title }
+    Batch { from: arguments.from, seeds, until: None, jobs: arguments.jobs, options, title }
 }
 
 fn is_found(arguments: &Arguments, known: &KnownBug, seeds: u64) -> bool {
     let options = Options { bug: Some(known.bug), nodes: known.nodes, ..arguments.options() };
-    let sum = plan(arguments, seeds, known.name, options).run();
+    let sum = batch(arguments, seeds, known.name, options).run();
     let nodes = known.nodes.to_string();
     match &sum.failure {
         Some(failure) => {
@@ -54,7 +54,7 @@ fn row(name: &str, nodes: &str, seed: &str, virtual_time: Duration, sum: &Sum) {
 
 /// As many seeds without a bug, of which none may fail.
 fn is_control_clean(arguments: &Arguments, seeds: u64) -> bool {
-    let sum = plan(arguments, seeds, "no bug", Options { bug: None, ..arguments.options() }).run();
+    let sum = batch(arguments, seeds, "no bug", Options { bug: None, ..arguments.options() }).run();
     row("(none)", &arguments.nodes.to_string(), "-", sum.report.virtual_time, &sum);
     match &sum.failure {
         None => {

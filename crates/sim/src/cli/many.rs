@@ -10,9 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coracle_sim::{Failure, Options, Report, run_seed};
+use coracle_sim::{Failure, Options, Plan, Report, run_seed};
 
-use super::Arguments;
+use super::{Arguments, failing, quietly};
 
 /// From how many seeds on a run has to have seen everything that has to happen now and then.
 const SEEDS_FOR_COVERAGE: u64 = 1000;
@@ -21,7 +21,7 @@ const SEEDS: u64 = 1000;
 
 /// Which seeds, and how.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
+pub(super) struct Batch {
     /// The first seed.
     pub(super) from: u64,
     /// How many.
@@ -45,31 +45,30 @@ pub(super) struct Sum {
 
 /// What the threads share.
 struct Shared<'a> {
-    plan: &'a Plan,
+    batch: &'a Batch,
     begun: Instant,
     next: AtomicU64,
     stop: AtomicBool,
     sum: Mutex<Sum>,
 }
 
-impl Plan {
+impl Batch {
     /// Runs the seeds in order, until one fails.
     pub(super) fn run(&self) -> Sum {
         let shared = Shared {
-            plan: self,
+            batch: self,
             begun: Instant::now(),
             next: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             sum: Mutex::default(),
         };
-        // A panic of a run is a failure of that run, and shown with it.
-        std::panic::set_hook(Box::new(|_| {}));
-        std::thread::scope(|scope| {
-            for _ in 0..self.jobs {
-                scope.spawn(|| shared.work());
-            }
+        quietly(|| {
+            std::thread::scope(|scope| {
+                for _ in 0..self.jobs {
+                    scope.spawn(|| shared.work());
+                }
+            });
         });
-        drop(std::panic::take_hook());
         if stderr().is_terminal() {
             // The line of progress goes.
             drop(write!(stderr(), "\r\x1b[K"));
@@ -82,13 +81,13 @@ impl Plan {
 impl Shared<'_> {
     /// Every seed below a failing one has run when the threads end: the smallest that fails is the same each time.
     fn work(&self) {
-        let is_over = || self.plan.until.is_some_and(|until| Instant::now() >= until);
+        let is_over = || self.batch.until.is_some_and(|until| Instant::now() >= until);
         while !self.stop.load(Ordering::Relaxed) && !is_over() {
             let seed = self.next.fetch_add(1, Ordering::Relaxed);
-            if seed >= self.plan.seeds {
+            if seed >= self.batch.seeds {
                 return;
             }
-            let result = run_seed(self.plan.from.wrapping_add(seed), &self.plan.options);
+            let result = run_seed(self.batch.from.wrapping_add(seed), &self.batch.options);
             let mut sum = self.sum.lock().unwrap_or_else(PoisonError::into_inner);
             match result {
                 Ok(report) => sum.report.add(&report),
@@ -109,19 +108,19 @@ impl Shared<'_> {
             return;
         }
         let rate = report.virtual_time.as_secs_f64() / self.begun.elapsed().as_secs_f64();
-        let left = match self.plan.until {
+        let left = match self.batch.until {
             Some(until) => format!("{:.0} s left", until.saturating_duration_since(Instant::now()).as_secs_f64()),
-            None => format!("of {} seeds", self.plan.seeds),
+            None => format!("of {} seeds", self.batch.seeds),
         };
         // The line is for eyes only: where it cannot be written nobody misses it.
-        drop(write!(out, "\r\x1b[K{}{}, {left}, {rate:.0} times real time ", self.plan.title, report.seeds));
+        drop(write!(out, "\r\x1b[K{}{}, {left}, {rate:.0} times real time ", self.batch.title, report.seeds));
         drop(out.flush());
     }
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let minutes = arguments.minutes.map(|minutes| Duration::from_secs(minutes.saturating_mul(60)));
-    let plan = Plan {
+    let batch = Batch {
         from: arguments.from,
         seeds: arguments.seeds.unwrap_or(if minutes.is_some() { u64::MAX } else { SEEDS }),
         until: minutes.and_then(|minutes| Instant::now().checked_add(minutes)),
@@ -129,9 +128,10 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         options: arguments.options(),
         title: String::new(),
     };
-    let sum = plan.run();
+    let sum = batch.run();
     show(&sum);
-    if sum.failure.is_some() {
+    if let Some(failure) = &sum.failure {
+        failing::show(&Plan::draw(failure.seed, &batch.options), failure, !arguments.no_minimise);
         return ExitCode::FAILURE;
     }
     let missing = sum.report.never_happened(arguments.nodes);
@@ -151,7 +151,4 @@ fn show(sum: &Sum) {
         sum.report.events as f64 / seconds,
         sum.report.virtual_time.as_secs_f64() / seconds
     );
-    if let Some(failure) = &sum.failure {
-        println!("{failure}");
-    }
 }

@@ -1,11 +1,12 @@
 //! What the command line asks for.
 
 mod bugs;
+mod failing;
 mod many;
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use coracle_sim::{Bug, FaultMix, Nodes, Options, replay};
+use coracle_sim::{Bug, FaultMix, Nodes, Options, Plan};
 
 /// Runs groups of replicas on virtual time, under faults drawn from seeds, and checks what they do.
 #[derive(Debug, clap::Parser)]
@@ -41,6 +42,12 @@ pub(crate) struct Arguments {
     /// Show that each known bug is caught, and that nothing is without one.
     #[arg(long, conflicts_with_all = ["bug", "seed", "minutes", "nodes", "faults"])]
     bugs: bool,
+    /// Run the schedule in this file, with a line for each transition.
+    #[arg(long, conflicts_with_all = ["bug", "bugs", "seed", "seeds", "minutes", "nodes", "faults", "history_only"])]
+    schedule: Option<PathBuf>,
+    /// Do not look for the least that fails the same way when a seed fails.
+    #[arg(long)]
+    no_minimise: bool,
     /// Judge clients' answers by nothing but whether their history is linearizable.
     #[arg(long)]
     history_only: bool,
@@ -61,22 +68,36 @@ impl Arguments {
 
 /// Does it.
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    if let Some(path) = &arguments.schedule {
+        return failing::replay(path);
+    }
     match arguments.seed {
-        Some(seed) => run_one(seed, &arguments.options()),
+        Some(seed) => run_one(seed, arguments),
         None if arguments.bugs => bugs::run(arguments),
         None => many::run(arguments),
     }
 }
 
-fn run_one(seed: u64, options: &Options) -> ExitCode {
-    match replay(seed, options, Box::new(|line| println!("{line}"))) {
+fn run_one(seed: u64, arguments: &Arguments) -> ExitCode {
+    let plan = Plan::draw(seed, &arguments.options());
+    match plan.replay(Box::new(|line| println!("{line}"))) {
         Ok(report) => {
             println!("{report}");
             ExitCode::SUCCESS
         }
-        Err(failure) => {
-            println!("seed {seed} failed at {:.6} s: {}", failure.virtual_time.as_secs_f64(), failure.violation);
+        Err(mut failure) => {
+            // They have just been shown.
+            failure.lines.clear();
+            failing::show(&plan, &failure, !arguments.no_minimise);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs something whose panics are no news: that of a run is its failure, and shown with it.
+fn quietly<T>(run: impl FnOnce() -> T) -> T {
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = run();
+    drop(std::panic::take_hook());
+    result
 }

@@ -1,7 +1,7 @@
 //! The simulated disk's log.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeSet, VecDeque},
     mem,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -20,6 +20,8 @@ pub(crate) struct LogState {
     pub(crate) hard_state: HardState,
     pub(crate) base: Base,
     entries: VecDeque<(Term, Entry)>,
+    /// Entries whose data are gone: their checksums tell. What was there is kept, for the checkers.
+    damaged: BTreeSet<Index>,
     /// The memberships among the entries, in order.
     memberships: Vec<(Index, Membership)>,
 }
@@ -89,10 +91,18 @@ impl LogState {
         index < self.base.index || self.term_at(index) == Some(term)
     }
 
-    /// Cuts off, appends, sets. A base beyond the end begins the log anew, when everything was cut off.
+    /// Whether the data of the entry at `index` are gone.
+    pub(crate) fn is_damaged(&self, index: Index) -> bool {
+        self.damaged.contains(&index)
+    }
+
+    /// Cuts off, repairs, appends, sets. A base beyond the end begins the log anew, when everything was cut off.
     pub(crate) fn apply(&mut self, batch: &LogBatch) -> Result<()> {
         if let Some(from) = batch.truncate_from {
             self.cut_off(from)?;
+        }
+        for run in &batch.repaired {
+            self.repair(run)?;
         }
         if let Some(base) = batch.base.as_ref().filter(|base| self.begins_anew(base, &batch.entries)) {
             if !self.entries.is_empty() {
@@ -122,7 +132,18 @@ impl LogState {
             return Err(invalid(format!("cannot cut off from {from}: the log begins after {}", self.base.index)));
         }
         self.entries.truncate((from.0 - self.base.index.0 - 1) as usize);
+        self.damaged.split_off(&from);
         self.memberships.retain(|(at, _)| *at < from);
+        Ok(())
+    }
+
+    fn repair(&mut self, repaired: &Run) -> Result<()> {
+        for (index, entry) in repaired.iter() {
+            if self.entry(index) != Some(&(repaired.term(), entry.clone())) {
+                return Err(invalid(format!("{repaired:?} is not what was there at {index}")));
+            }
+            self.damaged.remove(&index);
+        }
         Ok(())
     }
 
@@ -135,6 +156,7 @@ impl LogState {
         self.entries.drain(..gone.min(self.entries.len()));
         self.memberships.retain(|(at, _)| *at > base.index);
         self.base = base.clone();
+        self.damaged = self.damaged.split_off(&base.index.next());
     }
 
     fn read(&self, from: Index, to: Index, bytes_max: usize) -> Result<LogRead> {
@@ -144,6 +166,11 @@ impl LogState {
         if from > self.last() {
             return Err(invalid(format!("asked for {from}, the log ends at {}", self.last())));
         }
+        let damaged = self.damaged.range(from..).next().copied();
+        if damaged == Some(from) {
+            return Ok(LogRead::Damaged { at: from });
+        }
+        let to = damaged.map_or(to, |damaged| to.min(damaged.prev()));
         let mut bytes = 0;
         let mut last = from;
         while last < to.min(self.last()) {
@@ -169,14 +196,6 @@ impl LogState {
         runs.into_iter().map(|(first, term, entries)| Run::new(first, term, entries)).collect()
     }
 
-    /// What is there when the entry at `at` is damaged: what comes before it, and how far it all goes.
-    fn recover_before(&self, at: Index, tail_bytes_max: usize) -> Result<RecoveredLog> {
-        let mut whole = self.clone();
-        whole.cut_off(at)?;
-        let found = whole.recover(tail_bytes_max)?;
-        Ok(RecoveredLog { last_index: self.last(), damaged_at: Some(at), ..found })
-    }
-
     fn recover(&self, tail_bytes_max: usize) -> Result<RecoveredLog> {
         let mut terms: Vec<(Index, Term)> = Vec::new();
         for (offset, (term, _)) in self.entries.iter().enumerate() {
@@ -189,7 +208,7 @@ impl LogState {
         let mut from = self.last().next();
         while let Some((_, entry)) = self.entry(from.prev()) {
             bytes += entry.size();
-            if bytes > tail_bytes_max {
+            if bytes > tail_bytes_max || self.is_damaged(from.prev()) {
                 break;
             }
             from = from.prev();
@@ -198,10 +217,11 @@ impl LogState {
             hard_state: self.hard_state,
             base: self.base.clone(),
             terms,
-            memberships: self.memberships.clone(),
+            memberships: self.memberships.iter().filter(|(index, _)| !self.is_damaged(*index)).cloned().collect(),
             last_index: self.last(),
             tail: self.runs(from, self.last()),
-            damaged_at: None,
+            damaged: self.damaged.iter().copied().collect(),
+            is_membership_damaged: !self.damaged.is_empty(),
         })
     }
 }
@@ -226,8 +246,6 @@ struct State {
     unsynced: Vec<LogBatch>,
     /// The last batch on the disk, of which some blocks are valid and some were never written: a recovery finds it and cuts it off.
     torn: Option<Torn>,
-    /// Durable entries that do not match their checksums, with their terms.
-    damaged: BTreeMap<Index, Term>,
     /// How many torn batches recoveries have cut off.
     torn_tails: u64,
     /// A write has failed: nothing more is accepted.
@@ -280,7 +298,6 @@ impl SimLog {
         let state = &mut *self.state();
         for batch in mem::take(&mut state.unsynced) {
             state.durable.apply(&batch)?;
-            state.forget_damage(&batch);
         }
         Ok(())
     }
@@ -290,14 +307,19 @@ impl SimLog {
         let state = &mut *self.state();
         let count = state.durable.entries.len() as u64;
         let index = state.durable.base.index.plus(1 + rng.below(count));
-        let term = state.durable.entry(index).map(|(term, _)| *term)?;
-        state.damaged.insert(index, term);
+        state.durable.entry(index)?;
+        for log in [&mut state.durable, &mut state.seen] {
+            if log.entry(index).is_some() {
+                log.damaged.insert(index);
+            }
+        }
         Some(index)
     }
 
-    /// The damaged entries that have not been cut off or compacted away, with their terms.
+    /// The damaged entries that have not been repaired, cut off or compacted away, with their terms.
     pub(crate) fn damaged(&self) -> Vec<(Index, Term)> {
-        self.state().damaged.iter().map(|(index, term)| (*index, *term)).collect()
+        let log = &self.state().durable;
+        log.damaged.iter().filter_map(|index| Some((*index, log.term_at(*index)?))).collect()
     }
 
     /// How many torn batches were found and cut off, since this was last asked.
@@ -345,16 +367,6 @@ impl State {
     fn keep(&mut self, batch: &LogBatch) {
         let applied = self.durable.apply(batch);
         debug_assert!(applied.is_ok(), "{applied:?}");
-        self.forget_damage(batch);
-    }
-
-    /// What was cut off, or written over, or compacted away is not read any more.
-    fn forget_damage(&mut self, batch: &LogBatch) {
-        if let Some(from) = batch.truncate_from {
-            self.damaged.split_off(&from);
-        }
-        let base = self.durable.base.index;
-        self.damaged.retain(|index, _| *index > base);
     }
 }
 
@@ -364,10 +376,7 @@ impl LogStore for SimLog {
         self.sync()?;
         let state = &mut *self.state();
         state.torn_tails += u64::from(state.torn.take().is_some());
-        match state.damaged.keys().next() {
-            None => state.seen.recover(tail_bytes_max),
-            Some(at) => state.seen.recover_before(*at, tail_bytes_max),
-        }
+        state.seen.recover(tail_bytes_max)
     }
 
     fn write(&self, batches: &[LogBatch]) -> Result<()> {
@@ -390,13 +399,7 @@ impl LogStore for SimLog {
 
     fn read(&self, _group: GroupId, from: Index, to: Index, bytes_max: usize) -> Result<LogRead> {
         self.switch.operate(DiskOp::LogRead)?;
-        let state = self.state();
-        match state.damaged.range(from.max(state.seen.base.index.next())..).next() {
-            Some((at, _)) if *at == from => Ok(LogRead::Damaged { at: from }),
-            // What comes before it is whole.
-            Some((at, _)) => state.seen.read(from, to.min(at.prev()), bytes_max),
-            None => state.seen.read(from, to, bytes_max),
-        }
+        self.state().seen.read(from, to, bytes_max)
     }
 }
 
@@ -411,13 +414,7 @@ mod tests {
     }
 
     fn append(first: u64, term: u64, count: usize) -> LogBatch {
-        LogBatch {
-            group: GROUP,
-            truncate_from: None,
-            entries: vec![Run::new(Index(first), Term(term), vec![Entry::command("x"); count])],
-            hard_state: None,
-            base: None,
-        }
+        LogBatch::append(GROUP, vec![Run::new(Index(first), Term(term), vec![Entry::command("x"); count])])
     }
 
     #[test]
@@ -475,13 +472,13 @@ mod tests {
         let index = log.rot(&mut Rng::new(5)).unwrap();
         assert_eq!(log.damaged(), [(index, Term(1))]);
         let found = log.recover(GROUP, usize::MAX).unwrap();
-        assert_eq!((found.damaged_at, found.last_index), (Some(index), Index(4)));
+        assert_eq!((found.damaged, found.last_index), (vec![index], Index(4)));
         assert!(found.tail.last().is_none_or(|run| run.last() < index));
         assert_eq!(log.read(GROUP, index, Index(4), 100).unwrap(), LogRead::Damaged { at: index });
         let cut = LogBatch { truncate_from: Some(index), ..append(index.0, 2, 1) };
         log.write(&[cut]).unwrap();
         log.sync().unwrap();
-        assert_eq!(log.recover(GROUP, usize::MAX).unwrap().damaged_at, None);
+        assert_eq!(log.recover(GROUP, usize::MAX).unwrap().damaged, []);
     }
 
     #[test]

@@ -361,6 +361,8 @@ impl World {
     fn event(&mut self, node: usize, event: RaftEvent) -> Step {
         self.trace.line(self.now, || format!("n{node} event: {event:?}"));
         match event {
+            RaftEvent::Damaged { .. } => self.passes(Milestone::DamageFound),
+            RaftEvent::Repaired => self.passes(Milestone::DamageRepaired),
             RaftEvent::Role { role: Role::Leader, term, .. } => {
                 self.report.elections += 1;
                 if self.nodes[node].has_installed {

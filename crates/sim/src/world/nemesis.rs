@@ -13,21 +13,13 @@ use crate::{
     disk::DiskOp,
     faults::{Faults, exponential},
     network::Partition,
-    schedule::{Fault, FaultKind, draw},
+    schedule::{Fault, FaultKind},
 };
 
 /// The longest leap of a clock.
 const STEP_MAX: Duration = Duration::from_secs(3600);
 
 impl World {
-    /// Schedules everything that goes wrong within `duration`.
-    pub(super) fn begin_faults(&mut self, duration: Duration) {
-        let schedule = draw(&mut self.nemesis, &self.faults, duration);
-        for fault in schedule {
-            self.queue.push(fault.at, Event::Fault(fault));
-        }
-    }
-
     pub(super) fn strike(&mut self, fault: Fault) -> Step {
         if self.phase != Phase::Faults {
             return Ok(());
@@ -76,6 +68,7 @@ impl World {
             return Ok(false);
         }
         if rng.chance(0.5) {
+            self.trace.line(self.now, || format!("n{node} is to crash between two effects"));
             self.nodes[node].is_doomed = true;
         } else {
             self.crash(node)?;

@@ -245,11 +245,10 @@ impl World {
         at.is_some()
     }
 
-    /// A node does not start on a damaged log: there is no repair, and so its machine begins anew.
+    /// A node that cannot repair its log, since it alone decides, does not start on it: its machine begins anew.
     pub(super) fn replace_damaged(&mut self, slot: usize) -> Step {
         let damaged = self.nodes[slot].disk.log.damaged();
         self.trace.line(self.now, || format!("n{slot} finds damage: {damaged:?}"));
-        self.passes(Milestone::DamageFound);
         self.power_off(slot)?;
         self.renew(slot, false);
         Ok(())

@@ -1,6 +1,6 @@
 //! A log's base and state, as records.
 
-use coracle_core::{Base, HardState, Index};
+use coracle_core::{Base, HardState, Index, NodeId, Term};
 use coracle_storage::{Result, StorageError};
 use serde::{Deserialize, Serialize};
 use sled::Batch;
@@ -10,6 +10,9 @@ use crate::{codec, engine::Engine};
 /// The state lies in two places, at both ends of the tree (C18).
 const STATES: [&[u8]; 2] = [b"a", b"z"];
 const BASE: &[u8] = b"b";
+const OUTLINE: &[u8] = b"o";
+/// More terms than this are not kept apart from the entries: the record is written whenever a term begins.
+const OUTLINE_TERMS_MAX: usize = 1024;
 /// What both copies are sealed as: they are the same bytes.
 const STATE_NAME: &[u8] = b"state";
 
@@ -22,6 +25,60 @@ pub(super) struct State {
     pub(super) last_index: Index,
     /// Term, vote, commit hint.
     pub(super) hard_state: HardState,
+}
+
+/// The state as version 0.1 wrote it before there was a repair.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct StateWithoutRepair {
+    generation: u64,
+    last_index: Index,
+    term: Term,
+    voted_for: Option<NodeId>,
+    commit_index: Index,
+}
+
+impl From<StateWithoutRepair> for State {
+    fn from(state: StateWithoutRepair) -> State {
+        let StateWithoutRepair { generation, last_index, term, voted_for, commit_index } = state;
+        State { generation, last_index, hard_state: HardState { term, voted_for, commit_index, is_repairing: false } }
+    }
+}
+
+fn open_state(bytes: &[u8]) -> std::result::Result<State, String> {
+    codec::open::<State>(STATE_NAME, bytes).or_else(|what| {
+        let earlier = codec::open::<StateWithoutRepair>(STATE_NAME, bytes);
+        earlier.map(State::from).map_err(|_| what)
+    })
+}
+
+/// What a log's entries are, told apart from them: what is known of one whose row is damaged (C19).
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Outline {
+    /// The first index of each term, in order. Those below the base count for nothing.
+    pub(super) terms: Vec<(Index, Term)>,
+    /// The indexes of all memberships, in order; `None` when they are not all known.
+    pub(super) memberships: Option<Vec<Index>>,
+}
+
+/// Writes the outline; one that would be large is left out, and then the rows next to a damaged one tell its term, or nothing does.
+pub(super) fn put_outline(changes: &mut Batch, outline: &Outline) -> Result<()> {
+    if outline.terms.len() > OUTLINE_TERMS_MAX {
+        changes.remove(OUTLINE);
+        return Ok(());
+    }
+    let mut record = Vec::new();
+    codec::seal(OUTLINE, outline, &mut record)?;
+    changes.insert(OUTLINE, record);
+    Ok(())
+}
+
+/// The outline, if it is there and whole.
+pub(super) fn outline(engine: &Engine, tree: &sled::Tree, place: &str) -> Result<Option<Outline>> {
+    let Some(bytes) = engine.run("read the outline", || tree.get(OUTLINE))? else { return Ok(None) };
+    let opened = codec::open(OUTLINE, &bytes);
+    Ok(opened
+        .inspect_err(|what| tracing::warn!(place, what, "the log's outline is damaged and counts for nothing"))
+        .ok())
 }
 
 /// Writes both copies of the state.
@@ -39,7 +96,7 @@ pub(super) fn state(engine: &Engine, tree: &sled::Tree, place: &str) -> Result<O
     let mut copies = Vec::with_capacity(STATES.len());
     for key in STATES {
         let bytes = engine.run("read the state", || tree.get(key))?;
-        copies.push(bytes.map(|bytes| codec::open::<State>(STATE_NAME, &bytes)));
+        copies.push(bytes.map(|bytes| open_state(&bytes)));
     }
     if copies.iter().all(Option::is_none) {
         return Ok(None);

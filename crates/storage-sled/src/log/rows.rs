@@ -5,7 +5,7 @@
 //! Key: `e`, the block's first index (u64 BE), the row's number within the block (u32 BE).
 
 use bytes::Bytes;
-use coracle_core::{DecodeError, Index, Run, decode_runs, encode_runs, encoded_len};
+use coracle_core::{DecodeError, Index, Run, decode_runs, encode_runs, encoded_len, salvage_run};
 use coracle_storage::{Result, StorageError};
 use sled::{Batch, IVec};
 
@@ -79,6 +79,14 @@ pub(super) fn decode(first: Index, block: Bytes) -> std::result::Result<Run, Ind
     match <[Run; 1]>::try_from(runs) {
         Ok([run]) if run.first() == first => Ok(run),
         _ => Err(first),
+    }
+}
+
+/// What is whole of a block, which need not be all of it.
+pub(super) fn whole(first: Index, block: Bytes) -> Vec<Run> {
+    match decode(first, block.clone()) {
+        Ok(run) => vec![run],
+        Err(_) => salvage_run(block),
     }
 }
 

@@ -43,7 +43,7 @@ impl Fixture {
 }
 
 fn batch(entries: Vec<Run>) -> LogBatch {
-    LogBatch { group: GROUP, truncate_from: None, entries, hard_state: None, base: None }
+    LogBatch::append(GROUP, entries)
 }
 
 fn row(first: u64) -> Key {
@@ -53,7 +53,7 @@ fn row(first: u64) -> Key {
 type Key = rows::Key;
 
 fn voted() -> HardState {
-    HardState { term: Term(3), voted_for: Some(NodeId(7)), commit_index: Index(0) }
+    HardState { term: Term(3), voted_for: Some(NodeId(7)), commit_index: Index(0), is_repairing: false }
 }
 
 #[test]
@@ -64,11 +64,12 @@ fn records_have_exactly_these_bytes() {
     let tree = fixture.tree();
     let value = |key: &[u8]| hex(&tree.get(key).unwrap().unwrap());
     let state =
-        ["01c9cb1ffc", "0100000000000000", "0100000000000000", "03000000000000000107000000000000000000000000000000"];
+        ["01528a4630", "0100000000000000", "0100000000000000", "0300000000000000010700000000000000000000000000000000"];
     assert_eq!(value(b"a"), state.concat());
     assert_eq!(value(b"z"), state.concat());
     let block = ["0101000000", "0100000000000000030000000000000001000000", "05365b8a0102000000", "6869"];
     assert_eq!(value(&row(1)), block.concat());
+    assert_eq!(value(b"o"), "01");
     let base = Base { index: Index(1), term: Term(3), membership_index: Index(1), membership: None };
     fixture
         .log
@@ -151,37 +152,148 @@ fn c18_a_log_that_was_cut_short_is_damaged_and_not_shorter() {
 }
 
 #[test]
-fn c03_the_first_damaged_entry_is_named() {
+fn c19_damaged_entries_are_named_and_the_others_kept() {
     let fixture = Fixture::new();
-    for first in [1, 3, 5] {
-        fixture.write(first, &["a", "b"]);
+    for first in [1, 4, 7] {
+        fixture.write(first, &["aaaa", "bbbb", "cccc"]);
     }
     // The data of the second entry of the second block.
-    let last = fixture.tree().get(row(3)).unwrap().unwrap().len() - 1;
-    fixture.flip(&row(3), last);
+    fixture.flip(&row(4), 25 + 13 + 9);
     let recovered = fixture.recover().unwrap();
-    assert_eq!(recovered.damaged_at, Some(Index(4)));
-    assert_eq!(recovered.last_index, Index(6), "what lies behind the damage is kept");
-    assert_eq!(recovered.tail.last().unwrap().last(), Index(2));
+    assert_eq!((&recovered.damaged[..], recovered.is_membership_damaged), (&[Index(5)][..], false));
+    assert_eq!((recovered.last_index, recovered.terms), (Index(9), vec![(Index(1), Term(3))]));
+    assert_eq!((recovered.tail[0].first(), recovered.tail.last().unwrap().last()), (Index(6), Index(9)));
     let read = |from, to| fixture.log.read(GROUP, Index(from), Index(to), 1000).unwrap();
-    assert_eq!(read(4, 6), LogRead::Damaged { at: Index(4) });
-    let LogRead::Entries(before) = read(1, 6) else { panic!("the first block is whole") };
-    assert_eq!(before.last().unwrap().last(), Index(2));
-    assert!(matches!(read(5, 6), LogRead::Entries(_)));
+    assert_eq!(read(5, 6), LogRead::Damaged { at: Index(5) });
+    for (from, to) in [(1, 4), (4, 4), (6, 9)] {
+        let LogRead::Entries(before) = read(from, 9) else { panic!("{from} is whole") };
+        assert_eq!((before[0].first(), before.last().unwrap().last()), (Index(from), Index(to)));
+    }
     // What does not touch the damage goes on.
-    fixture.write(7, &["c"]);
+    fixture.write(10, &["c"]);
+}
+
+/// Everything that the log holds, as text.
+fn content(recovered: &RecoveredLog) -> Vec<String> {
+    let entries = recovered.tail.iter().flat_map(Run::entries);
+    entries.map(|entry| String::from_utf8(entry.data.to_vec()).unwrap()).collect()
 }
 
 #[test]
-fn c03_a_missing_entry_is_damage() {
-    let fixture = Fixture::new();
-    for first in [1, 2, 3] {
-        fixture.write(first, &["a"]);
+fn c19_a_repair_goes_into_a_damaged_block_and_leaves_the_rest() {
+    for lost in [vec![4], vec![5], vec![6], vec![4, 6], vec![4, 5, 6]] {
+        let fixture = Fixture::new();
+        for first in [1, 4, 7] {
+            fixture.write(first, &["aaaa", "bbbb", "cccc"]);
+        }
+        for index in &lost {
+            fixture.flip(&row(4), 25 + 13 * (index - 4) as usize + 9);
+        }
+        let indexes: Vec<Index> = lost.iter().copied().map(Index).collect();
+        assert_eq!(fixture.recover().unwrap().damaged, indexes);
+        for (at, index) in indexes.iter().enumerate() {
+            let repaired = vec![Run::new(*index, Term(3), [Entry::command("again")])];
+            fixture.log.write(&[LogBatch { repaired, ..batch(vec![]) }]).unwrap();
+            assert_eq!(fixture.recover().unwrap().damaged, indexes[at + 1..], "{lost:?}");
+        }
+        let mut expected = ["aaaa", "bbbb", "cccc"].repeat(3);
+        lost.iter().for_each(|index| expected[*index as usize - 1] = "again");
+        assert_eq!(content(&fixture.recover().unwrap()), expected);
     }
-    fixture.tree().remove(row(3)).unwrap();
-    assert_eq!(fixture.recover().unwrap().damaged_at, Some(Index(3)));
+}
+
+#[test]
+fn c19_a_log_is_cut_off_in_a_damaged_block() {
+    for (from, left) in [(4, vec![]), (5, vec![4]), (6, vec![4]), (7, vec![4, 6]), (8, vec![4, 6])] {
+        let fixture = Fixture::new();
+        for first in [1, 4, 7] {
+            fixture.write(first, &["aaaa", "bbbb", "cccc"]);
+        }
+        for index in [4, 6] {
+            fixture.flip(&row(4), 25 + 13 * (index - 4) + 9);
+        }
+        let cut = LogBatch {
+            truncate_from: Some(Index(from)),
+            ..batch(vec![Run::new(Index(from), Term(5), [Entry::command("new")])])
+        };
+        fixture.log.write(&[cut]).unwrap();
+        let recovered = fixture.recover().unwrap();
+        assert_eq!(recovered.damaged, left.iter().copied().map(Index).collect::<Vec<_>>(), "cut off from {from}");
+        assert_eq!((recovered.last_index, recovered.tail.last().unwrap().last()), (Index(from), Index(from)));
+        assert_eq!(recovered.terms.last(), Some(&(Index(from), Term(5))));
+    }
+}
+
+#[test]
+fn c19_a_missing_entry_is_damage_and_the_outline_tells_its_term() {
+    let fixture = Fixture::new();
+    for (first, term) in [(1, 3), (2, 4), (3, 6), (4, 6)] {
+        let run = Run::new(Index(first), Term(term), [Entry::command("a")]);
+        fixture.log.write(&[batch(vec![run])]).unwrap();
+    }
+    let terms = [(Index(1), Term(3)), (Index(2), Term(4)), (Index(3), Term(6))];
+    for lost in [vec![4], vec![2, 4], vec![1, 2, 4], vec![1, 2, 3, 4]] {
+        for index in &lost {
+            fixture.tree().remove(row(*index)).unwrap();
+        }
+        let recovered = fixture.recover().unwrap();
+        assert_eq!(recovered.damaged, lost.iter().copied().map(Index).collect::<Vec<_>>());
+        assert_eq!((&recovered.terms[..], recovered.last_index), (&terms[..], Index(4)));
+        assert!(!recovered.is_membership_damaged);
+    }
+}
+
+#[test]
+fn c19_without_an_outline_the_neighbours_tell_a_term_or_the_log_is_refused() {
+    let lose = |terms: &[u64], lost: u64| {
+        let fixture = Fixture::new();
+        for (first, term) in (1..).zip(terms) {
+            let run = Run::new(Index(first), Term(*term), [Entry::command("a")]);
+            fixture.log.write(&[batch(vec![run])]).unwrap();
+        }
+        fixture.tree().remove(b"o").unwrap();
+        fixture.tree().remove(row(lost)).unwrap();
+        fixture.recover()
+    };
+    let recovered = lose(&[3, 3, 3, 4], 2).unwrap();
+    assert_eq!((recovered.damaged, recovered.is_membership_damaged), (vec![Index(2)], true));
+    assert_eq!(recovered.terms, [(Index(1), Term(3)), (Index(4), Term(4))]);
+    for (terms, lost) in [([3, 3, 4, 5], 3), ([3, 3, 3, 3], 4), ([3, 3, 3, 3], 1)] {
+        let refused = lose(&terms, lost);
+        assert!(matches!(refused, Err(StorageError::Damaged { .. })), "{refused:?}");
+    }
+}
+
+#[test]
+fn c19_a_damaged_membership_is_told_from_a_command() {
+    let fixture = Fixture::new();
+    fixture.write(1, &["a", "b"]);
+    let entry = Entry { kind: EntryKind::Membership, data: coracle_core::Membership::of_voters([NodeId(1)]).encode() };
+    fixture.log.write(&[batch(vec![Run::new(Index(3), Term(3), [entry])])]).unwrap();
+    fixture.write(4, &["c"]);
     fixture.tree().remove(row(1)).unwrap();
-    assert_eq!(fixture.recover().unwrap().damaged_at, Some(Index(1)));
+    assert!(!fixture.recover().unwrap().is_membership_damaged);
+    fixture.tree().remove(row(3)).unwrap();
+    assert!(fixture.recover().unwrap().is_membership_damaged);
+    fixture.log.write(&[LogBatch { truncate_from: Some(Index(3)), ..batch(vec![]) }]).unwrap();
+    assert!(!fixture.recover().unwrap().is_membership_damaged, "it is cut off");
+}
+
+#[test]
+fn a_state_from_before_there_was_repair_is_read() {
+    let fixture = Fixture::new();
+    let run = Run::new(Index(1), Term(3), [Entry::command("hi")]);
+    fixture.log.write(&[LogBatch { hard_state: Some(voted()), ..batch(vec![run]) }]).unwrap();
+    let fields =
+        ["01c9cb1ffc", "0100000000000000", "0100000000000000", "03000000000000000107000000000000000000000000000000"];
+    let text = fields.concat();
+    let byte = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+    let earlier: Vec<u8> = (0..text.len()).step_by(2).map(byte).collect();
+    for key in [b"a", b"z"] {
+        fixture.tree().insert(key, earlier.as_slice()).unwrap();
+    }
+    let recovered = fixture.recover().unwrap();
+    assert_eq!((recovered.hard_state, recovered.last_index), (voted(), Index(1)));
 }
 
 #[test]
@@ -197,7 +309,7 @@ fn what_a_compaction_left_behind_is_ignored() {
     fixture.tree().insert(row(1), left).unwrap();
     fixture.flip(&row(1), 30);
     let recovered = fixture.recover().unwrap();
-    assert_eq!((recovered.damaged_at, recovered.tail.len()), (None, 1));
+    assert_eq!((recovered.damaged.len(), recovered.tail.len()), (0, 1));
 }
 
 #[test]
@@ -217,7 +329,7 @@ fn c07_a_compaction_is_spread_over_the_writes_that_follow() {
     while rows_left() > 0 {
         fixture.write(index, &["b"]);
         let recovered = fixture.recover().unwrap();
-        assert_eq!((recovered.damaged_at, recovered.last_index), (None, Index(index)));
+        assert_eq!((recovered.damaged.len(), recovered.last_index), (0, Index(index)));
         assert_eq!(recovered.tail.iter().map(Run::len).sum::<usize>() as u64, index - 101);
         index += 1;
         assert!(index < 200, "{} rows are left", rows_left());

@@ -22,6 +22,10 @@ pub(super) fn check<S: Subject>(factory: &impl Fn() -> S) {
     a_snapshot_begins_the_log_anew(factory);
     gaps_are_refused_and_change_nothing(factory());
     large_and_empty_entries(factory());
+    c19_a_repair_replaces_exactly_its_entries(factory);
+    c19_a_repair_comes_with_the_rest_of_its_batch(factory());
+    c19_a_repair_elsewhere_is_refused(factory());
+    c19_that_it_repairs_is_durable(factory());
     the_tail_is_bounded(factory());
     a_long_log_is_compacted_at_once(factory());
     reads_go_on_beside_writes(factory());
@@ -33,7 +37,7 @@ fn write(log: &Arc<dyn LogStore>, batch: LogBatch) {
 
 fn recover(log: &Arc<dyn LogStore>, group: GroupId) -> RecoveredLog {
     let recovered = log.recover(group, usize::MAX).expect("recover");
-    assert_eq!(recovered.damaged_at, None, "nothing is damaged");
+    assert_eq!((&recovered.damaged[..], recovered.is_membership_damaged), (&[][..], false), "nothing is damaged");
     recovered
 }
 
@@ -274,6 +278,84 @@ fn large_and_empty_entries<S: Subject>(subject: S) {
     let subject = expect(subject, &Base::default(), &runs);
     write(&subject.store().log(), LogBatch { base: Some(base(4, 2)), ..batch(vec![]) });
     expect(subject, &base(4, 2), &runs[3..]);
+}
+
+/// What a repair writes: other data than `run` has, of another size, to tell it apart.
+fn other(first: u64, term: u64, count: u64) -> Run {
+    let entries: Vec<Entry> = (first..first + count).map(|index| Entry::command(format!("repaired {index}"))).collect();
+    Run::new(Index(first), Term(term), entries)
+}
+
+fn c19_a_repair_replaces_exactly_its_entries<S: Subject>(factory: &impl Fn() -> S) {
+    let kept = [run(1, 1, 4), run(5, 2, 4)];
+    for (first, count) in [(1, 1), (1, 4), (2, 1), (3, 2), (5, 1), (6, 2), (8, 1)] {
+        let subject = factory();
+        let log = subject.store().log();
+        write(&log, batch(vec![kept[0].clone()]));
+        write(&log, batch(vec![kept[1].clone()]));
+        let repaired = other(first, if first < 5 { 1 } else { 2 }, count);
+        write(&log, LogBatch { repaired: vec![repaired.clone()], ..batch(vec![]) });
+        drop(log);
+        let part = |from: u64, to: u64| kept.iter().filter_map(move |run| run.slice(Index(from), Index(to)));
+        let expected: Vec<Run> = part(0, first - 1).chain([repaired]).chain(part(first + count, 99)).collect();
+        let subject = expect(subject, &Base::default(), &expected);
+        // Appending and cutting off go on.
+        let cut = LogBatch { truncate_from: Some(Index(first + count)), ..batch(vec![run(first + count, 3, 2)]) };
+        write(&subject.store().log(), cut);
+        let left = expected.iter().filter_map(|run| run.slice(Index(1), Index(first + count - 1)));
+        expect(subject, &Base::default(), &left.chain([run(first + count, 3, 2)]).collect::<Vec<_>>());
+    }
+}
+
+fn c19_a_repair_comes_with_the_rest_of_its_batch<S: Subject>(subject: S) {
+    let log = subject.store().log();
+    write(&log, batch(vec![run(1, 1, 9)]));
+    let large = large(4, 1, 100_000);
+    let all = LogBatch {
+        truncate_from: Some(Index(7)),
+        repaired: vec![other(1, 1, 1), other(3, 1, 1), large.clone(), other(6, 1, 1)],
+        hard_state: Some(hard_state(5, 2, 6)),
+        base: Some(base(2, 1)),
+        ..batch(vec![run(7, 5, 2)])
+    };
+    write(&log, all);
+    drop(log);
+    let entry = |index| run(index, 1, 1);
+    let subject = expect(subject, &base(2, 1), &[other(3, 1, 1), large, entry(5), other(6, 1, 1), run(7, 5, 2)]);
+    assert_eq!(recover(&subject.store().log(), GROUP).hard_state, hard_state(5, 2, 6));
+}
+
+fn c19_a_repair_elsewhere_is_refused<S: Subject>(subject: S) {
+    let log = subject.store().log();
+    write(&log, batch(vec![run(1, 1, 3), run(4, 2, 2)]));
+    for (repaired, truncate_from) in [
+        (other(4, 1, 1), None),
+        (other(3, 1, 2), None),
+        (other(5, 2, 2), None),
+        (other(6, 2, 1), None),
+        (other(4, 2, 1), Some(Index(4))),
+    ] {
+        let refused = LogBatch { repaired: vec![repaired], truncate_from, ..batch(vec![]) };
+        let other = LogBatch { group: OTHER, ..batch(vec![run(1, 1, 1)]) };
+        let result = log.write(&[other, refused.clone()]);
+        assert!(matches!(result, Err(StorageError::Invalid(_))), "{refused:?} gave {result:?}");
+    }
+    assert!(recover(&log, OTHER).is_empty(), "a write that is refused changes no group");
+    drop(log);
+    expect(subject, &Base::default(), &[run(1, 1, 3), run(4, 2, 2)]);
+}
+
+fn c19_that_it_repairs_is_durable<S: Subject>(subject: S) {
+    let log = subject.store().log();
+    for is_repairing in [true, false] {
+        let hard_state = HardState { is_repairing, ..hard_state(3, 2, 1) };
+        write(&log, LogBatch { hard_state: Some(hard_state), ..batch(vec![]) });
+        assert_eq!(recover(&log, GROUP).hard_state, hard_state);
+    }
+    let hard_state = HardState { is_repairing: true, voted_for: None, ..hard_state(3, 2, 1) };
+    write(&log, LogBatch { hard_state: Some(hard_state), ..batch(vec![run(1, 3, 1)]) });
+    drop(log);
+    assert_eq!(recover(&reopened(subject).store().log(), GROUP).hard_state, hard_state);
 }
 
 fn the_tail_is_bounded<S: Subject>(subject: S) {
