@@ -81,7 +81,7 @@ fn golden() -> Vec<(Body, &'static str)> {
             Body::InstallSnapshotResponse { content: 9, offset: 3, done: true },
             "81b7496e7374616c6c536e617073686f74526573706f6e7365930903c3",
         ),
-        (Body::FetchEntries { first: Index(4), last: index, entry_term: Term(3) }, ""),
+        (Body::FetchEntries { first: Index(4), last: index, entry_term: Term(3) }, "81ac4665746368456e747269657393040503"),
         (
             Body::FetchEntriesResponse {
                 first: index,
@@ -93,7 +93,7 @@ fn golden() -> Vec<(Body, &'static str)> {
                     membership: None,
                 })),
             },
-            "",
+            "81b44665746368456e7472696573526573706f6e73659305c42401010000000500000000000000030000000000000001000000a39572dd0102000000787994040201c0",
         ),
         (
             Body::Propose { nonce, sequence, commands: vec![Bytes::from_static(b"xy")] },
