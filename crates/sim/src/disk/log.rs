@@ -473,7 +473,7 @@ mod tests {
         assert_eq!(log.damaged(), [(index, Term(1))]);
         let found = log.recover(GROUP, usize::MAX).unwrap();
         assert_eq!((found.damaged, found.last_index), (vec![index], Index(4)));
-        assert!(found.tail.last().is_none_or(|run| run.last() < index));
+        assert!(found.tail.first().is_none_or(|run| run.first() > index));
         assert_eq!(log.read(GROUP, index, Index(4), 100).unwrap(), LogRead::Damaged { at: index });
         let cut = LogBatch { truncate_from: Some(index), ..append(index.0, 2, 1) };
         log.write(&[cut]).unwrap();
