@@ -81,7 +81,10 @@ fn golden() -> Vec<(Body, &'static str)> {
             Body::InstallSnapshotResponse { content: 9, offset: 3, done: true },
             "81b7496e7374616c6c536e617073686f74526573706f6e7365930903c3",
         ),
-        (Body::FetchEntries { first: Index(4), last: index, entry_term: Term(3) }, "81ac4665746368456e747269657393040503"),
+        (
+            Body::FetchEntries { first: Index(4), last: index, entry_term: Term(3) },
+            "81ac4665746368456e747269657393040503",
+        ),
         (
             Body::FetchEntriesResponse {
                 first: index,
