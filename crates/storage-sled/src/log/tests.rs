@@ -69,7 +69,7 @@ fn records_have_exactly_these_bytes() {
     assert_eq!(value(b"z"), state.concat());
     let block = ["0101000000", "0100000000000000030000000000000001000000", "05365b8a0102000000", "6869"];
     assert_eq!(value(&row(1)), block.concat());
-    assert_eq!(value(b"o"), "01");
+    assert_eq!(value(b"o"), "01a94eb14b010000000000000001000000000000000300000000000000010000000000000000");
     let base = Base { index: Index(1), term: Term(3), membership_index: Index(1), membership: None };
     fixture
         .log
