@@ -208,6 +208,7 @@ impl Scope {
             commands: 1,
             crashes: 1,
             compactions: 1,
+            heartbeats: 1,
             is_ordered: true,
             goals: &[Goal::Elected, Goal::Committed, Goal::Installed],
             ..NOTHING
