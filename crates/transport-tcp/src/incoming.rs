@@ -2,12 +2,12 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use coracle_transport::{Frame, FrameError, Hello, Host, Inbound};
+use coracle_transport::{Frame, FrameError, Hello, Host, Inbound, links::Closing};
 use tokio::{io::AsyncWriteExt, sync::OwnedSemaphorePermit, time::timeout};
 
 use crate::{
     TcpOptions, handshake, question,
-    shared::{Closing, Shared},
+    shared::Shared,
     wire::{
         Greeting, Io, Kind, PacketBuffer, Purpose, WireError, decode_frame, decode_greeting, part, preamble,
         read_preamble,

@@ -21,11 +21,9 @@
 mod dial;
 mod handshake;
 mod incoming;
-mod link;
 mod listen;
 mod options;
 mod outgoing;
-mod peers;
 mod question;
 mod shared;
 mod transport;

@@ -2,18 +2,13 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use coracle_transport::{Address, Route, TransportError};
+use coracle_transport::{Address, Route, TransportError, links::Closing};
 use tokio::{
     net::{TcpListener, lookup_host},
     time::sleep,
 };
 
-use crate::{
-    dial::prepare,
-    incoming::serve,
-    shared::{Closing, Shared},
-    wire::Io,
-};
+use crate::{dial::prepare, incoming::serve, shared::Shared, wire::Io};
 
 /// Where connections come from.
 pub(crate) enum Listener {

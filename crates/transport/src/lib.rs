@@ -3,12 +3,14 @@
 //! [`Transport`] is what an adapter implements; [`Address`] says which one is meant.
 //! One transport carries many groups and nodes: a [`Frame`] names group, sender and receiver.
 //! What every adapter has to check of a peer is here once: [`Hosted`] and [`Inbound`].
+//! [`links`] is what those that make connections need besides.
 
 mod address;
 mod address_parse;
 mod fault;
 mod frame;
 mod hello;
+pub mod links;
 mod session;
 mod traits;
 
