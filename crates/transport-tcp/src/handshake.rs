@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use coracle_transport::{
     Host, Hosted, Inbound, Refusal, check_hello,
-    links::{Member, expect_any},
+    links::{Member, expect_any, part},
 };
 use tokio::io::AsyncWriteExt;
 
 use crate::{
     TcpOptions,
-    wire::{Greeting, Io, PacketBuffer, Purpose, WireError, part, preamble, put_greeting, read_preamble},
+    wire::{Greeting, Io, PacketBuffer, Purpose, WireError, preamble, put_greeting, read_preamble},
 };
 
 /// What both sides said.

@@ -2,15 +2,17 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use coracle_transport::{Frame, FrameError, Hello, Host, Inbound, links::Closing};
+use coracle_transport::{
+    Frame, FrameError, Hello, Host, Inbound,
+    links::{Closing, part},
+};
 use tokio::{io::AsyncWriteExt, sync::OwnedSemaphorePermit, time::timeout};
 
 use crate::{
     TcpOptions, handshake, question,
     shared::Shared,
     wire::{
-        Greeting, Io, Kind, PacketBuffer, Purpose, WireError, decode_frame, decode_greeting, part, preamble,
-        read_preamble,
+        Greeting, Io, Kind, PacketBuffer, Purpose, WireError, decode_frame, decode_greeting, preamble, read_preamble,
     },
 };
 

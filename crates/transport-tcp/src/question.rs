@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use coracle_transport::{Address, Host, TransportError};
+use coracle_transport::{Address, Host, TransportError, links::part};
 use tokio::io::AsyncWriteExt;
 
 use crate::{
     TcpOptions,
     dial::connect,
-    wire::{Io, Kind, PacketBuffer, Purpose, WireError, part, preamble, put_raw, read_preamble},
+    wire::{Io, Kind, PacketBuffer, Purpose, WireError, preamble, put_raw, read_preamble},
 };
 
 /// Asks the process at `address`.

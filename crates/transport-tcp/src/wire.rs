@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use coracle_core::{GroupId, Message};
 use coracle_transport::{Fault, Frame, FrameError, Hello, PROTOCOL_VERSION, Refusal};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 /// A stream of bytes both ways.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -275,22 +275,6 @@ impl PacketBuffer {
         match self.read(stream, bytes_max).await? {
             (Kind::Greeting, body) => decode_greeting(&body),
             (kind, _) => Err(malformed(format!("{kind:?} came instead of a greeting"))),
-        }
-    }
-}
-
-/// Says a last word and waits, within limits, until the other side has read it: closing at once would discard it together with what was not read here.
-pub(crate) async fn part(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), last: &[u8]) {
-    const DISCARDED_BYTES_MAX: usize = 64 << 10;
-    if stream.write_all(last).await.is_err() || stream.shutdown().await.is_err() {
-        return;
-    }
-    let mut scratch = [0; 1024];
-    let mut discarded = 0;
-    while discarded < DISCARDED_BYTES_MAX {
-        match stream.read(&mut scratch).await {
-            Ok(read) if read > 0 => discarded += read,
-            _ => return,
         }
     }
 }

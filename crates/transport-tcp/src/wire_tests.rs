@@ -4,7 +4,7 @@ use coracle_core::{
 };
 use coracle_transport::GroupHello;
 use proptest::prelude::*;
-use tokio::io::duplex;
+use tokio::io::{AsyncWriteExt, duplex};
 
 use super::*;
 

@@ -6,6 +6,8 @@ mod backoff;
 mod closing;
 mod link;
 mod peers;
+mod socket;
+mod spoken;
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,6 +15,8 @@ pub use backoff::Backoff;
 pub use closing::Closing;
 pub use link::{Counters, Link, LinkLimits, Member, Queued};
 pub use peers::Peers;
+pub use socket::{bind_tcp, connect_tcp, part, prepare_tcp};
+pub use spoken::{HTTP2_PREFACE, HTTP2_SETTINGS, MESSAGEPACK_MAGIC, Spoken};
 
 use crate::{Hello, Hosted, Refusal};
 

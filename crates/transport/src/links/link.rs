@@ -179,6 +179,11 @@ impl Link {
         }
     }
 
+    /// Whether frames wait.
+    pub fn is_waiting(&self) -> bool {
+        !lock(&self.queue).frames.is_empty()
+    }
+
     /// Takes the frames of one write: all there are, up to `bytes_max`, and at least one.
     pub fn take(&self, bytes_max: usize, batch: &mut Vec<Queued>) {
         let mut queue = lock(&self.queue);
