@@ -59,8 +59,8 @@ async fn admit(
             question::answer(stream, packets, host.as_ref(), &shared.options).await?;
             Ok(None)
         }
-        Err(error @ WireError::Refused(_)) => {
-            // Another version: our own preamble tells it which one is spoken here.
+        Err(error @ (WireError::Refused(_) | WireError::Grpc)) => {
+            // Another version, or another protocol: our own preamble tells it which one is spoken here.
             part(stream, &preamble(Purpose::Frames)).await;
             Err(error)
         }

@@ -2,7 +2,7 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use coracle_core::{Body, GroupId, Incarnation, Message, NodeId, Term};
-use coracle_transport::{Fault, GroupHello, PROTOCOL_VERSION, Refusal};
+use coracle_transport::{Fault, GroupHello, PROTOCOL_VERSION, Refusal, links::HTTP2_PREFACE};
 use tokio::{
     io::{AsyncReadExt, DuplexStream, duplex},
     sync::{Semaphore, mpsc, watch},
@@ -140,6 +140,12 @@ async fn a_conversation_cut_at_every_byte_ends_without_a_fault() {
 async fn garbage_is_closed_without_an_answer() {
     let (answer, shared, _) = Client::start(TcpOptions::default(), 4096).sends(b"GET / HTTP/1.1\r\n\r\n").await;
     assert_eq!((answer.len(), shared.faults.of(Fault::Garbage)), (0, 1));
+}
+
+#[tokio::test]
+async fn who_speaks_grpc_is_told_what_is_spoken() {
+    let (answer, shared, _) = Client::start(TcpOptions::default(), 4096).sends(&HTTP2_PREFACE).await;
+    assert_eq!((answer.as_slice(), shared.faults.of(Fault::Garbage)), (&preamble(Purpose::Frames)[..], 1));
 }
 
 #[tokio::test]

@@ -4,7 +4,10 @@ use std::io;
 
 use bytes::{Buf, Bytes, BytesMut};
 use coracle_core::{GroupId, Message};
-use coracle_transport::{Fault, Frame, FrameError, Hello, PROTOCOL_VERSION, Refusal};
+use coracle_transport::{
+    Fault, Frame, FrameError, Hello, PROTOCOL_VERSION, Refusal,
+    links::{MESSAGEPACK_MAGIC as MAGIC, Spoken},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
@@ -13,8 +16,6 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// Not text, so that no text protocol is taken for this one; the line end shows a stream that was "corrected".
-const MAGIC: [u8; 8] = *b"\xC0RACLE\r\n";
 const PREAMBLE_LEN: usize = MAGIC.len() + 4 + 1;
 const LENGTH_LEN: usize = 4;
 /// How much room is made at once: memory grows as bytes arrive, not as a header announces them.
@@ -59,6 +60,8 @@ pub(crate) enum WireError {
     Timeout,
     #[error("the other side does not speak this protocol: it begins with {0:02x?}")]
     Garbage([u8; MAGIC.len()]),
+    #[error("the other side speaks gRPC (…/tcp/N/http), not MessagePack over TCP (…/tcp/N)")]
+    Grpc,
     #[error("a packet of {len} bytes was announced, {max} are allowed")]
     Oversized { len: usize, max: usize },
     #[error("a packet does not decode: {0}")]
@@ -77,7 +80,7 @@ impl WireError {
         Some(match self {
             WireError::Io(_) | WireError::Closed => return None,
             WireError::Timeout => Fault::Timeout,
-            WireError::Garbage(_) => Fault::Garbage,
+            WireError::Garbage(_) | WireError::Grpc => Fault::Garbage,
             WireError::Oversized { .. } => Fault::Oversized,
             WireError::Malformed(_) => Fault::Malformed,
             WireError::RefusedThere(_) => Fault::RefusedThere,
@@ -112,6 +115,9 @@ pub(crate) async fn read_preamble(stream: &mut (impl AsyncRead + Unpin)) -> Resu
         }
         let seen = len.min(MAGIC.len());
         if bytes[..seen] != MAGIC[..seen] {
+            if Spoken::of(&bytes[..len]) == Some(Spoken::Http2) {
+                return Err(WireError::Grpc);
+            }
             let mut start = [0; MAGIC.len()];
             start[..seen].copy_from_slice(&bytes[..seen]);
             return Err(WireError::Garbage(start));

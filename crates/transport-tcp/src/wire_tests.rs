@@ -2,7 +2,10 @@ use coracle_core::{
     AppendResult, Base, Body, ClusterId, Entry, Forwarded, Incarnation, Index, InstallSnapshot, Membership, NodeId,
     Run, SnapshotMeta, Term,
 };
-use coracle_transport::GroupHello;
+use coracle_transport::{
+    GroupHello,
+    links::{HTTP2_PREFACE, HTTP2_SETTINGS},
+};
 use proptest::prelude::*;
 use tokio::io::{AsyncWriteExt, duplex};
 
@@ -275,6 +278,8 @@ async fn preambles_tell_garbage_from_other_versions() {
     assert_eq!(read(&preamble(Purpose::Question)).await.unwrap(), Purpose::Question);
     assert!(matches!(read(b"GET / HTTP/1.1\r\n\r\n").await, Err(WireError::Garbage(_))));
     assert!(matches!(read(b"GE").await, Err(WireError::Garbage(_))), "it does not wait for more");
+    assert!(matches!(read(&HTTP2_PREFACE).await, Err(WireError::Grpc)));
+    assert!(matches!(read(&HTTP2_SETTINGS).await, Err(WireError::Grpc)));
     let other = read(&preamble_of(9, 1)).await;
     assert!(matches!(other, Err(WireError::Refused(Refusal::Version { theirs: 9, .. }))));
     assert!(matches!(read(&preamble_of(PROTOCOL_VERSION, 7)).await, Err(WireError::Malformed(_))));
