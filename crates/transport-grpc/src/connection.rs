@@ -20,6 +20,8 @@ use tokio::{
 };
 use tonic::transport::server::Connected;
 
+use crate::{shared::Shared, wire::WireError};
+
 /// A stream of bytes both ways.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -31,6 +33,8 @@ pub(crate) struct Connection {
     pub(crate) from: String,
     /// Whether it carries a stream of frames.
     is_taken: AtomicBool,
+    /// Whether it ever did.
+    was_taken: AtomicBool,
     /// Whether the process at the other end was admitted over it.
     is_admitted: watch::Sender<bool>,
     /// Given back once the other side is known.
@@ -43,6 +47,7 @@ impl Connection {
         Connection {
             from,
             is_taken: AtomicBool::new(false),
+            was_taken: AtomicBool::new(false),
             is_admitted: watch::Sender::new(false),
             handshake: Mutex::new(Some(handshake)),
             _permit: permit,
@@ -51,6 +56,7 @@ impl Connection {
 
     /// For the one stream that a connection carries.
     pub(crate) fn take(self: Arc<Connection>) -> Option<Taken> {
+        self.was_taken.store(true, Ordering::Relaxed);
         (!self.is_taken.swap(true, Ordering::AcqRel)).then_some(Taken(self))
     }
 
@@ -101,19 +107,27 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    /// `patience` is for handshakes, `grace` for the end of the transport.
     pub(crate) fn new(
         io: Box<dyn Io>,
         connection: Arc<Connection>,
-        (patience, grace): (Duration, Duration),
+        shared: Arc<Shared>,
         mut closing: Closing,
     ) -> Guarded {
+        // A stream whose handshake takes too long is to be told so before its connection ends.
+        let (patience, grace) = (shared.options.handshake_timeout * 2, shared.options.shutdown_timeout);
         let watched = connection.clone();
         let end = async move {
             tokio::select! {
-                () = watched.unused(patience) => io::Error::new(io::ErrorKind::TimedOut, "nobody was admitted in time"),
-                () = async { closing.closed().await; sleep(grace).await } => io::ErrorKind::ConnectionAborted.into(),
+                () = watched.unused(patience) => {}
+                () = async { closing.closed().await; sleep(grace).await } => {
+                    return io::ErrorKind::ConnectionAborted.into();
+                }
             }
+            // Of a stream it was said already.
+            if !watched.was_taken.load(Ordering::Relaxed) {
+                shared.complain(&watched.from, &WireError::Timeout);
+            }
+            io::Error::new(io::ErrorKind::TimedOut, "nobody was admitted in time")
         };
         Guarded { io, again: &HTTP2_PREFACE, connection, end: Some(Box::pin(end)) }
     }

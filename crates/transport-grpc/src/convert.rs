@@ -30,3 +30,6 @@ fn missing(message: &'static str, field: &'static str) -> Malformed {
     Malformed::Missing { message, field }
 }
 
+#[cfg(test)]
+#[path = "convert/tests.rs"]
+mod tests;

@@ -31,3 +31,6 @@ mod pb {
     #![allow(clippy::all, clippy::unwrap_used, clippy::allow_attributes_without_reason, reason = "generated")]
     tonic::include_proto!("coracle.v1");
 }
+
+#[cfg(test)]
+mod hostile_tests;

@@ -110,14 +110,13 @@ fn admit(
     let (shared, address, mut closing) = (shared.clone(), address.to_string(), closing.clone());
     tokio::spawn(async move {
         let connection = Arc::new(Connection::new(from, permit, handshake));
-        let times = (shared.options.handshake_timeout, shared.options.shutdown_timeout);
         let begun = tokio::select! {
             () = closing.closed() => return,
-            begun = timeout(times.0, begin(stream, &address, shared.options.write_timeout)) => begun,
+            begun = timeout(shared.options.handshake_timeout, begin(stream, &address, shared.options.write_timeout)) => begun,
         };
         match begun.unwrap_or(Err(WireError::Timeout)) {
             // Nobody takes it when the transport is closed.
-            Ok(io) => drop(accepted.send(Guarded::new(io, connection, times, closing)).await),
+            Ok(io) => drop(accepted.send(Guarded::new(io, connection, shared, closing)).await),
             Err(error) => shared.complain(&connection.from, &error),
         }
     });
