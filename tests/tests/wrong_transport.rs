@@ -104,7 +104,7 @@ async fn ends_clearly(a: Side, b: Side, mistaken: Address, expected: &str) {
 async fn messagepack_at_an_address_of_grpc_is_told_so() {
     let (a, b) = (Side::tcp(1).await, Side::grpc(2).await);
     let mistaken = b.address.to_string().strip_suffix("/http").unwrap().parse().unwrap();
-    ends_clearly(a, b, mistaken, "speaks gRPC (…/tcp/N/http), not MessagePack over TCP").await;
+    ends_clearly(a, b, mistaken, "it is gRPC (HTTP/2), whose addresses end with /http").await;
 }
 
 #[tokio::test]

@@ -12,7 +12,8 @@ use crate::{
     TcpOptions, handshake, question,
     shared::Shared,
     wire::{
-        Greeting, Io, Kind, PacketBuffer, Purpose, WireError, decode_frame, decode_greeting, preamble, read_preamble,
+        Greeting, Io, Kind, PacketBuffer, Purpose, WireError, decode_frame, decode_greeting, is_http2_client, preamble,
+        read_preamble,
     },
 };
 
@@ -59,8 +60,13 @@ async fn admit(
             question::answer(stream, packets, host.as_ref(), &shared.options).await?;
             Ok(None)
         }
-        Err(error @ (WireError::Refused(_) | WireError::Grpc)) => {
-            // Another version, or another protocol: our own preamble tells it which one is spoken here.
+        Err(error @ WireError::Refused(_)) => {
+            // Another version: our own preamble tells it which one is spoken here.
+            part(stream, &preamble(Purpose::Frames)).await;
+            Err(error)
+        }
+        Err(error) if is_http2_client(&error) => {
+            // A node that takes this for a gRPC address: it can tell by our preamble.
             part(stream, &preamble(Purpose::Frames)).await;
             Err(error)
         }

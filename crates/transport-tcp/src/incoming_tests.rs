@@ -2,7 +2,7 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use coracle_core::{Body, GroupId, Incarnation, Message, NodeId, Term};
-use coracle_transport::{Fault, GroupHello, PROTOCOL_VERSION, Refusal, links::HTTP2_PREFACE};
+use coracle_transport::{Fault, GroupHello, PROTOCOL_VERSION, Refusal};
 use tokio::{
     io::{AsyncReadExt, DuplexStream, duplex},
     sync::{Semaphore, mpsc, watch},
@@ -68,7 +68,7 @@ impl Client {
     fn start(options: TcpOptions, buffer: usize) -> Client {
         let (near, far) = duplex(buffer);
         let host = Arc::new(TestHost::default());
-        let shared = Arc::new(Shared::new(options));
+        let shared = Arc::new(Shared::new(options, Arc::new(crate::dial::SystemResolver)));
         assert!(shared.host.set(host.clone()).is_ok());
         let (close, signal) = watch::channel(false);
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
@@ -143,8 +143,9 @@ async fn garbage_is_closed_without_an_answer() {
 }
 
 #[tokio::test]
-async fn who_speaks_grpc_is_told_what_is_spoken() {
-    let (answer, shared, _) = Client::start(TcpOptions::default(), 4096).sends(&HTTP2_PREFACE).await;
+async fn a_grpc_client_is_told_what_is_spoken_here() {
+    let preface = coracle_transport::links::HTTP2_PREFACE;
+    let (answer, shared, _) = Client::start(TcpOptions::default(), 4096).sends(&preface).await;
     assert_eq!((answer.as_slice(), shared.faults.of(Fault::Garbage)), (&preamble(Purpose::Frames)[..], 1));
 }
 

@@ -8,13 +8,14 @@ use coracle_transport::{
 };
 use tokio::sync::Semaphore;
 
-use crate::{TcpOptions, wire::WireError};
+use crate::{TcpOptions, dial::Resolve, wire::WireError};
 
 /// Lines in the log about others' connections: a stranger can make many.
 const LOG_LINES_MAX: u32 = 10;
 
 pub(crate) struct Shared {
     pub(crate) options: TcpOptions,
+    pub(crate) resolver: Arc<dyn Resolve>,
     /// Set by `listen`; nothing is sent or received before.
     pub(crate) host: OnceLock<Arc<dyn Host>>,
     pub(crate) peers: Peers,
@@ -27,7 +28,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(options: TcpOptions) -> Shared {
+    pub(crate) fn new(options: TcpOptions, resolver: Arc<dyn Resolve>) -> Shared {
         let TcpOptions { queue_bytes_max, queue_frames_max, frame_bytes_max, .. } = options;
         let limits = LinkLimits { queue_bytes_max, queue_frames_max, frame_bytes_max };
         Shared {
@@ -35,6 +36,7 @@ impl Shared {
             handshakes: Arc::new(Semaphore::new(options.handshakes_max)),
             peers: Peers::new(limits, is_ours),
             options,
+            resolver,
             host: OnceLock::new(),
             faults: Arc::default(),
             log: LogLimit::new(LOG_LINES_MAX, LOG_INTERVAL),

@@ -5,8 +5,7 @@ use std::io;
 use bytes::{Buf, Bytes, BytesMut};
 use coracle_core::{GroupId, Message};
 use coracle_transport::{
-    Fault, Frame, FrameError, Hello, PROTOCOL_VERSION, Refusal,
-    links::{MESSAGEPACK_MAGIC as MAGIC, Spoken},
+    Fault, Frame, FrameError, Hello, PROTOCOL_VERSION, Refusal, links::MESSAGEPACK_MAGIC as MAGIC,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
@@ -58,10 +57,8 @@ pub(crate) enum WireError {
     Closed,
     #[error("no answer in time")]
     Timeout,
-    #[error("the other side does not speak this protocol: it begins with {0:02x?}")]
+    #[error("the other side does not speak MessagePack over TCP: it begins with {}", describe(.0))]
     Garbage([u8; MAGIC.len()]),
-    #[error("the other side speaks gRPC (…/tcp/N/http), not MessagePack over TCP (…/tcp/N)")]
-    Grpc,
     #[error("a packet of {len} bytes was announced, {max} are allowed")]
     Oversized { len: usize, max: usize },
     #[error("a packet does not decode: {0}")]
@@ -80,7 +77,7 @@ impl WireError {
         Some(match self {
             WireError::Io(_) | WireError::Closed => return None,
             WireError::Timeout => Fault::Timeout,
-            WireError::Garbage(_) | WireError::Grpc => Fault::Garbage,
+            WireError::Garbage(_) => Fault::Garbage,
             WireError::Oversized { .. } => Fault::Oversized,
             WireError::Malformed(_) => Fault::Malformed,
             WireError::RefusedThere(_) => Fault::RefusedThere,
@@ -109,18 +106,16 @@ pub(crate) async fn read_preamble(stream: &mut (impl AsyncRead + Unpin)) -> Resu
     let mut bytes = [0; PREAMBLE_LEN];
     let mut len = 0;
     while len < PREAMBLE_LEN {
-        match stream.read(&mut bytes[len..]).await? {
-            0 => return Err(WireError::Closed),
-            read => len += read,
-        }
+        let read = stream.read(&mut bytes[len..]).await?;
+        len += read;
         let seen = len.min(MAGIC.len());
-        if bytes[..seen] != MAGIC[..seen] {
-            if Spoken::of(&bytes[..len]) == Some(Spoken::Http2) {
-                return Err(WireError::Grpc);
-            }
+        if bytes[..seen] != MAGIC[..seen] && (read == 0 || seen == MAGIC.len() || !may_be_known(&bytes[..seen])) {
             let mut start = [0; MAGIC.len()];
             start[..seen].copy_from_slice(&bytes[..seen]);
             return Err(WireError::Garbage(start));
+        }
+        if read == 0 {
+            return Err(WireError::Closed);
         }
     }
     let theirs = u32::from_be_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
@@ -132,6 +127,44 @@ pub(crate) async fn read_preamble(stream: &mut (impl AsyncRead + Unpin)) -> Resu
         2 => Ok(Purpose::Question),
         other => Err(WireError::Malformed(format!("the connection's purpose {other} is unknown"))),
     }
+}
+
+/// How a client begins to speak HTTP/2, and with it gRPC.
+const HTTP2_PREFACE: &[u8] = b"PRI * HT";
+/// How an HTTP/1 server answers to what it does not understand.
+const HTTP1_ANSWER: &[u8] = b"HTTP/1.";
+/// A TLS record that opens a connection, and one that refuses it.
+const TLS_RECORDS: [&[u8]; 2] = [&[0x16, 3], &[0x15, 3]];
+
+/// Whether more bytes may tell which other protocol it is that begins so.
+fn may_be_known(start: &[u8]) -> bool {
+    let others = [HTTP2_PREFACE, HTTP1_ANSWER, TLS_RECORDS[0], TLS_RECORDS[1]];
+    start[0] == 0 || others.iter().any(|other| start.len() < other.len() && other.starts_with(start))
+}
+
+/// Whether it begins as an HTTP/2 server does: with a frame of settings, on stream 0, six bytes for each.
+fn is_http2_answer(start: &[u8; MAGIC.len()]) -> bool {
+    let len = u32::from_be_bytes([0, start[0], start[1], start[2]]);
+    len.is_multiple_of(6) && len < 1000 && start[3..] == [4, 0, 0, 0, 0]
+}
+
+/// Whether it is a client of HTTP/2, which may be told what is spoken here.
+pub(crate) fn is_http2_client(error: &WireError) -> bool {
+    matches!(error, WireError::Garbage(start) if start == HTTP2_PREFACE)
+}
+
+/// The bytes that something else begins with, and what it is if that can be told.
+fn describe(start: &[u8; MAGIC.len()]) -> String {
+    let what = if start == HTTP2_PREFACE || is_http2_answer(start) {
+        ": it is gRPC (HTTP/2), whose addresses end with /http"
+    } else if start.starts_with(HTTP1_ANSWER) {
+        ": it is HTTP"
+    } else if TLS_RECORDS.iter().any(|record| start.starts_with(record)) {
+        ": it is TLS, whose addresses have /tls in them"
+    } else {
+        ""
+    };
+    format!("{start:02x?}{what}")
 }
 
 /// Appends a frame; what was there before stays when it is too large.

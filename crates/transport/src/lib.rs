@@ -4,9 +4,12 @@
 //! One transport carries many groups and nodes: a [`Frame`] names group, sender and receiver.
 //! What every adapter has to check of a peer is here once: [`Hosted`] and [`Inbound`].
 //! [`links`] is what those that make connections need besides.
+//! With the feature `conformance`, the module of that name has the suite that every adapter passes.
 
 mod address;
 mod address_parse;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod fault;
 mod frame;
 mod hello;
