@@ -92,7 +92,7 @@ fn identity(store: &dyn Store) -> Identity {
         node: NodeId(7),
         incarnation: Incarnation(8),
         engine: store.engine().to_owned(),
-        cluster_name: "history".to_owned(),
+        cluster_name: token("identity", 1),
         clusters: BTreeMap::from([(GROUP, ClusterId(9))]),
     }
 }

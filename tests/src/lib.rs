@@ -18,4 +18,5 @@ pub mod power;
 pub mod proxy;
 pub mod state;
 pub mod tools;
+pub mod trace;
 pub mod wait;
