@@ -59,6 +59,11 @@ impl GroupWrites {
         self.waiting.iter().map(|waiting| waiting.group)
     }
 
+    /// The last ticket of each group that waits.
+    pub fn tickets(&self) -> impl Iterator<Item = Ticket> {
+        self.waiting.iter().map(|waiting| waiting.ticket)
+    }
+
     /// Whether nothing waits any more.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()

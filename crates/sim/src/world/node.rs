@@ -8,8 +8,8 @@ use std::{
 
 use coracle_core::{Config, Incarnation, Index, Membership, NodeId, Persist, Recovered, Term, Time};
 use coracle_replica::{
-    Effect, Input, LogWorker, Replica, ReplicaOptions, RequestId, SnapshotJob, SnapshotWorker, Start, StateEffect,
-    StateWorker, recover,
+    Effect, GroupWrites, Input, LogWorker, Replica, ReplicaOptions, RequestId, SnapshotJob, SnapshotWorker, Start,
+    StateEffect, StateWorker, recover,
 };
 use coracle_storage::{LogStore, StateMachine, StorageError};
 
@@ -61,6 +61,8 @@ pub(super) struct Running {
     pub(super) run_at: Option<Time>,
     pub(super) clock: Clock,
     pub(super) log_queue: Vec<Persist>,
+    /// What the log's worker is writing, as long as there is no space for it.
+    pub(super) log_writes: GroupWrites,
     pub(super) is_log_busy: bool,
     pub(super) state_queue: VecDeque<StateEffect>,
     pub(super) is_state_busy: bool,
@@ -442,6 +444,7 @@ impl Running {
             run_at: None,
             clock,
             log_queue: Vec::new(),
+            log_writes: GroupWrites::default(),
             is_log_busy: false,
             state_queue: VecDeque::new(),
             is_state_busy: false,
