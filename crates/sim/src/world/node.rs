@@ -134,7 +134,8 @@ impl World {
         match opened {
             Ok((machine, start)) => self.start_with(node, machine, start),
             Err(StorageError::Damaged { .. }) if !disk.log.damaged().is_empty() => self.replace_damaged(node),
-            Err(error) if disk.switch.has_failed() => {
+            // A process that cannot start ends, and is started again.
+            Err(error) if disk.switch.has_failed() || matches!(error, StorageError::Full { .. }) => {
                 self.trace.line(self.now, || format!("n{node} does not start: {error}"));
                 self.power_off(node)
             }
