@@ -117,6 +117,8 @@ enum Event {
 enum Done {
     /// The log's worker wrote, and now it is durable.
     Log(Completion),
+    /// The log's worker found no space, and tries again.
+    LogAgain,
     /// The state machine's worker; `None` when its completion comes later.
     State(Option<Completion>),
     /// The next piece of a snapshot of the node's own state is due.

@@ -183,6 +183,7 @@ impl Raft {
             Input::Propose { first, commands } => self.on_propose(first, commands),
             Input::Read { first, count, is_lease } => self.on_read(first, count, is_lease),
             Input::Persisted { ticket } => self.on_persisted(ticket),
+            Input::NoSpace => self.on_no_space(),
             Input::PersistFailed => self.stop(Fatal::PersistFailed),
             Input::EntriesRead { request, result } => self.on_entries_read(request, result),
             Input::Applied { applied, flushed } => self.on_applied(applied, flushed),

@@ -18,6 +18,8 @@ use crate::{
 
 /// The longest leap of a clock.
 const STEP_MAX: Duration = Duration::from_secs(3600);
+/// How often a write meets the end of the space when it is too late to wait for more, instead of finding it beforehand.
+const EXHAUSTED: f64 = 0.125;
 
 impl World {
     pub(super) fn strike(&mut self, fault: Fault) -> Step {
@@ -219,6 +221,12 @@ impl World {
     }
 
     fn fill_disk(&mut self, rng: &mut Rng, node: usize) -> bool {
+        if rng.chance(EXHAUSTED) {
+            let op = DiskOp::draw_write(rng);
+            self.trace.line(self.now, || format!("n{node}: the next {op:?} meets the end of the space"));
+            self.nodes[node].disk.switch.exhaust_next(op);
+            return true;
+        }
         let lasts = Faults::full(rng);
         self.trace.line(self.now, || format!("the disk of n{node} is full for {lasts:?}"));
         if self.leader() == Some(node) {

@@ -8,8 +8,8 @@ use std::{
 
 use coracle_core::{Config, Incarnation, Index, Membership, NodeId, Persist, Recovered, Term, Time};
 use coracle_replica::{
-    Effect, Input, LogWorker, Replica, ReplicaOptions, RequestId, SnapshotJob, SnapshotWorker, Start, StateEffect,
-    StateWorker, recover,
+    Effect, GroupWrites, Input, LogWorker, Replica, ReplicaOptions, RequestId, SnapshotJob, SnapshotWorker, Start,
+    StateEffect, StateWorker, recover,
 };
 use coracle_storage::{LogStore, StateMachine, StorageError};
 
@@ -63,6 +63,8 @@ pub(super) struct Running {
     pub(super) run_at: Option<Time>,
     pub(super) clock: Clock,
     pub(super) log_queue: Vec<Persist>,
+    /// What the log's worker is writing, as long as there is no space for it.
+    pub(super) log_writes: GroupWrites,
     pub(super) is_log_busy: bool,
     pub(super) state_queue: VecDeque<StateEffect>,
     pub(super) is_state_busy: bool,
@@ -135,7 +137,8 @@ impl World {
         match opened {
             Ok((machine, start)) => self.start_with(node, machine, start),
             Err(StorageError::Damaged { .. }) if !disk.log.damaged().is_empty() => self.replace_damaged(node),
-            Err(error) if disk.switch.has_failed() => {
+            // A process that cannot start ends, and is started again.
+            Err(error) if disk.switch.has_failed() || matches!(error, StorageError::Full { .. }) => {
                 self.trace.line(self.now, || format!("n{node} does not start: {error}"));
                 self.power_off(node)
             }
@@ -447,6 +450,7 @@ impl Running {
             run_at: None,
             clock,
             log_queue: Vec::new(),
+            log_writes: GroupWrites::default(),
             is_log_busy: false,
             state_queue: VecDeque::new(),
             is_state_busy: false,
