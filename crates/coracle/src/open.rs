@@ -69,6 +69,7 @@ pub(crate) fn check_reach(binds: &[Address], peers: &[Address]) -> Result<(), Bu
 
 fn open_one(bind: &Address) -> Result<(Network, Arc<dyn Transport>), BuildError> {
     match network(bind) {
+        _ if bind.is_tls() => Err(BuildError::Unsupported { what: format!("TLS, for {bind},") }),
         Some(Network::Memory) => Ok((Network::Memory, memory(bind)?)),
         Some(Network::Sockets) => Ok((Network::Sockets, sockets(bind)?)),
         Some(Network::Grpc) | None => Err(BuildError::Unsupported { what: format!("the peer address {bind}") }),

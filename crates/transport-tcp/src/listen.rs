@@ -25,6 +25,9 @@ pub(crate) enum Listener {
 /// Begins to listen; returns the address that was bound, its port filled in.
 pub(crate) async fn bind(address: &Address) -> Result<(Listener, Address), TransportError> {
     let bound = match address.route() {
+        _ if address.is_tls() => {
+            return Err(TransportError::Unsupported { address: address.to_string(), transport: "tcp" });
+        }
         Route::Tcp { host, port } => bind_tcp(address, host, *port).await,
         #[cfg(unix)]
         Route::Unix { path } => unix::bind(path).await.map(|listener| (Listener::Unix(listener), address.clone())),
