@@ -3,16 +3,29 @@
 use std::{io, time::Duration};
 
 use coracle_transport::{Address, Route};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
 
-use crate::{TcpOptions, wire::Io};
+use crate::{
+    TcpOptions,
+    secure::security,
+    wire::{Io, WireError},
+};
 
 /// Connects to an address; a name is resolved anew each time, and each of its IP addresses is tried.
-pub(crate) async fn connect(address: &Address, options: &TcpOptions) -> io::Result<Box<dyn Io>> {
+pub(crate) async fn connect(address: &Address, options: &TcpOptions) -> Result<Box<dyn Io>, WireError> {
     match address.route() {
-        Route::Tcp { host, port } => connect_tcp(address, host, *port, options).await,
-        Route::Unix { path } => connect_unix(path, options).await,
-        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "neither TCP nor a Unix socket")),
+        Route::Tcp { host, port } => {
+            let security = security(address, options).map_err(WireError::NoSecurity)?;
+            let stream = connect_tcp(address, host, *port, options).await?;
+            let Some(security) = security else { return Ok(stream) };
+            let secure = timeout(options.handshake_timeout, security.connect(host, stream)).await;
+            secure.map_err(|_| WireError::Timeout)?
+        }
+        Route::Unix { path } => Ok(connect_unix(path, options).await?),
+        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "neither TCP nor a Unix socket").into()),
     }
 }
 
@@ -52,9 +65,9 @@ pub(crate) fn prepare(stream: &TcpStream, options: &TcpOptions) -> io::Result<()
     Ok(())
 }
 
-async fn within<T>(timeout: Duration, attempt: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    match tokio::time::timeout(timeout, attempt).await {
+async fn within<T>(limit: Duration, attempt: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    match timeout(limit, attempt).await {
         Ok(result) => result,
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {timeout:?}"))),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"))),
     }
 }

@@ -124,5 +124,5 @@ impl Registry {
 
 /// Whether this transport speaks what the address asks for.
 pub(crate) fn is_ours(address: &Address) -> bool {
-    !address.is_tls() && matches!(address.route(), Route::Tcp { .. } | Route::Unix { .. })
+    matches!(address.route(), Route::Tcp { .. } | Route::Unix { .. })
 }

@@ -19,6 +19,7 @@ use crate::{
     TcpOptions, listen, outgoing,
     peers::is_ours,
     question,
+    secure::security,
     shared::{Closing, Shared},
 };
 
@@ -80,6 +81,13 @@ impl TcpTransport {
 #[async_trait]
 impl Transport for TcpTransport {
     async fn listen(&self, bind: &Address, host: Arc<dyn Host>) -> Result<Address, TransportError> {
+        let security = security(bind, &self.shared.options).map_err(|reason| {
+            let (address, reason) = (bind.to_string(), reason.to_owned());
+            TransportError::Tls { address, reason }
+        })?;
+        if let Some(security) = &security {
+            security.warn();
+        }
         let closing = self.begin_to_listen(bind)?;
         let bound = listen::bind(bind).await;
         if bound.is_err() {
@@ -89,7 +97,7 @@ impl Transport for TcpTransport {
         let (listener, address) = bound?;
         // Set once: `listening` guards it.
         let _ = self.shared.host.set(host);
-        self.runtime.spawn(listen::accept(self.shared.clone(), listener, closing));
+        self.runtime.spawn(listen::accept(self.shared.clone(), listener, security, closing));
         Ok(address)
     }
 

@@ -4,6 +4,8 @@ use std::io;
 
 use bytes::{Buf, Bytes, BytesMut};
 use coracle_core::{GroupId, Message};
+#[cfg(feature = "tls")]
+use coracle_transport::tls::TlsError;
 use coracle_transport::{Fault, Frame, FrameError, Hello, PROTOCOL_VERSION, Refusal};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -52,12 +54,17 @@ pub(crate) enum Greeting {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WireError {
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(io::Error),
+    #[error("no secure connection: {0}")]
+    #[cfg(feature = "tls")]
+    Tls(#[from] TlsError),
+    #[error("the address is over TLS: {0}")]
+    NoSecurity(&'static str),
     #[error("the other side closed the connection")]
     Closed,
     #[error("no answer in time")]
     Timeout,
-    #[error("the other side does not speak this protocol: it begins with {0:02x?}")]
+    #[error("the other side does not speak this protocol: {}", explain(.0))]
     Garbage([u8; MAGIC.len()]),
     #[error("a packet of {len} bytes was announced, {max} are allowed")]
     Oversized { len: usize, max: usize },
@@ -76,6 +83,12 @@ impl WireError {
     pub(crate) fn fault(&self) -> Option<Fault> {
         Some(match self {
             WireError::Io(_) | WireError::Closed => return None,
+            // Whoever hangs up in the handshake may have been shut down.
+            #[cfg(feature = "tls")]
+            WireError::Tls(TlsError::Io(_) | TlsError::Closed) => return None,
+            #[cfg(feature = "tls")]
+            WireError::Tls(_) => Fault::Tls,
+            WireError::NoSecurity(_) => Fault::Tls,
             WireError::Timeout => Fault::Timeout,
             WireError::Garbage(_) => Fault::Garbage,
             WireError::Oversized { .. } => Fault::Oversized,
@@ -86,6 +99,30 @@ impl WireError {
             WireError::Frame(error) => error.fault(),
         })
     }
+}
+
+impl From<io::Error> for WireError {
+    fn from(error: io::Error) -> WireError {
+        // Whoever is refused in the handshake of TLS may hear of it only when it reads.
+        #[cfg(feature = "tls")]
+        if let Some(error) = TlsError::within(&error) {
+            return WireError::Tls(error);
+        }
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => WireError::Closed,
+            _ => WireError::Io(error),
+        }
+    }
+}
+
+/// Whether this is the start of a handshake, or an alert, of TLS.
+pub(crate) fn is_like_tls(start: &[u8]) -> bool {
+    matches!(start, [0x15 | 0x16, 0x03, ..])
+}
+
+fn explain(start: &[u8]) -> String {
+    let guess = if is_like_tls(start) { ", as TLS does; addresses over TLS end with /tls" } else { "" };
+    format!("it begins with {start:02x?}{guess}")
 }
 
 /// The first bytes of a connection, in either direction.
@@ -277,6 +314,12 @@ impl PacketBuffer {
             (kind, _) => Err(malformed(format!("{kind:?} came instead of a greeting"))),
         }
     }
+}
+
+/// Writes all of it, and lets none of it wait in a buffer of TLS.
+pub(crate) async fn write_whole(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await
 }
 
 /// Says a last word and waits, within limits, until the other side has read it: closing at once would discard it together with what was not read here.

@@ -93,6 +93,14 @@ pub enum TransportError {
         /// Which transport.
         transport: &'static str,
     },
+    /// The address asks for TLS, and this transport has none.
+    #[error("{address} is over TLS: {reason}")]
+    Tls {
+        /// Which one.
+        address: String,
+        /// What is missing.
+        reason: String,
+    },
     /// A question could not be put, or was not answered.
     #[error("no answer from {address}: {reason}")]
     Unanswered {

@@ -145,8 +145,3 @@ fn of_alert(alert: AlertDescription) -> String {
 fn list(names: &[String]) -> String {
     if names.is_empty() { "nobody".to_owned() } else { names.join(", ") }
 }
-
-/// Whether these first bytes of a connection are of TLS: its records are of a handshake or an alert, in version 3.
-pub fn begins_like_tls(bytes: &[u8]) -> bool {
-    matches!(bytes, [0x15 | 0x16, 0x03, ..])
-}

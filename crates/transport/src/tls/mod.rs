@@ -25,7 +25,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 pub use certificate::{Expiry, PeerCertificate, names_fit};
 pub use certified::Certified;
-pub use error::{TlsError, begins_like_tls};
+pub use error::TlsError;
 pub use load::{TlsFileError, TlsFiles};
 /// A stream that is secure.
 pub use tokio_rustls::TlsStream;
