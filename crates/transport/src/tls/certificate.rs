@@ -13,15 +13,19 @@ use webpki::{EndEntityCert, KeyUsage};
 /// How many names of a certificate are shown.
 const NAMES_SHOWN_MAX: usize = 8;
 
-/// The certificate that the other side of a connection showed; it was verified to be of the CA.
+/// The certificate that a side of a connection shows; it was verified to be of the CA.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerCertificate(pub(crate) CertificateDer<'static>);
+pub struct PeerCertificate(CertificateDer<'static>);
 
 impl PeerCertificate {
+    /// The first of a chain; an empty one is for nobody.
+    pub(crate) fn new(chain: &[CertificateDer<'_>]) -> PeerCertificate {
+        PeerCertificate(chain.first().map_or_else(|| Vec::new().into(), |first| first.clone().into_owned()))
+    }
+
     /// The one that was shown on this stream; `None` when there was none, which [`Tls`](crate::tls::Tls) does not let pass.
     pub fn of<S>(stream: &TlsStream<S>) -> Option<PeerCertificate> {
-        let certificates = stream.get_ref().1.peer_certificates()?;
-        certificates.first().map(|certificate| PeerCertificate(certificate.clone().into_owned()))
+        stream.get_ref().1.peer_certificates().map(PeerCertificate::new)
     }
 
     /// The names and IP addresses that it is for, some of them if there are many.

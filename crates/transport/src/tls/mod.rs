@@ -39,6 +39,7 @@ use load::Identity;
 pub struct Tls {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    certificate: PeerCertificate,
     expiries: Arc<[Expiry]>,
 }
 
@@ -51,7 +52,9 @@ impl Tls {
         let identity = load::read(files)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let (server, client) = configure(&identity, &provider).map_err(|error| files.unusable(&error.to_string()))?;
-        Ok(Tls { server: Arc::new(server), client: Arc::new(client), expiries: identity.expiries.into() })
+        let certificate = PeerCertificate::new(&identity.chain);
+        let expiries = identity.expiries.into();
+        Ok(Tls { server: Arc::new(server), client: Arc::new(client), certificate, expiries })
     }
 
     /// The same, for one protocol inside of TLS (ALPN): a side that speaks another one is refused in the handshake.
@@ -60,7 +63,12 @@ impl Tls {
         let (mut server, mut client) = (ServerConfig::clone(&self.server), ClientConfig::clone(&self.client));
         server.alpn_protocols = vec![protocol.to_vec()];
         client.alpn_protocols = vec![protocol.to_vec()];
-        Tls { server: Arc::new(server), client: Arc::new(client), expiries: self.expiries.clone() }
+        Tls { server: Arc::new(server), client: Arc::new(client), ..self.clone() }
+    }
+
+    /// The node's own certificate, as the other side of a connection sees it.
+    pub fn certificate(&self) -> &PeerCertificate {
+        &self.certificate
     }
 
     /// Which of the certificates that were loaded expire within this time.

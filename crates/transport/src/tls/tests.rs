@@ -88,7 +88,8 @@ impl Ca {
         };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let (server, client) = configure(&identity, &provider).unwrap();
-        Tls { server: Arc::new(server), client: Arc::new(client), expiries: Arc::new([]) }
+        let certificate = PeerCertificate::new(&identity.chain);
+        Tls { server: Arc::new(server), client: Arc::new(client), certificate, expiries: Arc::new([]) }
     }
 }
 
@@ -174,7 +175,7 @@ fn a_ca_may_be_replaced_by_listing_both() {
 
 fn certificate_for(ca: &Ca, host: &str) -> PeerCertificate {
     let pem = fs::read(ca.issue(host, unchanged).certificate).unwrap();
-    PeerCertificate(CertificateDer::from_pem_slice(&pem).unwrap())
+    PeerCertificate::new(&[CertificateDer::from_pem_slice(&pem).unwrap()])
 }
 
 #[test]
