@@ -105,6 +105,45 @@ fn a_member_that_comes_back_with_anothers_certificate_is_refused_and_told_why() 
     cluster.leader();
 }
 
+/// Restarts the nodes one after the other, each changed and then joined at its address, so that the others know it by what it has by then.
+fn change_one_by_one(cluster: &mut Cluster, change: impl Fn(&mut Node)) {
+    for node in 0..cluster.nodes.len() {
+        cluster.leader();
+        cluster.nodes[node].kill();
+        cluster.nodes[node].wait();
+        change(&mut cluster.nodes[node]);
+        cluster.nodes[node].start();
+        cluster.nodes[node].ready();
+        cluster.leader();
+        let address = cluster.nodes[node].address();
+        cluster.cli(&["join", &address]).expect(0);
+    }
+}
+
+#[test]
+fn a_cluster_in_plaintext_moves_to_tls_while_it_serves() {
+    let mut cluster = Cluster::start(&[]);
+    let folder = cluster.folder().join("certs");
+    certs(&folder, &["127.0.0.1"]);
+    cluster.cli(&["put", "boat", "coracle"]).expect(0);
+    change_one_by_one(&mut cluster, |node| {
+        equip(node, &folder, "127.0.0.1");
+        let port = coracle_tests::ports::free();
+        node.extra.push(format!("/ip4/127.0.0.1/tcp/{port}/tls"));
+    });
+    cluster.cli(&["put", "boat", "both"]).expect(0);
+    change_one_by_one(&mut cluster, |node| {
+        let secure = node.extra.pop().unwrap();
+        node.peer_port = secure.split('/').nth(4).unwrap().parse().unwrap();
+        node.over_tls();
+    });
+    cluster.kill_all();
+    cluster.restart_all();
+    assert_eq!(cluster.cli(&["get", "boat"]).expect(0).stdout.trim(), "both");
+    let members = cluster.status(0)["members"].to_string();
+    assert_eq!(members.matches("/tls").count(), 3, "nobody is known by another address: {members}");
+}
+
 /// What a node that is started like this says when it ends, which it does with this exit code.
 fn ends(node: &mut Node, code: i32) -> String {
     node.start();
