@@ -10,7 +10,7 @@ use crate::{
     secure::Security,
     shared::{Closing, Shared},
     wire::{
-        Greeting, Io, Kind, PacketBuffer, Purpose, WireError, decode_frame, decode_greeting, is_like_tls, part,
+        Greeting, Io, Kind, PacketBuffer, Purpose, WireError, decode_frame, decode_greeting, is_client_of_other, part,
         preamble, read_preamble,
     },
 };
@@ -88,10 +88,10 @@ async fn admit(
             part(stream, &preamble(Purpose::Frames)).await;
             Err(error)
         }
-        Err(WireError::Garbage(start)) if is_like_tls(&start) => {
-            // Anything that is not TLS tells it so.
+        Err(error) if is_client_of_other(&error) => {
+            // A node that takes this for an address of gRPC, or over TLS: it can tell by our preamble.
             part(stream, &preamble(Purpose::Frames)).await;
-            Err(WireError::Garbage(start))
+            Err(error)
         }
         Err(error) => Err(error),
     }

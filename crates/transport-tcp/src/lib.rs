@@ -33,5 +33,6 @@ mod shared;
 mod transport;
 mod wire;
 
+pub use dial::Resolve;
 pub use options::TcpOptions;
 pub use transport::TcpTransport;

@@ -171,7 +171,7 @@ async fn plaintext_and_tls_do_not_meet_and_both_say_why() {
     plain.knows_at(&secure, vec![plainly.clone()]);
     refused(&plain, &secure, Fault::Garbage, Fault::Tls).await;
     let reason = unanswered(options(), &plainly).await;
-    assert!(reason.contains("as TLS does; addresses over TLS end with /tls"), "{reason}");
+    assert!(reason.contains("it is TLS, whose addresses have /tls in them"), "{reason}");
     let securely = plain.address.over_tls();
     let reason = unanswered(ca.options(&["127.0.0.1"]), &securely).await;
     assert!(reason.contains("the other side does not speak TLS here"), "{reason}");
