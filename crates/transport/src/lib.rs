@@ -15,6 +15,8 @@ mod frame;
 mod hello;
 pub mod links;
 mod session;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod traits;
 
 pub use address::{Address, AddressError, Route};
