@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::{
     NodeEvent, StopReason,
-    acquaintances::{Acquaintances, Change},
+    acquaintances::{Acquaintance, Acquaintances, Change},
     directory::Directory,
     effects::Storage,
     identity::Standing,
@@ -331,7 +331,8 @@ impl Loop {
         // Whoever connects is to be known by then.
         let mut known = self.acquaintances.known();
         let own = self.directory.identity();
-        known.insert(own.node, own.incarnation);
+        let addresses = self.directory.founder().map(|founder| founder.addresses).unwrap_or_default();
+        known.insert(own.node, Acquaintance { incarnation: own.incarnation, addresses });
         self.directory.set_known(known);
         let group = self.directory.group();
         for change in changes {

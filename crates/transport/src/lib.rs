@@ -13,6 +13,8 @@ mod fault;
 mod frame;
 mod hello;
 mod session;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod traits;
 
 pub use address::{Address, AddressError, Route};
