@@ -5,6 +5,7 @@ mod cluster;
 mod debian;
 mod nostd;
 mod process;
+mod redis;
 mod sim;
 mod test;
 mod tidy;
@@ -35,6 +36,8 @@ enum Task {
     Cluster(cluster::Options),
     /// Run all tests: unit, integration, documentation, examples, and each adapter alone
     Test(test::Options),
+    /// Print the path of a Redis server for the tests; fetch one from the system's packages, without installing it, if there is none
+    Redis,
     /// Show that the core needs no standard library, no clock, no threads, no sockets
     CheckNostd,
     /// Run the deterministic simulator; its own options follow (see `cargo xtask sim --help`)
@@ -82,6 +85,7 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Cluster(options) => return cluster::run(&options),
         Task::Test(options) => test::run(&options)?,
+        Task::Redis => redis::run()?,
         Task::CheckNostd => nostd::run()?,
         Task::Sim(Passed { args }) => return sim::run(&args),
         Task::Model(Passed { args }) => {

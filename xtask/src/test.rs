@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::{
     process::{build_binary, cargo, step, workspace_metadata},
-    tools,
+    redis, tools,
 };
 
 /// What to test.
@@ -28,8 +28,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("== the binary that the tests across crates start");
     let binary = build_binary("coracle-server", "coracle", false)?;
     println!("== CORACLE_BIN={}", binary.display());
+    println!("== a Redis server");
+    let server = redis::server()?;
+    println!("== {}={}", redis::SERVER_VARIABLE, server.display());
     let mut all = cargo();
     all.args(["test", "--workspace"]).args(&options.args).env("CORACLE_BIN", &binary);
+    all.env(redis::SERVER_VARIABLE, &server);
     step("unit, integration and documentation tests", &mut all)?;
     if !options.args.is_empty() {
         return Ok(());

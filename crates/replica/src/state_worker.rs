@@ -133,6 +133,10 @@ impl SnapshotJob {
         match self.write_piece() {
             Ok(true) => None,
             Ok(false) => Some(Completion::SnapshotTaken { meta: self.meta.clone() }),
+            // What there is of it goes with the writer, which is dropped.
+            Err(error) if is_no_space(&error) => {
+                Some(Completion::SnapshotNotTaken { what: format!("the snapshot: {error}") })
+            }
             Err(error) => Some(failed("the snapshot", &error)),
         }
     }
@@ -242,6 +246,17 @@ fn content(meta: &SnapshotMeta) -> u64 {
         .iter()
         .flat_map(|word| word.to_le_bytes())
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// Whether all that a snapshot lacks is space. Nothing depends on its bytes before it is whole, and a store goes on with no file whose write or sync has failed: so here the device's error says no more than `Full`.
+pub(crate) fn is_no_space(error: &StorageError) -> bool {
+    match error {
+        StorageError::Full { .. } => true,
+        StorageError::Io { source, .. } => {
+            matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        }
+        _ => false,
+    }
 }
 
 pub(crate) fn failed(what: &str, error: &StorageError) -> Completion {

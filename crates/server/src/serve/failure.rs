@@ -42,7 +42,7 @@ fn start_code(error: &BuildError) -> Code {
 
 fn storage_code(error: &StorageError) -> Code {
     match error {
-        StorageError::Io { .. } | StorageError::Stopped(_) => Code::Io,
+        StorageError::Io { .. } | StorageError::Full { .. } | StorageError::Stopped(_) => Code::Io,
         StorageError::Damaged { .. } => Code::Damaged,
         StorageError::Locked { .. } | StorageError::Engine { .. } => Code::Configuration,
         _ => Code::Internal,
