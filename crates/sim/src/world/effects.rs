@@ -73,6 +73,7 @@ impl World {
             _ => {}
         }
         self.matches_leader(node, to, &message)?;
+        self.keeps_promise(node, &message)?;
         let sent = self.now;
         let arrivals = self.network.send(sent, node, to);
         if let Some(at) = arrivals.again {
@@ -391,6 +392,7 @@ impl World {
                     self.passes(Milestone::SnapshotOnLaterLeader);
                 }
                 self.is_elected(node, term)?;
+                self.nobody_else_has_a_lease(node)?;
                 self.ghost.leads(self.nodes[node].key, term, &self.nodes[node].issued)?;
                 self.note_role(node, true);
                 self.overlap()?;

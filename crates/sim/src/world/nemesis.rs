@@ -59,6 +59,7 @@ impl World {
             FaultKind::Weaken => self.weaken(rng, node),
         };
         if struck {
+            self.trace.line(self.now, || format!("it struck, at or about n{node}"));
             self.report.faults.count(fault.kind.name());
         }
         Ok(())
@@ -163,7 +164,7 @@ impl World {
 
     /// To a node, which may be down or far behind, or to whom the leader thinks best.
     fn transfer(&mut self, rng: &mut Rng, node: usize) -> bool {
-        let gone = self.operator.gone.last().map(|(gone, _)| *gone).filter(|_| rng.chance(0.1));
+        let gone = self.operator.gone.last().map(|lost| lost.id).filter(|_| rng.chance(0.1));
         let anywhere = self.nodes[rng.below(self.nodes.len() as u64) as usize].id;
         let to = match rng.below(4) {
             0 => Some(gone.unwrap_or(anywhere)),

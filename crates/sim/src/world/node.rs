@@ -13,7 +13,7 @@ use coracle_replica::{
 };
 use coracle_storage::{LogStore, StateMachine, StorageError};
 
-use super::{Event, Step, World};
+use super::{Event, Step, World, lease::Promised};
 use crate::{
     Bug, Invariant, Phase, Violation, bugs,
     clock::{Clock, Rate},
@@ -48,6 +48,8 @@ pub(super) struct Node {
     pub(super) slow_until: Time,
     /// It has installed a snapshot.
     pub(super) has_installed: bool,
+    /// What it promised a leader last; a crash does not end that.
+    pub(super) promised: Option<Promised>,
 }
 
 /// What a crash takes away.
@@ -101,6 +103,7 @@ impl Node {
             rate: Rate::EVEN,
             slow_until: Time::ZERO,
             has_installed: false,
+            promised: None,
         }
     }
 }
@@ -379,9 +382,11 @@ impl World {
     pub(super) fn is_elected(&self, node: usize, term: Term) -> Step {
         let Some(membership) = self.nodes[node].membership() else { return Ok(()) };
         let id = self.nodes[node].id;
-        let has_voted = |voter: NodeId| match self.slot_of(voter) {
-            Some(slot) => self.ghost.vote_of(self.nodes[slot].key, term) == Some(id),
-            None => self.operator.is_gone(voter),
+        let voted = |key: usize| self.ghost.vote_of(key, term) == Some(id);
+        // A vote outlives the disk that it was written to.
+        let has_voted = |voter: NodeId| {
+            let here = self.slot_of(voter).is_some_and(|slot| voted(self.nodes[slot].key));
+            here || self.operator.gone.iter().any(|lost| lost.id == voter && voted(lost.key))
         };
         if is_quorum(membership, has_voted) {
             return Ok(());
@@ -398,7 +403,7 @@ impl World {
             let here =
                 self.slot_of(id).is_some_and(|slot| self.nodes[slot].disk.log.durable(|log| log.holds(index, term)));
             // An acknowledgement outlives the disk that it speaks of.
-            here || self.operator.gone.iter().any(|(gone, log)| *gone == id && log.holds(index, term))
+            here || self.operator.gone.iter().any(|lost| lost.id == id && lost.log.holds(index, term))
         };
         // A leader counts by what it has appended, also what it has not asked its disk to write: a follower may tell of the commit first.
         let leader = self.leader().and_then(|leader| self.nodes[leader].membership());
