@@ -17,12 +17,28 @@ pub enum StorageError {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// No space, found before anything was written: nothing was written, and the same write may be tried again (C18).
+    #[error("no space in {place}: {needed} bytes are needed")]
+    Full {
+        /// Where.
+        place: String,
+        /// How many bytes.
+        needed: u64,
+    },
     /// The data is not what was written.
     #[error("damaged data in {place}: {what}")]
     Damaged {
         /// Where.
         place: String,
         /// What is wrong with it.
+        what: String,
+    },
+    /// A remote store came back with less than it had acknowledged: the log is lost, not shorter (C18).
+    #[error("{place} lost what it had acknowledged: {what}")]
+    Lost {
+        /// Which store.
+        place: String,
+        /// What is missing.
         what: String,
     },
     /// Another process uses the store.
