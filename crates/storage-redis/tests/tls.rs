@@ -9,12 +9,13 @@ use common::{Server, options};
 use coracle_core::{Entry, GroupId, Index, Run, Term};
 use coracle_storage::{LogBatch, StorageError, Store};
 use coracle_storage_redis::{RedisOptions, RedisStore, RedisTls, RedisUrl};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
 fn authority() -> Authority {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "an authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
@@ -22,7 +23,9 @@ fn authority() -> Authority {
 /// A certificate and its key, in PEM.
 fn signed(authority: &Authority) -> (String, String) {
     let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    // With its issuer's name, OpenSSL would take it for its own issuer.
+    params.distinguished_name.push(DnType::CommonName, "localhost");
     (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
 }
 
