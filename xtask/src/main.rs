@@ -2,12 +2,14 @@
 #![allow(clippy::print_stdout, reason = "a command line tool answers on standard output")]
 
 mod cluster;
+mod debian;
 mod nostd;
 mod process;
 mod redis;
 mod sim;
 mod test;
 mod tidy;
+mod tools;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -46,6 +48,8 @@ enum Task {
     Model(Passed),
     /// Run the benchmarks, which are a workspace of their own (`cargo xtask bench core`)
     Bench(Bench),
+    /// Fetch the programs that tests use and the system lacks, into target/tools
+    Tools,
     /// Check the style that no compiler checks: layers, file sizes, copies, leftovers
     Tidy(tidy::Options),
 }
@@ -96,6 +100,7 @@ fn run(task: Task) -> Result<ExitCode> {
                 .args(passed.args);
             return process::pass_through(&mut cargo);
         }
+        Task::Tools => tools::run()?,
         Task::Tidy(options) => tidy::run(&options)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::{
     process::{build_binary, cargo, step, workspace_metadata},
-    redis,
+    redis, tools,
 };
 
 /// What to test.
@@ -19,6 +19,12 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if cfg!(target_os = "linux")
+        && let Err(error) = tools::run()
+    {
+        // The tests that need it say so too, and fail.
+        println!("== {error:#}");
+    }
     println!("== the binary that the tests across crates start");
     let binary = build_binary("coracle-server", "coracle", false)?;
     println!("== CORACLE_BIN={}", binary.display());

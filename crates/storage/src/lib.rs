@@ -15,6 +15,8 @@ mod store;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "faulty")]
+pub mod faulty;
 
 pub use error::{Result, StorageError};
 pub use in_memory::{InMemory, Machine};
