@@ -252,6 +252,21 @@ fn an_owner_that_lost_the_fence_changes_nothing() {
 }
 
 #[test]
+fn the_fence_holds_within_a_connection() {
+    let server = Server::start();
+    for is_read in [true, false] {
+        let store = server.open("n1");
+        // What another process's opening does, without an interruption of this one's connections.
+        server.ask(&["HINCRBY", "coracle:{n1}:owner", "epoch", "1"]);
+        match is_read {
+            true => assert_stopped(store.log().read(GROUP, Index(1), Index(1), 100), "another process"),
+            false => assert_stopped(store.log().write(&[append(1)]), "another process"),
+        }
+    }
+    assert_eq!(checked(&*server.open("n1").log()), 0);
+}
+
+#[test]
 fn namespaces_are_apart() {
     let server = Server::start();
     let stores = ["n1", "n2"].map(|namespace| server.open(namespace));
