@@ -186,12 +186,14 @@ impl Loop {
                 self.failure.get_or_insert_with(|| what.clone());
             }
             Completion::NoSpace(what) => {
-                if !self.directory.set_no_space(Some(what.to_string())) {
+                let is_known = self.directory.set_no_space(Some(what.to_string()));
+                if !is_known {
                     tracing::warn!("{what}: writes are refused until there is space");
                 }
             }
             Completion::SnapshotNotTaken { what } | Completion::SnapshotNotStored { what } => {
-                if !mem::replace(&mut self.has_given_up_snapshot, true) {
+                let is_known = mem::replace(&mut self.has_given_up_snapshot, true);
+                if !is_known {
                     tracing::warn!("{what}: it is given up, and tried again later");
                     let _ = self.events.send(NodeEvent::SnapshotGivenUp { what: what.clone() });
                 }

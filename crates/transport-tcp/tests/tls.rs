@@ -4,13 +4,14 @@
 
 mod common;
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use common::{GROUP, Process, eventually, options};
 use coracle_core::{Body, Index, InstallSnapshot, Membership, NodeId, SnapshotMeta, Term};
 use coracle_transport::{
     Address, Fault, Refusal, Transport, TransportError,
+    conformance::{self, Factory},
     tls::{Tls, TlsFiles},
 };
 use coracle_transport_tcp::{TcpOptions, TcpTransport};
@@ -88,6 +89,35 @@ async fn members_talk_both_ways_and_ask_questions() {
     assert_eq!(a.transport.faults().total() + b.transport.faults().total(), 0);
     a.transport.shutdown().await;
     b.transport.shutdown().await;
+}
+
+/// Transports with certificates, for the suite that every transport passes.
+struct Secure {
+    options: TcpOptions,
+    bind: &'static str,
+}
+
+impl Factory for Secure {
+    fn transport(&self) -> Arc<dyn Transport> {
+        Arc::new(TcpTransport::new(self.options.clone()))
+    }
+
+    fn bind(&self) -> Address {
+        self.bind.parse().unwrap()
+    }
+
+    fn frame_bytes_max(&self) -> Option<usize> {
+        Some(self.options.frame_bytes_max)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_suite_of_all_transports_passes_over_tls() {
+    for (bind, host) in [(TLS, "127.0.0.1"), ("/dns4/localhost/tcp/0/tls", "localhost")] {
+        let options = TcpOptions { frame_bytes_max: 2 << 20, ..Ca::new("a").options(&[host]) };
+        let report = conformance::transport(Secure { options, bind }).await;
+        assert_eq!(report.skipped, [""; 0]);
+    }
 }
 
 fn chunk(len: usize) -> Body {

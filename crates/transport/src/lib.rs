@@ -14,6 +14,7 @@ mod fault;
 mod frame;
 mod hello;
 pub mod links;
+mod peer_table;
 mod session;
 #[cfg(feature = "tls")]
 pub mod tls;
@@ -23,5 +24,6 @@ pub use address::{Address, AddressError, Route};
 pub use fault::{Fault, FaultCounters, LogLimit};
 pub use frame::{Frame, Peer};
 pub use hello::{GroupHello, Hello, PROTOCOL_VERSION, Refusal};
+pub use peer_table::PeerTable;
 pub use session::{FrameError, Hosted, Impossible, Inbound, check_hello, check_message};
 pub use traits::{Host, PeerStats, Sent, Transport, TransportError};

@@ -364,8 +364,8 @@ fn c19_a_damaged_membership_counts_again_once_it_is_repaired() {
     assert_eq!((status.membership, status.membership_index, status.damaged_entries), (five, Index(4), 0));
 }
 
-/// Three nodes that keep nothing in memory, and their leader with three entries that one of the others lacks.
-fn a_leader_that_reads_its_log() -> (Cluster, NodeId) {
+/// Three nodes that keep nothing in memory, their leader, and one of the others that lacks three entries.
+fn a_leader_that_reads_its_log() -> (Cluster, NodeId, NodeId) {
     let mut cluster = Cluster::with_disks([]);
     for n in 1..=3 {
         let config = coracle_core::Config { tail_bytes_max: 1, ..config(id(n), n) };
@@ -378,13 +378,13 @@ fn a_leader_that_reads_its_log() -> (Cluster, NodeId) {
         cluster.propose(leader, command);
         cluster.run(Duration::from_millis(100));
     }
-    (cluster, leader)
+    (cluster, leader, far)
 }
 
 /// C19, C9: damage that a leader meets while it reads makes it step down; it is repaired by the others, and what it applies goes on.
 #[test]
 fn c19_a_leader_that_finds_damage_steps_down_and_is_repaired() {
-    let (mut cluster, leader) = a_leader_that_reads_its_log();
+    let (mut cluster, leader, _) = a_leader_that_reads_its_log();
     let at = cluster.raft(leader).status().last_index.prev();
     cluster.node(leader).disk.damage(at);
     cluster.heal();
@@ -402,7 +402,7 @@ fn c19_a_leader_that_finds_damage_steps_down_and_is_repaired() {
 /// C19: what a leader finds damaged and has flushed is compacted away; it goes on leading, and who needs it gets a snapshot.
 #[test]
 fn c19_a_leader_compacts_away_damage_that_it_has_flushed() {
-    let (mut cluster, leader) = a_leader_that_reads_its_log();
+    let (mut cluster, leader, far) = a_leader_that_reads_its_log();
     let applied = cluster.raft(leader).status().applied_index;
     cluster.handle(leader, Input::Applied { applied, flushed: applied });
     cluster.node(leader).disk.damage(applied.prev());
