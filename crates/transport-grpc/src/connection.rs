@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use coracle_transport::links::{Closing, HTTP2_PREFACE};
+use coracle_transport::{
+    Host,
+    links::{Closing, HTTP2_PREFACE},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::{OwnedSemaphorePermit, watch},
@@ -31,6 +34,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 pub(crate) struct Connection {
     /// Who made it.
     pub(crate) from: String,
+    /// The host, as it is to be seen from there.
+    pub(crate) host: Arc<dyn Host>,
     /// Whether it carries a stream of frames.
     is_taken: AtomicBool,
     /// Whether it ever did.
@@ -43,9 +48,15 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(from: String, permit: OwnedSemaphorePermit, handshake: OwnedSemaphorePermit) -> Connection {
+    pub(crate) fn new(
+        from: String,
+        host: Arc<dyn Host>,
+        permit: OwnedSemaphorePermit,
+        handshake: OwnedSemaphorePermit,
+    ) -> Connection {
         Connection {
             from,
+            host,
             is_taken: AtomicBool::new(false),
             was_taken: AtomicBool::new(false),
             is_admitted: watch::Sender::new(false),
@@ -86,6 +97,10 @@ impl Taken {
 
     pub(crate) fn from(&self) -> &str {
         &self.0.from
+    }
+
+    pub(crate) fn host(&self) -> Arc<dyn Host> {
+        self.0.host.clone()
     }
 }
 

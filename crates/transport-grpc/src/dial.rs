@@ -1,15 +1,17 @@
 //! Making connections.
 
 use std::{
-    future::{Ready, ready},
+    future::{self, Ready},
     io,
     net::Ipv6Addr,
     pin::Pin,
-    sync::{Arc, OnceLock},
-    task::{Context, Poll},
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
+#[cfg(feature = "tls")]
+use coracle_transport::tls::TlsError;
 use coracle_transport::{
     Address, Route, TransportError,
     links::{MESSAGEPACK_MAGIC, Spoken, connect_tcp},
@@ -28,6 +30,7 @@ use crate::{
     GrpcOptions,
     connection::Io,
     pb::{self, peer_client::PeerClient},
+    secure::security,
     wire::{ENVELOPE_BYTES_MAX, WireError},
 };
 
@@ -35,20 +38,29 @@ use crate::{
 pub(crate) struct Dialed {
     pub(crate) client: PeerClient<Channel>,
     met: Met,
-    address: String,
 }
 
-/// What the other side has begun with, if it is not HTTP/2: another protocol, or an unknown one.
-type Met = Arc<OnceLock<Option<Spoken>>>;
-
 impl Dialed {
-    /// What went wrong, told by what is spoken at the address if that is the reason.
+    /// What went wrong, told by what was met below HTTP/2 if that is the reason.
     pub(crate) fn explain(&self, error: WireError) -> WireError {
-        match self.met.get() {
-            Some(Some(spoken)) => WireError::Foreign { spoken: *spoken, address: self.address.clone() },
-            Some(None) => WireError::Garbage,
-            None => error,
-        }
+        self.met.first.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(error)
+    }
+}
+
+/// What was wrong below HTTP/2, whose own errors do not say it.
+#[derive(Clone)]
+struct Met {
+    address: Arc<str>,
+    first: Arc<Mutex<Option<WireError>>>,
+}
+
+impl Met {
+    fn new(address: &Address) -> Met {
+        Met { address: address.to_string().into(), first: Arc::default() }
+    }
+
+    fn note(&self, error: WireError) {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 }
 
@@ -57,12 +69,18 @@ pub(crate) async fn connect(address: &Address, options: &GrpcOptions) -> Result<
     let Route::Grpc { host, port } = address.route() else {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "not an address of gRPC").into());
     };
+    let security = security(address, options).map_err(WireError::NoSecurity)?;
     let stream = connect_tcp(address, (host, *port), options.connect_timeout, options.write_timeout).await?;
-    let met = Met::default();
-    let sniffing = Sniffing { io: Box::new(stream), first: [0; 8], len: 0, met: met.clone() };
+    let mut io: Box<dyn Io> = Box::new(stream);
+    if let Some(security) = security {
+        let secure = timeout(options.handshake_timeout, security.connect(host, io)).await;
+        io = secure.map_err(|_| WireError::Timeout)??;
+    }
+    let met = Met::new(address);
+    let sniffing = Sniffing { io, first: [0; 8], len: 0, met: met.clone() };
     let channel = endpoint(host, *port, options)?.connect_with_connector(Once(Some(sniffing))).await?;
     let client = PeerClient::new(channel).max_encoding_message_size(options.message_bytes_max);
-    Ok(Dialed { client, met, address: address.to_string() })
+    Ok(Dialed { client, met })
 }
 
 fn endpoint(host: &str, port: u16, options: &GrpcOptions) -> Result<Endpoint, WireError> {
@@ -123,7 +141,7 @@ impl Service<Uri> for Once {
 
     fn call(&mut self, _: Uri) -> Self::Future {
         let gone = || io::Error::new(io::ErrorKind::NotConnected, "the connection is gone");
-        ready(self.0.take().map(TokioIo::new).ok_or_else(gone))
+        future::ready(self.0.take().map(TokioIo::new).ok_or_else(gone))
     }
 }
 
@@ -149,7 +167,10 @@ impl Sniffing {
         if spoken == Some(Spoken::Http2) || self.len < ENOUGH || (spoken.is_none() && may_become) {
             return Ok(());
         }
-        let _ = self.met.set(spoken);
+        self.met.note(match spoken {
+            Some(spoken) => WireError::Foreign { spoken, address: self.met.address.to_string() },
+            None => WireError::Garbage,
+        });
         Err(io::Error::new(io::ErrorKind::InvalidData, "another protocol is spoken there"))
     }
 }
@@ -157,7 +178,14 @@ impl Sniffing {
 impl AsyncRead for Sniffing {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        std::task::ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        if let Err(error) = ready!(Pin::new(&mut self.io).poll_read(cx, buf)) {
+            // Whoever is refused in the handshake of TLS hears of it only when it reads.
+            #[cfg(feature = "tls")]
+            if let Some(error) = TlsError::within(&error) {
+                self.met.note(WireError::Tls(error));
+            }
+            return Poll::Ready(Err(error));
+        }
         Poll::Ready(if self.len < self.first.len() { self.look(&buf.filled()[before..]) } else { Ok(()) })
     }
 }

@@ -26,12 +26,14 @@ pub(crate) async fn serve(
     answers: Answers,
     mut closing: Closing,
 ) {
-    let Some(host) = shared.host.get() else { return };
+    let host = taken.host();
     let conversation = async {
-        let admitted = timeout(shared.options.handshake_timeout, admit(&shared, &mut stream, &answers, host, &taken));
+        let admitted = timeout(shared.options.handshake_timeout, admit(&shared, &mut stream, &answers, &host, &taken));
         let inbound = admitted.await.map_err(|_| WireError::Timeout)??;
         tracing::debug!(from = taken.from(), "another process shook hands");
-        Receiver { shared: &shared, host, answers: &answers, inbound, told: HashSet::new() }.receive(stream).await
+        Receiver { shared: &shared, host: &host, answers: &answers, inbound, told: HashSet::new() }
+            .receive(stream)
+            .await
     };
     tokio::select! {
         () = closing.closed() => {}

@@ -4,6 +4,8 @@
 //! What is said is in `proto/coracle/v1/raft.proto`.
 //! Each process sends on streams that it opens itself, one per remote process and each on a connection of its own, and only receives on those that others open.
 //!
+//! Over TLS, all of this is inside of it, and the protocol's name there (ALPN) is `h2`.
+//!
 //! # Copies
 //!
 //! Entries are encoded once, in the encoding of the log, and copied once more into the message.
@@ -18,6 +20,7 @@ mod listen;
 mod options;
 mod outbox;
 mod outgoing;
+mod secure;
 mod service;
 mod shared;
 mod transport;

@@ -3,7 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use coracle_transport::{
-    Address, Route, TransportError,
+    Address, Host, Route, TransportError,
     links::{Closing, HTTP2_PREFACE, HTTP2_SETTINGS, MESSAGEPACK_MAGIC, Spoken, bind_tcp, part, prepare_tcp},
 };
 use tokio::{
@@ -17,6 +17,7 @@ use tonic::transport::Server;
 
 use crate::{
     connection::{Connection, Guarded, Io},
+    secure::Security,
     service::Metered,
     shared::Shared,
     wire::WireError,
@@ -25,17 +26,18 @@ use crate::{
 /// Where connections come from.
 pub(crate) struct Listener {
     listener: TcpListener,
-    address: Address,
+    /// Whether connections are over TLS, and how.
+    security: Option<Security>,
 }
 
 /// Begins to listen; returns the address that was bound, its port filled in.
-pub(crate) async fn bind(address: &Address) -> Result<(Listener, Address), TransportError> {
+pub(crate) async fn bind(address: &Address, security: Option<Security>) -> Result<(Listener, Address), TransportError> {
     let Route::Grpc { host, port } = address.route() else {
         return Err(TransportError::Unsupported { address: address.to_string(), transport: "grpc" });
     };
     let bound = bind_tcp(address, (host, *port)).await;
     let (listener, bound) = bound.map_err(|source| TransportError::Listen { address: address.to_string(), source })?;
-    Ok((Listener { listener, address: bound.clone() }, bound))
+    Ok((Listener { listener, security }, bound))
 }
 
 /// Accepts and serves connections until the transport is closed.
@@ -82,7 +84,7 @@ async fn accept(shared: Arc<Shared>, listener: Listener, accepted: mpsc::Sender<
         };
         match connected {
             Ok((stream, from)) => {
-                admit(&shared, stream, from.to_string(), &listener.address, accepted.clone(), &closing);
+                admit(&shared, stream, from.to_string(), &listener, accepted.clone(), &closing);
             }
             Err(error) => {
                 tracing::debug!(%error, "a connection could not be accepted");
@@ -97,7 +99,7 @@ fn admit(
     shared: &Arc<Shared>,
     stream: TcpStream,
     from: String,
-    address: &Address,
+    listener: &Listener,
     accepted: mpsc::Sender<Guarded>,
     closing: &Closing,
 ) {
@@ -107,30 +109,42 @@ fn admit(
         shared.overloaded(&from);
         return;
     };
-    let (shared, address, mut closing) = (shared.clone(), address.to_string(), closing.clone());
+    let (shared, security, mut closing) = (shared.clone(), listener.security.clone(), closing.clone());
     tokio::spawn(async move {
-        let connection = Arc::new(Connection::new(from, permit, handshake));
+        let Some(host) = shared.host.get().cloned() else { return };
         let begun = tokio::select! {
             () = closing.closed() => return,
-            begun = timeout(shared.options.handshake_timeout, begin(stream, &address, shared.options.write_timeout)) => begun,
+            begun = timeout(shared.options.handshake_timeout, begin(stream, host, security, &shared)) => begun,
         };
         match begun.unwrap_or(Err(WireError::Timeout)) {
-            // Nobody takes it when the transport is closed.
-            Ok(io) => drop(accepted.send(Guarded::new(io, connection, shared, closing)).await),
-            Err(error) => shared.complain(&connection.from, &error),
+            Ok((io, host)) => {
+                let connection = Arc::new(Connection::new(from, host, permit, handshake));
+                // Nobody takes it when the transport is closed.
+                let _ = accepted.send(Guarded::new(io, connection, shared, closing)).await;
+            }
+            Err(error) => shared.complain(&from, &error),
         }
     });
 }
 
-/// Reads the preface.
-async fn begin(mut stream: TcpStream, address: &str, write_timeout: Duration) -> Result<Box<dyn Io>, WireError> {
-    prepare_tcp(&stream, write_timeout)?;
+/// Makes the connection secure, if it is to be, and reads the preface; the host is as it is to be seen from there.
+async fn begin(
+    stream: TcpStream,
+    host: Arc<dyn Host>,
+    security: Option<Security>,
+    shared: &Shared,
+) -> Result<(Box<dyn Io>, Arc<dyn Host>), WireError> {
+    prepare_tcp(&stream, shared.options.write_timeout)?;
+    let (mut stream, host): (Box<dyn Io>, _) = match security {
+        Some(security) => security.accept(Box::new(stream), host).await?,
+        None => (Box::new(stream), host),
+    };
     match read_preface(&mut stream).await? {
-        Some(Spoken::Http2) => Ok(Box::new(stream)),
+        Some(Spoken::Http2) => Ok((stream, host)),
         Some(spoken) => {
-            // What a server of gRPC says first tells the other side what is spoken here.
+            // What a server of gRPC says first tells the other side what is spoken here; and TLS, that it is not.
             part(&mut stream, &HTTP2_SETTINGS).await;
-            Err(WireError::Foreign { spoken, address: address.to_owned() })
+            Err(WireError::ForeignHere(spoken))
         }
         None => Err(WireError::Garbage),
     }
@@ -147,7 +161,9 @@ async fn read_preface(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Sp
         }
         let may_become = |whole: &[u8]| first[..len].iter().zip(whole).all(|(a, b)| a == b);
         let is_short = len < MESSAGEPACK_MAGIC.len();
-        let is_undecided = may_become(&HTTP2_PREFACE) || is_short && may_become(&MESSAGEPACK_MAGIC);
+        let is_undecided = may_become(&HTTP2_PREFACE)
+            || is_short && may_become(&MESSAGEPACK_MAGIC)
+            || matches!(first[..len], [0x15 | 0x16]);
         if !is_undecided {
             return Ok(Spoken::of(&first[..len]).filter(|spoken| *spoken != Spoken::Http2));
         }

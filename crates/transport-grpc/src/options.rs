@@ -25,7 +25,7 @@ pub struct GrpcOptions {
     pub window_bytes: u32,
     /// How long one address may take to accept a connection.
     pub connect_timeout: Duration,
-    /// How long the handshake may take, and the reading or answering of a question.
+    /// How long the handshake may take, and before it the one of TLS; and the reading or answering of a question.
     pub handshake_timeout: Duration,
     /// How long the other side may take nothing of what is to be written, and leave a ping unanswered, before the connection is given up.
     pub write_timeout: Duration,
@@ -37,6 +37,9 @@ pub struct GrpcOptions {
     pub backoff_min: Duration,
     /// The longest wait before another attempt.
     pub backoff_max: Duration,
+    /// By which certificates connections are made secure; needed for addresses that end with `/tls/http`, and of no effect on others.
+    #[cfg(feature = "tls")]
+    pub tls: Option<coracle_transport::tls::Tls>,
     /// How long [`shutdown`](coracle_transport::Transport::shutdown) goes on writing what is queued.
     pub shutdown_timeout: Duration,
 }
@@ -60,6 +63,8 @@ impl Default for GrpcOptions {
             idle_timeout: Duration::from_secs(60),
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(2),
+            #[cfg(feature = "tls")]
+            tls: None,
             shutdown_timeout: Duration::from_secs(1),
         }
     }

@@ -19,6 +19,7 @@ use tokio::{
 
 use crate::{
     GrpcOptions, dial, listen, outgoing,
+    secure::security,
     shared::{Shared, is_ours},
 };
 
@@ -80,8 +81,15 @@ impl GrpcTransport {
 #[async_trait]
 impl Transport for GrpcTransport {
     async fn listen(&self, bind: &Address, host: Arc<dyn Host>) -> Result<Address, TransportError> {
+        let security = security(bind, &self.shared.options).map_err(|reason| {
+            let (address, reason) = (bind.to_string(), reason.to_owned());
+            TransportError::Tls { address, reason }
+        })?;
+        if let Some(security) = &security {
+            security.warn();
+        }
         let closing = self.begin_to_listen(bind)?;
-        let bound = listen::bind(bind).await;
+        let bound = listen::bind(bind, security).await;
         if bound.is_err() {
             // Another address may be tried.
             self.state().listening = false;

@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+#[cfg(feature = "tls")]
+use coracle_transport::tls::TlsError;
 use coracle_transport::{Fault, FrameError, Hello, Refusal, links::Spoken};
 use prost::Message;
 use tonic::{Code, Status, Streaming};
@@ -47,6 +49,13 @@ pub(crate) enum WireError {
     Garbage,
     #[error("{}", spoken.instead_of(Spoken::Http2, address))]
     Foreign { spoken: Spoken, address: String },
+    #[error("the other side speaks {}, and this is an address of gRPC", .0.name())]
+    ForeignHere(Spoken),
+    #[error("no secure connection: {0}")]
+    #[cfg(feature = "tls")]
+    Tls(#[from] TlsError),
+    #[error("the address is over TLS: {0}")]
+    NoSecurity(&'static str),
     #[error("{0}")]
     Oversized(String),
     #[error("a message does not decode: {0}")]
@@ -69,7 +78,13 @@ impl WireError {
         Some(match self {
             WireError::Io(_) | WireError::Lost(_) | WireError::Closed => return None,
             WireError::Timeout => Fault::Timeout,
-            WireError::Garbage | WireError::Foreign { .. } => Fault::Garbage,
+            // Whoever hangs up in the handshake may have been shut down.
+            #[cfg(feature = "tls")]
+            WireError::Tls(TlsError::Io(_) | TlsError::Closed) => return None,
+            #[cfg(feature = "tls")]
+            WireError::Tls(_) => Fault::Tls,
+            WireError::NoSecurity(_) => Fault::Tls,
+            WireError::Garbage | WireError::Foreign { .. } | WireError::ForeignHere(_) => Fault::Garbage,
             WireError::Oversized(_) => Fault::Oversized,
             WireError::Malformed(_) => Fault::Malformed,
             WireError::RefusedThere(_) | WireError::RefusedOtherwise(_) => Fault::RefusedThere,

@@ -65,6 +65,9 @@ fn encode_refusal(refusal: Refusal) -> pb::Refusal {
         Refusal::Incarnation { node } => Reason::Incarnation(refusal::Incarnation { node: node.0 }),
         Refusal::NotHosted { group, node } => Reason::NotHosted(refusal::NotHosted { group: group.0, node: node.0 }),
         Refusal::NoGroup => Reason::NoGroup(refusal::NoGroup {}),
+        Refusal::Certificate { node, expected, presented } => {
+            Reason::Certificate(refusal::Certificate { node: node.0, expected, presented })
+        }
         other => Reason::Other(other.to_string()),
     };
     pb::Refusal { reason: Some(reason) }
@@ -80,6 +83,9 @@ fn decode_refusal(refusal: pb::Refusal) -> Result<Greeting, Malformed> {
         Reason::Incarnation(stranger) => Refusal::Incarnation { node: NodeId(stranger.node) },
         Reason::NotHosted(absent) => Refusal::NotHosted { group: GroupId(absent.group), node: NodeId(absent.node) },
         Reason::NoGroup(refusal::NoGroup {}) => Refusal::NoGroup,
+        Reason::Certificate(refusal::Certificate { node, expected, presented }) => {
+            Refusal::Certificate { node: NodeId(node), expected, presented }
+        }
         Reason::Other(reason) => return Ok(Greeting::RefusedOtherwise(reason)),
     }))
 }

@@ -100,6 +100,7 @@ fn greetings_have_their_golden_bytes() {
 #[test]
 fn every_refusal_comes_back() {
     let (ours, theirs) = ("a".to_owned(), "b".to_owned());
+    let (expected, presented) = (vec!["a".to_owned()], vec!["b".to_owned(), "c".to_owned()]);
     for refusal in [
         Refusal::Version { ours: 1, theirs: 2 },
         Refusal::ClusterName { ours, theirs },
@@ -108,6 +109,7 @@ fn every_refusal_comes_back() {
         Refusal::Incarnation { node: NodeId(1) },
         Refusal::NotHosted { group: GroupId(1), node: NodeId(2) },
         Refusal::NoGroup,
+        Refusal::Certificate { node: NodeId(1), expected, presented },
     ] {
         let greeting = Greeting::Refused(refusal);
         assert_eq!(decode_envelope(encode_greeting(greeting.clone())).unwrap(), Said::Greeting(greeting));

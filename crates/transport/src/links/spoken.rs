@@ -17,6 +17,8 @@ pub enum Spoken {
     MessagePack,
     /// HTTP/2, and so gRPC: `/tcp/N/http`.
     Http2,
+    /// TLS, and inside of it either of them: `/tcp/N/tls` or `/tcp/N/tls/http`.
+    Tls,
 }
 
 impl Spoken {
@@ -29,8 +31,20 @@ impl Spoken {
             Some(Spoken::MessagePack)
         } else if is_settings || first.starts_with(&HTTP2_PREFACE[..PREFACE_LEN]) {
             Some(Spoken::Http2)
+        } else if matches!(first, [0x15 | 0x16, 3, ..]) {
+            // The start of a handshake, or an alert.
+            Some(Spoken::Tls)
         } else {
             None
+        }
+    }
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Spoken::MessagePack => "MessagePack over TCP",
+            Spoken::Http2 => "gRPC",
+            Spoken::Tls => "TLS",
         }
     }
 
@@ -46,17 +60,11 @@ impl Spoken {
         )
     }
 
-    fn name(self) -> &'static str {
-        match self {
-            Spoken::MessagePack => "MessagePack over TCP",
-            Spoken::Http2 => "gRPC",
-        }
-    }
-
     fn suffix(self) -> &'static str {
         match self {
             Spoken::MessagePack => "",
             Spoken::Http2 => "/http",
+            Spoken::Tls => "/tls/http",
         }
     }
 }
@@ -70,7 +78,8 @@ mod tests {
         assert_eq!(Spoken::of(&MESSAGEPACK_MAGIC), Some(Spoken::MessagePack));
         assert_eq!(Spoken::of(&HTTP2_PREFACE), Some(Spoken::Http2));
         assert_eq!(Spoken::of(&HTTP2_SETTINGS), Some(Spoken::Http2));
-        for other in [&b"GET / HTTP/1.1\r\n"[..], b"SSH-2.0-", b"", b"PR", &[0x16, 3, 1, 0]] {
+        assert_eq!(Spoken::of(&[0x16, 3, 1, 0]), Some(Spoken::Tls));
+        for other in [&b"GET / HTTP/1.1\r\n"[..], b"SSH-2.0-", b"", b"PR", &[0x16]] {
             assert_eq!(Spoken::of(other), None, "{other:?}");
         }
     }
