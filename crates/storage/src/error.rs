@@ -17,6 +17,14 @@ pub enum StorageError {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// No space, found before anything was written: nothing was written, and the same write may be tried again (C18).
+    #[error("no space in {place}: {needed} bytes are needed")]
+    Full {
+        /// Where.
+        place: String,
+        /// How many bytes.
+        needed: u64,
+    },
     /// The data is not what was written.
     #[error("damaged data in {place}: {what}")]
     Damaged {

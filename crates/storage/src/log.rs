@@ -73,7 +73,7 @@ pub trait LogStore: Send + Sync {
 
     /// Writes the batches of one or many groups: each all or nothing, and all as durable as the store promises when this returns.
     /// Batches of one group are written in order.
-    /// [`StorageError::Invalid`](crate::StorageError::Invalid) says that nothing was written; after any other error nothing more is accepted: the caller stops for good (C18).
+    /// [`StorageError::Invalid`](crate::StorageError::Invalid) and [`StorageError::Full`](crate::StorageError::Full) say that nothing was written, and after `Full` the same write is tried again later; after any other error nothing more is accepted: the caller stops for good (C18).
     ///
     /// # Errors
     /// When anything could not be written or synced, or a batch would leave a gap.
@@ -85,7 +85,7 @@ pub trait LogStore: Send + Sync {
     /// When the store cannot be read, or the log ends before `from`.
     fn read(&self, group: GroupId, from: Index, to: Index, bytes_max: usize) -> Result<LogRead>;
 
-    /// Whether `write` never waits for a device: such a store may be called in line.
+    /// Whether `write` never waits for a device: such a store may be called in line, and is never [full](crate::StorageError::Full).
     fn never_blocks(&self) -> bool {
         false
     }
