@@ -15,6 +15,8 @@ mod store;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "files")]
+pub mod files;
 
 pub use error::{Result, StorageError};
 pub use in_memory::{InMemory, Machine};
