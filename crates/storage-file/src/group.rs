@@ -199,6 +199,9 @@ impl GroupLog {
     /// Where the entries from `from` to `to` lie, up to the first that is damaged, and no more than fit in `bytes_max`, but at least one if it is whole.
     pub(crate) fn places(&self, from: Index, to: Index, bytes_max: usize) -> Vec<Place> {
         let mut places: Vec<Place> = Vec::new();
+        if from > to {
+            return places;
+        }
         let mut left = bytes_max;
         let begin = self.pieces.range(..=from).next_back().map_or(from, |(first, _)| *first);
         for place in self.pieces.range(begin..=to).flat_map(|(first, piece)| piece.places(*first)) {

@@ -39,6 +39,8 @@ mod rebuilt;
 mod scan;
 mod segment;
 mod spare;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,

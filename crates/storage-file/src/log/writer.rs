@@ -169,9 +169,9 @@ impl Writer {
         Ok((segment, data))
     }
 
-    /// Deletes old segments that nothing refers to.
+    /// Deletes old segments that nothing refers to, once the last one says what the logs are.
     pub(super) fn reclaim(&mut self) {
-        while self.segments.len() > 1 && self.segments[0].live() == 0 {
+        while self.position > BLOCKS as u64 && self.segments.len() > 1 && self.segments[0].live() == 0 {
             if let Some(oldest) = self.segments.pop_front() {
                 self.keeper.remove(Segment::name(oldest.header.number));
                 self.moving.clear();
