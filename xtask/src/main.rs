@@ -2,11 +2,14 @@
 #![allow(clippy::print_stdout, reason = "a command line tool answers on standard output")]
 
 mod cluster;
+mod debian;
 mod nostd;
 mod process;
+mod redis;
 mod sim;
 mod test;
 mod tidy;
+mod tools;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -33,6 +36,8 @@ enum Task {
     Cluster(cluster::Options),
     /// Run all tests: unit, integration, documentation, examples, and each adapter alone
     Test(test::Options),
+    /// Print the path of a Redis server for the tests; fetch one from the system's packages, without installing it, if there is none
+    Redis,
     /// Show that the core needs no standard library, no clock, no threads, no sockets
     CheckNostd,
     /// Run the deterministic simulator; its own options follow (see `cargo xtask sim --help`)
@@ -43,6 +48,8 @@ enum Task {
     Model(Passed),
     /// Run the benchmarks, which are a workspace of their own (`cargo xtask bench core`)
     Bench(Bench),
+    /// Fetch the programs that tests use and the system lacks, into target/tools
+    Tools,
     /// Check the style that no compiler checks: layers, file sizes, copies, leftovers
     Tidy(tidy::Options),
 }
@@ -78,6 +85,7 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Cluster(options) => return cluster::run(&options),
         Task::Test(options) => test::run(&options)?,
+        Task::Redis => redis::run()?,
         Task::CheckNostd => nostd::run()?,
         Task::Sim(Passed { args }) => return sim::run(&args),
         Task::Model(Passed { args }) => {
@@ -92,6 +100,7 @@ fn run(task: Task) -> Result<ExitCode> {
                 .args(passed.args);
             return process::pass_through(&mut cargo);
         }
+        Task::Tools => tools::run()?,
         Task::Tidy(options) => tidy::run(&options)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -5,7 +5,10 @@ use std::ffi::OsString;
 use anyhow::Result;
 use clap::Args;
 
-use crate::process::{build_binary, cargo, step, workspace_metadata};
+use crate::{
+    process::{build_binary, cargo, step, workspace_metadata},
+    redis, tools,
+};
 
 /// What to test.
 #[derive(Args)]
@@ -16,11 +19,21 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if cfg!(target_os = "linux")
+        && let Err(error) = tools::run()
+    {
+        // The tests that need it say so too, and fail.
+        println!("== {error:#}");
+    }
     println!("== the binary that the tests across crates start");
     let binary = build_binary("coracle-server", "coracle", false)?;
     println!("== CORACLE_BIN={}", binary.display());
+    println!("== a Redis server");
+    let server = redis::server()?;
+    println!("== {}={}", redis::SERVER_VARIABLE, server.display());
     let mut all = cargo();
     all.args(["test", "--workspace"]).args(&options.args).env("CORACLE_BIN", &binary);
+    all.env(redis::SERVER_VARIABLE, &server);
     step("unit, integration and documentation tests", &mut all)?;
     if !options.args.is_empty() {
         return Ok(());

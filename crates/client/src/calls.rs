@@ -226,6 +226,7 @@ impl Inner {
             // Any other refusal only speaks for the attempt that it answers, not for those before it (C21).
             _ if may_have_happened => Error::Unknown(told),
             Failure::Answer(error @ Error::Busy { .. }) => error,
+            Failure::Answer(Error::NoSpace(_)) => Error::NoSpace(told),
             Failure::Answer(error) if !timed_out => error,
             _ => Error::Unavailable(told),
         }

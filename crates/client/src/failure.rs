@@ -41,7 +41,14 @@ impl Failure {
         match self {
             Failure::Unsent(_) => true,
             Failure::Answer(error) => {
-                matches!(error, Error::NotLeader { .. } | Error::Unavailable(_) | Error::Busy { .. } | Error::Closed)
+                matches!(
+                    error,
+                    Error::NotLeader { .. }
+                        | Error::Unavailable(_)
+                        | Error::Busy { .. }
+                        | Error::NoSpace(_)
+                        | Error::Closed
+                )
             }
             Failure::Broken(_) => false,
         }

@@ -23,6 +23,7 @@ pub fn code(error: &Error) -> &'static str {
         Error::NotLeader { .. } => "LEVEL_NOT_LEADER",
         Error::Unavailable(_) => "LEVEL_UNAVAILABLE",
         Error::Busy { .. } => "LEVEL_BUSY",
+        Error::NoSpace(_) => "LEVEL_NO_SPACE",
         Error::Unknown(_) => "LEVEL_OUTCOME_UNKNOWN",
         Error::Closed => "LEVEL_DATABASE_NOT_OPEN",
         Error::Protocol(_) => "LEVEL_PROTOCOL",
@@ -57,6 +58,7 @@ pub fn to_error(status: &Status) -> Option<Error> {
         ("LEVEL_NOT_LEADER", None) => Error::NotLeader { leader: None },
         ("LEVEL_UNAVAILABLE", Some(Detail::Reason(reason))) => Error::Unavailable(reason.clone()),
         ("LEVEL_BUSY", Some(Detail::RetryAfterUs(after))) => Error::Busy { retry_after: Duration::from_micros(*after) },
+        ("LEVEL_NO_SPACE", Some(Detail::Reason(reason))) => Error::NoSpace(reason.clone()),
         ("LEVEL_OUTCOME_UNKNOWN", Some(Detail::Reason(reason))) => Error::Unknown(reason.clone()),
         ("LEVEL_DATABASE_NOT_OPEN", None) => Error::Closed,
         ("LEVEL_PROTOCOL", Some(Detail::Reason(reason))) => Error::Protocol(reason.clone()),
@@ -67,13 +69,14 @@ pub fn to_error(status: &Status) -> Option<Error> {
 }
 
 fn known(code: &str) -> bool {
-    const WITH_DETAIL: [&str; 8] = [
+    const WITH_DETAIL: [&str; 9] = [
         "LEVEL_LIMIT_EXCEEDED",
         "LEVEL_NOT_AN_INTEGER",
         "LEVEL_SESSION_EXPIRED",
         "LEVEL_SNAPSHOT_NOT_OPEN",
         "LEVEL_UNAVAILABLE",
         "LEVEL_BUSY",
+        "LEVEL_NO_SPACE",
         "LEVEL_OUTCOME_UNKNOWN",
         "LEVEL_PROTOCOL",
     ];
@@ -86,7 +89,7 @@ fn grpc_code(error: &Error) -> Code {
         Error::LimitExceeded { .. } => Code::InvalidArgument,
         Error::NotAnInteger { .. } | Error::SessionExpired(_) | Error::SnapshotGone(_) => Code::FailedPrecondition,
         Error::NotLeader { .. } | Error::Unavailable(_) | Error::Closed => Code::Unavailable,
-        Error::Busy { .. } => Code::ResourceExhausted,
+        Error::Busy { .. } | Error::NoSpace(_) => Code::ResourceExhausted,
         Error::Unknown(_) => Code::Unknown,
         _ => Code::Internal,
     }
@@ -104,7 +107,7 @@ fn detail(error: &Error) -> Option<Detail> {
         Error::SnapshotGone(revision) => Detail::Revision(revision.0),
         Error::NotLeader { leader } => Detail::Leader(clip(leader.clone()?, TEXT_BYTES_MAX)),
         Error::Busy { retry_after } => Detail::RetryAfterUs(u64::try_from(retry_after.as_micros()).unwrap_or(u64::MAX)),
-        Error::Unavailable(reason) | Error::Unknown(reason) | Error::Protocol(reason) => {
+        Error::Unavailable(reason) | Error::Unknown(reason) | Error::Protocol(reason) | Error::NoSpace(reason) => {
             Detail::Reason(clip(reason.clone(), TEXT_BYTES_MAX))
         }
         _ => return None,
@@ -143,6 +146,7 @@ mod tests {
             Error::Unknown("it stepped down".to_owned()),
             Error::Closed,
             Error::Protocol("an odd answer".to_owned()),
+            Error::NoSpace("no space in /data: 7 bytes are needed".to_owned()),
         ]
     }
 

@@ -193,6 +193,24 @@ async fn a_busy_node_is_asked_again_when_it_said() {
 }
 
 #[tokio::test]
+async fn c18_a_node_without_space_is_asked_again_until_the_deadline() {
+    let node = Node::start();
+    let lacks = "no space in /data: 4096 bytes are needed";
+    node.set(Mode::Fail(Error::NoSpace(lacks.to_owned())));
+    let client = Client::connect_lazy([node.address()], options()).unwrap();
+    let commit = tokio::spawn(async move { client.commit(txn(), None).await });
+    eventually("it was asked again", async || node.commits() > 1).await;
+    node.set(Mode::Serve);
+    commit.await.unwrap().unwrap();
+
+    node.set(Mode::Fail(Error::NoSpace(lacks.to_owned())));
+    let hasty = options().with_deadline(Duration::from_millis(200));
+    let client = Client::connect_lazy([node.address()], hasty).unwrap();
+    let error = client.commit(txn(), None).await.unwrap_err();
+    assert!(matches!(&error, Error::NoSpace(told) if told.contains(lacks)), "{error}");
+}
+
+#[tokio::test]
 async fn a_read_leaves_a_node_that_has_fallen_silent() {
     let (first, second) = (Node::start(), Node::start());
     first.set(Mode::Hang);

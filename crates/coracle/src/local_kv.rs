@@ -162,6 +162,7 @@ fn rejected(node: &Node, reason: RejectReason) -> Error {
     match reason {
         RejectReason::NotLeader { .. } => Error::NotLeader { leader: node.leader_client_address() },
         RejectReason::Busy => Error::Busy { retry_after: RETRY_AFTER },
+        RejectReason::NoSpace => Error::NoSpace(node.no_space().unwrap_or_else(|| "no space in the log".to_owned())),
         RejectReason::NoQuorum => Error::Unavailable("no majority of the nodes answered in time".to_owned()),
         RejectReason::Stopped => Error::Closed,
         other => Error::Unavailable(format!("refused: {other:?}")),

@@ -50,6 +50,16 @@ pub enum Bug {
     StaleEcho,
     /// Any answer to a question for a read is taken, also that to an earlier one (C24).
     UnmatchedReadAnswer,
+    /// Promises count in full, as if all clocks went alike (C13).
+    LeaseWithoutDrift,
+    /// Promises count from when the answer came (C13).
+    LeaseFromAnswer,
+    /// A start forgets what was promised (C13).
+    ForgottenPromise,
+    /// Votes go to others in spite of a promise (C13).
+    BrokenPromise,
+    /// A lease outlives the handover (C14).
+    LeaseDuringTransfer,
     /// What is committed is applied before it is durable here (C7).
     ApplyBeforeDurable,
     /// The log is cut up to what is applied, and nothing is flushed before (C7).

@@ -36,6 +36,8 @@ pub enum Input {
         /// The newest durable ticket.
         ticket: Ticket,
     },
+    /// The write that is on its way found no space, before anything of it was written; it is tried again until there is some (C18). May come any number of times before its `Persisted`.
+    NoSpace,
     /// A write or a sync of the log failed: the group stops for good (C18).
     PersistFailed,
     /// The answer to [`Output::ReadEntries`](crate::Output::ReadEntries).

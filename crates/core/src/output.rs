@@ -162,6 +162,8 @@ pub enum RejectReason {
     },
     /// A limit is reached: try again later.
     Busy,
+    /// The log finds no space: nothing is appended until there is some (C18).
+    NoSpace,
     /// The group has stopped.
     Stopped,
     /// No majority answered in time.
@@ -236,6 +238,10 @@ pub enum Event {
     DiskSlow,
     /// It ended after all.
     DiskRecovered,
+    /// A write of the log finds no space: until it does, proposals are refused, and this node does not campaign (C18).
+    DiskFull,
+    /// It found some.
+    SpaceFound,
     /// A peer said what no correct peer says; it was ignored.
     PeerFault {
         /// Who.

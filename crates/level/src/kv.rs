@@ -181,6 +181,9 @@ pub enum Error {
     /// The other side said what cannot be.
     #[error("protocol: {0}")]
     Protocol(String),
+    /// The environment: there is no space to write to; the text says where. The request surely had no effect, and may have one once there is space again.
+    #[error("{0}")]
+    NoSpace(String),
 }
 
 /// What operations return.

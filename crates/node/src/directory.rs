@@ -34,6 +34,8 @@ struct State {
     known: Option<BTreeMap<NodeId, Incarnation>>,
     /// Members that do not know this node.
     refused_by: BTreeSet<NodeId>,
+    /// What the log lacks, while it waits for space.
+    no_space: Option<String>,
     /// What the running node says of itself.
     status: Option<watch::Receiver<Arc<Status>>>,
     /// Whether it waits to be taken in.
@@ -64,6 +66,7 @@ impl Directory {
             standing: Standing::Member,
             known: None,
             refused_by: BTreeSet::new(),
+            no_space: None,
             status: None,
             is_waiting: false,
             told: None,
@@ -109,6 +112,16 @@ impl Directory {
     /// The node stands otherwise towards its cluster; returns how it stood before.
     pub(crate) fn set_standing(&self, standing: Standing) -> Standing {
         std::mem::replace(&mut self.lock().standing, standing)
+    }
+
+    /// What the log lacks, in words, while it waits for space.
+    pub(crate) fn no_space(&self) -> Option<String> {
+        self.lock().no_space.clone()
+    }
+
+    /// What the log lacks, or that it lacks nothing; returns whether it lacked something before.
+    pub(crate) fn set_no_space(&self, no_space: Option<String>) -> bool {
+        std::mem::replace(&mut self.lock().no_space, no_space).is_some()
     }
 
     /// The node runs.

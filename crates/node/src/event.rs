@@ -15,6 +15,11 @@ pub enum NodeEvent {
         /// Which.
         peer: NodeId,
     },
+    /// There is no space for a snapshot: it was given up, and is tried again. Told once, until one succeeds.
+    SnapshotGivenUp {
+        /// What was missing.
+        what: String,
+    },
     /// The node is not a member any more: its removal is committed, or its peers say so. It keeps running and takes no part.
     Removed,
     /// The node has stopped; nothing follows.

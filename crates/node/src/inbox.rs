@@ -221,6 +221,11 @@ impl Inbox {
         self.lock().0 == Life::Running
     }
 
+    /// Whether nothing is taken any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().0 == Life::Closed
+    }
+
     /// Until there may be something to take.
     pub(crate) async fn filled(&self) {
         self.notify.notified().await;

@@ -114,6 +114,11 @@ impl Node {
         status::leader_client_address(&self.shared.status.borrow())
     }
 
+    /// What the log lacks, while it waits for space (C18): proposals are refused meanwhile.
+    pub fn no_space(&self) -> Option<String> {
+        self.shared.directory.no_space()
+    }
+
     /// Whether it takes requests.
     pub fn is_running(&self) -> bool {
         self.shared.inbox.is_running()

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -76,6 +77,8 @@ pub(crate) struct Loop {
     pub(crate) is_changed: bool,
     /// What failed first: the replica's reason to stop does not say it.
     pub(crate) failure: Option<String>,
+    /// There was no space for a snapshot; one that succeeds ends it.
+    pub(crate) has_given_up_snapshot: bool,
     /// Why the replica stopped, once it has.
     pub(crate) fatal: Option<StopReason>,
 }
@@ -120,7 +123,7 @@ impl Loop {
     fn turn(&mut self, items: &mut Vec<Item>, unreachable: BTreeSet<NodeId>) -> Option<Time> {
         // The clock is read after the batch was taken, and time comes last: a process that was paused sees what queued up before its timers fire (C11).
         let now = self.clock.now();
-        for peer in unreachable.into_iter().chain(std::mem::take(&mut self.unreached)) {
+        for peer in unreachable.into_iter().chain(mem::take(&mut self.unreached)) {
             let _ = self.events.send(NodeEvent::Unreachable { peer });
             self.replica.handle(now, Input::Unreachable { peer });
         }
@@ -172,10 +175,32 @@ impl Loop {
     }
 
     fn done(&mut self, now: Time, completion: Completion) {
-        if let Completion::Failed { what, .. } = &completion {
-            self.failure.get_or_insert_with(|| what.clone());
-        }
+        self.note(&completion);
         self.replica.handle(now, Input::Done(completion));
+    }
+
+    /// What the replica does not see of a completion: the words. What is tried again and again is said once.
+    fn note(&mut self, completion: &Completion) {
+        match completion {
+            Completion::Failed { what, .. } => {
+                self.failure.get_or_insert_with(|| what.clone());
+            }
+            Completion::NoSpace(what) => {
+                if !self.directory.set_no_space(Some(what.to_string())) {
+                    tracing::warn!("{what}: writes are refused until there is space");
+                }
+            }
+            Completion::SnapshotNotTaken { what } | Completion::SnapshotNotStored { what } => {
+                if !mem::replace(&mut self.has_given_up_snapshot, true) {
+                    tracing::warn!("{what}: it is given up, and tried again later");
+                    let _ = self.events.send(NodeEvent::SnapshotGivenUp { what: what.clone() });
+                }
+            }
+            Completion::SnapshotTaken { .. } | Completion::SnapshotStored { whole: true, .. } => {
+                self.has_given_up_snapshot = false;
+            }
+            _ => {}
+        }
     }
 
     /// Does what the replica asks for until there is nothing more. What was done in line is handed in within the same turn.
@@ -270,6 +295,12 @@ impl Loop {
             }
             Event::Repaired => tracing::info!("the log is whole again"),
             Event::DiskSlow => tracing::warn!("a write of the log takes longer than its limit"),
+            // It was said in words, with what is missing.
+            Event::DiskFull => {}
+            Event::SpaceFound => {
+                self.directory.set_no_space(None);
+                tracing::info!("the log has space again");
+            }
             event => tracing::info!(?event),
         }
         self.publish(now);

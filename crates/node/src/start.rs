@@ -137,6 +137,7 @@ impl Assembly {
             last_published: Time::ZERO,
             is_changed: true,
             failure: None,
+            has_given_up_snapshot: false,
             fatal: None,
         };
         run.meet_members(clock.now());

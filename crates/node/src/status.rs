@@ -38,6 +38,10 @@ pub struct NodeStatus {
     pub durable_index: Index,
     /// How many of its entries are damaged and not repaired yet (C19): unless it is 0, this node neither votes nor campaigns.
     pub damaged_entries: usize,
+    /// What its log lacks, while it waits for space (C18): meanwhile it refuses proposals and does not campaign.
+    pub no_space: Option<String>,
+    /// Whether a write of its log takes longer than its limit (C18): meanwhile it does not campaign.
+    pub is_disk_slow: bool,
     /// What is known to be committed.
     pub commit_index: Index,
     /// What is applied.
@@ -143,6 +147,8 @@ pub(crate) fn compose(
         last_index: status.last_index,
         durable_index: status.durable_index,
         damaged_entries: status.damaged_entries,
+        no_space: directory.no_space().filter(|_| status.is_full),
+        is_disk_slow: status.is_disk_slow,
         commit_index: status.commit_index,
         applied_index: status.applied_index,
         durability: store.durability,

@@ -9,6 +9,8 @@ use coracle_core::{
 };
 use coracle_storage::Applied;
 
+use crate::NoSpace;
+
 /// The driver's name for a client's request; each is answered by exactly one [`Effect::Reply`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
@@ -96,6 +98,8 @@ pub enum Completion {
         /// The write's.
         ticket: Ticket,
     },
+    /// The write on its way finds no space, and is tried again until it does (C18): its [`Completion::Written`] comes later. May come any number of times.
+    NoSpace(NoSpace),
     /// Of [`Effect::ReadLog`].
     LogRead {
         /// The question's number.
@@ -127,6 +131,11 @@ pub enum Completion {
         /// What it is.
         meta: SnapshotMeta,
     },
+    /// Of [`StateEffect::TakeSnapshot`], for lack of space: it was given up.
+    SnapshotNotTaken {
+        /// Why, for people.
+        what: String,
+    },
     /// Of [`Effect::ReadSnapshot`]; `None` when the snapshot is gone.
     SnapshotRead {
         /// For whom.
@@ -150,6 +159,11 @@ pub enum Completion {
         offset: u64,
         /// Whether it is whole, its hash checked, and durable.
         whole: bool,
+    },
+    /// Of [`Effect::StoreSnapshot`], for lack of space: the piece was dropped.
+    SnapshotNotStored {
+        /// Why, for people.
+        what: String,
     },
     /// Of [`StateEffect::InstallSnapshot`].
     SnapshotInstalled {
@@ -196,7 +210,7 @@ pub enum Effect {
         /// How many bytes at most.
         len: usize,
     },
-    /// Store a piece of a snapshot, in order of arrival: [`Completion::SnapshotStored`].
+    /// Store a piece of a snapshot, in order of arrival: [`Completion::SnapshotStored`], or [`Completion::SnapshotNotStored`].
     StoreSnapshot {
         /// Who sent it.
         from: NodeId,
@@ -245,7 +259,7 @@ pub enum StateEffect {
     },
     /// Make the state durable: [`Completion::Flushed`].
     Flush,
-    /// Take a snapshot of the state as it is; reading it goes on beside later work: [`Completion::SnapshotTaken`].
+    /// Take a snapshot of the state as it is; reading it goes on beside later work: [`Completion::SnapshotTaken`], or [`Completion::SnapshotNotTaken`].
     TakeSnapshot {
         /// The last entry given to be applied before, its term, and the membership in force there: the worker fills in the rest.
         /// `last_included_index` is what the state machine has applied when the effect's turn comes.

@@ -7,6 +7,7 @@ mod clients;
 mod effects;
 mod foreign;
 mod founding;
+mod group_writes;
 mod io;
 mod joining;
 mod log_size;
@@ -23,12 +24,13 @@ mod testing;
 pub use founding::{
     Answer, AnswerState, Founder, Founding, FoundingRefusal, Inquiry, Question, Step, Wire, WireError, list_differs,
 };
+pub use group_writes::{GroupWrites, NoSpace, Written};
 pub use io::*;
 pub use joining::{
     Asked, Bond, Invite, InviteAnswer, JoinAnswer, JoinRefusal, JoinRequest, JoinRole, Verdict, conflict, is_member,
     members, proposed,
 };
-pub use log_worker::{LogWorker, Written, write_groups};
+pub use log_worker::LogWorker;
 pub use options::{ReplicaOptions, Start};
 pub use recover::recover;
 pub use replica::Replica;

@@ -21,6 +21,7 @@ impl LogWorker {
     }
 
     /// Writes everything that waits, in order, as few batches as that allows, and answers with the last ticket.
+    /// For a log that never blocks: it is never full. Others are written by [`GroupWrites`](crate::GroupWrites).
     pub fn write(&self, writes: Vec<Persist>) -> Completion {
         let ticket = last_ticket(&writes);
         complete(ticket, self.log.write(&merge(self.group, writes)).as_ref())
@@ -43,59 +44,11 @@ impl std::fmt::Debug for LogWorker {
     }
 }
 
-/// What came of a write of several groups.
-#[derive(Debug)]
-pub struct Written {
-    /// Each group's own end.
-    pub completions: Vec<(GroupId, Completion)>,
-    /// Why the store is to be written to no more, for any group (C18).
-    pub failure: Option<String>,
-}
-
-/// Writes what waits of several groups, each group's in order, in one call of the store: one sync for all of them.
-pub fn write_groups(log: &dyn LogStore, writes: Vec<(GroupId, Vec<Persist>)>) -> Written {
-    let tickets: Vec<(GroupId, Ticket)> = writes.iter().map(|(group, writes)| (*group, last_ticket(writes))).collect();
-    let merged: Vec<Vec<LogBatch>> = writes.into_iter().map(|(group, writes)| merge(group, writes)).collect();
-    let result = log.write(&merged.concat());
-    if is_invalid(&result) && merged.len() > 1 {
-        return write_each(log, tickets, merged);
-    }
-    let failure = failure(&result);
-    let completions = tickets.into_iter().map(|(group, ticket)| (group, complete(ticket, result.as_ref()))).collect();
-    Written { completions, failure }
-}
-
-/// Nothing was written, because of one group's mistake: the others do not suffer for it.
-fn write_each(log: &dyn LogStore, tickets: Vec<(GroupId, Ticket)>, merged: Vec<Vec<LogBatch>>) -> Written {
-    let mut written = Written { completions: Vec::with_capacity(tickets.len()), failure: None };
-    for ((group, ticket), batches) in tickets.into_iter().zip(merged) {
-        let completion = match &written.failure {
-            Some(what) => Completion::Failed { what: what.clone(), is_log: true },
-            None => {
-                let result = log.write(&batches);
-                written.failure = failure(&result);
-                complete(ticket, result.as_ref())
-            }
-        };
-        written.completions.push((group, completion));
-    }
-    written
-}
-
-fn is_invalid(result: &Result<(), StorageError>) -> bool {
-    matches!(result, Err(StorageError::Invalid(_)))
-}
-
-/// A failure after which nothing is written any more.
-fn failure(result: &Result<(), StorageError>) -> Option<String> {
-    result.as_ref().err().filter(|_| !is_invalid(result)).map(|error| format!("the log: {error}"))
-}
-
-fn last_ticket(writes: &[Persist]) -> Ticket {
+pub(crate) fn last_ticket(writes: &[Persist]) -> Ticket {
     writes.last().map_or(Ticket(0), |write| write.ticket)
 }
 
-fn complete(ticket: Ticket, result: Result<&(), &StorageError>) -> Completion {
+pub(crate) fn complete(ticket: Ticket, result: Result<&(), &StorageError>) -> Completion {
     match result {
         Ok(()) => Completion::Written { ticket },
         Err(error) => failed(error),
@@ -151,39 +104,13 @@ fn below(run: &Run, from: Index) -> Option<Run> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use coracle_core::{Base, Entry, HardState, Membership, NodeId, Term};
-    use coracle_storage::RecoveredLog;
     use proptest::prelude::*;
 
     use super::*;
     use crate::testing::MemoryLog;
 
     const GROUP: GroupId = GroupId(1);
-
-    /// Counts calls, and calls what one group wants invalid.
-    #[derive(Default)]
-    struct Counting {
-        calls: AtomicUsize,
-        invalid: Option<GroupId>,
-    }
-
-    impl LogStore for Counting {
-        fn recover(&self, _: GroupId, _: usize) -> Result<RecoveredLog, StorageError> {
-            Ok(RecoveredLog::default())
-        }
-        fn write(&self, batches: &[LogBatch]) -> Result<(), StorageError> {
-            self.calls.fetch_add(1, Ordering::Relaxed);
-            match batches.iter().any(|batch| Some(batch.group) == self.invalid) {
-                true => Err(StorageError::Invalid("a gap".to_owned())),
-                false => Ok(()),
-            }
-        }
-        fn read(&self, _: GroupId, _: Index, _: Index, _: usize) -> Result<LogRead, StorageError> {
-            Ok(LogRead::Compacted)
-        }
-    }
 
     /// What the core may ask for: cuts above the base, appends, and bases, each a number to be fitted to the log.
     fn writes() -> impl Strategy<Value = Vec<(Option<u64>, u64, Option<u64>, bool)>> {
@@ -250,39 +177,6 @@ mod tests {
         assert!(matches!(read(4), Completion::LogRead { request: 7, result: LogRead::Entries(_) }));
         worker.write(persists(vec![(None, 3, None, false), (Some(2), 0, None, false)]).split_off(1));
         assert!(matches!(read(4), Completion::LogRead { request: 7, result: LogRead::Compacted }));
-    }
-
-    #[test]
-    fn the_writes_of_all_groups_are_one_call() {
-        let log = Counting::default();
-        let writes = |group| (GroupId(group), persists(vec![(None, 1, None, false), (None, 2, None, false)]));
-        let done = write_groups(&log, vec![writes(1), writes(2), writes(3)]).completions;
-        let is_last = |(_, done): &(_, Completion)| matches!(done, Completion::Written { ticket: Ticket(2) });
-        assert!(done.len() == 3 && done.iter().all(is_last), "{done:?}");
-        assert_eq!(log.calls.load(Ordering::Relaxed), 1);
-    }
-
-    #[test]
-    fn an_invalid_batch_fails_its_own_group_only() {
-        let log = Counting { invalid: Some(GroupId(2)), ..Counting::default() };
-        let writes = |group| (GroupId(group), persists(vec![(None, 1, None, false)]));
-        let Written { completions, failure } = write_groups(&log, vec![writes(1), writes(2), writes(3)]);
-        let failed: Vec<GroupId> = completions
-            .iter()
-            .filter(|(_, done)| matches!(done, Completion::Failed { is_log: true, .. }))
-            .map(|(group, _)| *group)
-            .collect();
-        assert_eq!((completions.len(), failed, failure), (3, vec![GroupId(2)], None));
-    }
-
-    #[test]
-    fn c18_a_failed_write_fails_all_groups_and_those_that_follow() {
-        let log = MemoryLog::founded(&Membership::of_voters([NodeId(1)]));
-        log.fail();
-        let writes = |group| (GroupId(group), persists(vec![(None, 1, None, false)]));
-        let Written { completions, failure } = write_groups(&log, vec![writes(1), writes(2)]);
-        assert!(completions.iter().all(|(_, done)| matches!(done, Completion::Failed { .. })), "{completions:?}");
-        assert!(failure.is_some());
     }
 
     #[test]

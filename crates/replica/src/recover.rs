@@ -30,7 +30,7 @@ pub fn recover(
             begin_log_at(log, group, &found, meta)?;
             found = log.recover(group, tail_bytes_max)?;
         }
-        machine.install(meta.last_included_index, &mut StoredSnapshot::new(snapshots, meta))?;
+        StoredSnapshot::install(snapshots, meta, machine)?;
     }
     let applied = flushed(machine)?;
     if let Some(meta) = snapshot.as_ref().filter(|meta| stands_for_damage(meta, &found, applied.applied)) {
@@ -117,6 +117,7 @@ fn recovered(found: RecoveredLog, applied: Index) -> Recovered {
 mod tests {
     use bytes::Bytes;
     use coracle_core::{Entry, Membership, NodeId, Run};
+    use coracle_storage::SnapshotWriter;
 
     use super::*;
     use crate::testing::{Disk, List, MemoryLog, MemorySnapshots, list_of};
@@ -170,6 +171,56 @@ mod tests {
 
     fn recovered(log: &MemoryLog, snapshots: &MemorySnapshots, machine: &mut List) -> Start {
         recover(log, snapshots, machine, GROUP, 1 << 20).unwrap().unwrap()
+    }
+
+    /// A store in which a bit of each snapshot has changed since it was written.
+    struct Flipped {
+        whole: MemorySnapshots,
+        at: usize,
+    }
+
+    impl SnapshotStore for Flipped {
+        fn latest(&self) -> Result<Option<SnapshotMeta>, StorageError> {
+            self.whole.latest()
+        }
+
+        fn begin(&self) -> Result<Box<dyn SnapshotWriter>, StorageError> {
+            self.whole.begin()
+        }
+
+        fn resume(&self, meta: &SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError> {
+            self.whole.resume(meta)
+        }
+
+        fn read(&self, content: u64, offset: u64, len: usize) -> Result<Option<Bytes>, StorageError> {
+            let mut data = self.whole.read(content, offset, len)?.unwrap_or_default().to_vec();
+            if let Some(byte) = self.at.checked_sub(offset as usize).and_then(|at| data.get_mut(at)) {
+                *byte ^= 4;
+            }
+            Ok(Some(data.into()))
+        }
+
+        fn keep_only(&self, content: u64) -> Result<(), StorageError> {
+            self.whole.keep_only(content)
+        }
+    }
+
+    /// The machine takes any bytes: that they are the right ones is not for it to notice.
+    #[test]
+    fn p07_a_damaged_snapshot_is_noticed_whatever_the_machine() {
+        let log = log(5);
+        compact(&log, 3);
+        let whole = snapshot(3, 1);
+        let meta = whole.latest().unwrap().unwrap();
+        let data = whole.read(meta.content, 0, 1000).unwrap().unwrap();
+        for at in [0, data.len() / 2, data.len() - 1] {
+            let store = Flipped { whole: snapshot(3, 1), at };
+            let mut machine = List::new(None);
+            let refused = recover(&log, &store, &mut machine, GROUP, 1 << 20);
+            let Err(StorageError::Damaged { place, .. }) = refused else { panic!("byte {at}: {refused:?}") };
+            assert_eq!(place, "the snapshot at 3");
+        }
+        assert!(recover(&log, &whole, &mut List::new(None), GROUP, 1 << 20).is_ok());
     }
 
     #[test]

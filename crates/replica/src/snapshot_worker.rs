@@ -5,7 +5,10 @@ use std::sync::Arc;
 use coracle_core::{InstallSnapshot, NodeId, SnapshotMeta, Term};
 use coracle_storage::{SnapshotStore, SnapshotWriter, StorageError};
 
-use crate::{Completion, state_worker::failed};
+use crate::{
+    Completion,
+    state_worker::{failed, is_no_space},
+};
 
 /// Reads stored snapshots for peers, and stores those that arrive.
 pub struct SnapshotWorker {
@@ -33,6 +36,10 @@ impl SnapshotWorker {
         let meta = piece.meta.clone();
         match self.store_piece(piece) {
             Ok((offset, whole)) => Completion::SnapshotStored { from, term, meta, offset, whole },
+            // What is there stays, and the leader asks for it and goes on from there.
+            Err(error) if is_no_space(&error) => {
+                Completion::SnapshotNotStored { what: format!("the snapshot that arrives: {error}") }
+            }
             Err(error) => failed("the snapshot that arrives", &error),
         }
     }

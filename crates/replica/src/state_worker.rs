@@ -81,8 +81,7 @@ impl StateWorker {
     }
 
     fn install(&mut self, meta: &SnapshotMeta) -> Result<Completion, StorageError> {
-        let mut reader = StoredSnapshot::new(&*self.snapshots, meta);
-        self.machine.install(meta.last_included_index, &mut reader)?;
+        StoredSnapshot::install(&*self.snapshots, meta, &mut *self.machine)?;
         self.delete_older_snapshots()?;
         Ok(Completion::SnapshotInstalled { applied: self.machine.applied() })
     }
@@ -134,6 +133,10 @@ impl SnapshotJob {
         match self.write_piece() {
             Ok(true) => None,
             Ok(false) => Some(Completion::SnapshotTaken { meta: self.meta.clone() }),
+            // What there is of it goes with the writer, which is dropped.
+            Err(error) if is_no_space(&error) => {
+                Some(Completion::SnapshotNotTaken { what: format!("the snapshot: {error}") })
+            }
             Err(error) => Some(failed("the snapshot", &error)),
         }
     }
@@ -187,25 +190,48 @@ impl std::fmt::Debug for SnapshotJob {
 /// The bytes of a stored snapshot.
 pub(crate) struct StoredSnapshot<'a> {
     store: &'a dyn SnapshotStore,
-    content: u64,
     /// Where the next bytes are read.
     offset: u64,
-    size: u64,
+    meta: &'a SnapshotMeta,
     buffered: Bytes,
+    hasher: crc32fast::Hasher,
+    is_damaged: bool,
 }
 
 impl<'a> StoredSnapshot<'a> {
-    pub(crate) fn new(store: &'a dyn SnapshotStore, meta: &SnapshotMeta) -> StoredSnapshot<'a> {
-        StoredSnapshot { store, content: meta.content, offset: 0, size: meta.size, buffered: Bytes::new() }
+    /// Replaces a state by the snapshot. Its bytes have lain on a disk: they are checked before the machine gets the last of them, since it need not notice by itself.
+    pub(crate) fn install(
+        store: &'a dyn SnapshotStore,
+        meta: &'a SnapshotMeta,
+        machine: &mut dyn StateMachine,
+    ) -> Result<(), StorageError> {
+        let (hasher, buffered) = (crc32fast::Hasher::new(), Bytes::new());
+        let mut reader = StoredSnapshot { store, offset: 0, meta, buffered, hasher, is_damaged: false };
+        let installed = machine.install(meta.last_included_index, &mut reader);
+        if reader.is_damaged {
+            let place = format!("the snapshot at {}", meta.last_included_index);
+            return Err(StorageError::damaged(place, "its bytes do not match its checksum"));
+        }
+        installed
+    }
+
+    /// The next piece of the store's.
+    fn piece(&mut self) -> io::Result<Bytes> {
+        let piece = self.store.read(self.meta.content, self.offset, PIECE_BYTES).map_err(io::Error::other)?;
+        let piece = piece.filter(|piece| !piece.is_empty()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        self.offset += piece.len() as u64;
+        self.hasher.update(&piece);
+        if self.offset >= self.meta.size {
+            self.is_damaged = self.hasher.clone().finalize() != self.meta.checksum;
+        }
+        if self.is_damaged { Err(io::ErrorKind::InvalidData.into()) } else { Ok(piece) }
     }
 }
 
 impl io::Read for StoredSnapshot<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.buffered.is_empty() && self.offset < self.size {
-            let piece = self.store.read(self.content, self.offset, PIECE_BYTES).map_err(io::Error::other)?;
-            self.buffered = piece.filter(|piece| !piece.is_empty()).ok_or(io::ErrorKind::UnexpectedEof)?;
-            self.offset += self.buffered.len() as u64;
+        if self.buffered.is_empty() && self.offset < self.meta.size {
+            self.buffered = self.piece()?;
         }
         let len = out.len().min(self.buffered.len());
         self.buffered.copy_to_slice(&mut out[..len]);
@@ -220,6 +246,17 @@ fn content(meta: &SnapshotMeta) -> u64 {
         .iter()
         .flat_map(|word| word.to_le_bytes())
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// Whether all that a snapshot lacks is space. Nothing depends on its bytes before it is whole, and a store goes on with no file whose write or sync has failed: so here the device's error says no more than `Full`.
+pub(crate) fn is_no_space(error: &StorageError) -> bool {
+    match error {
+        StorageError::Full { .. } => true,
+        StorageError::Io { source, .. } => {
+            matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        }
+        _ => false,
+    }
 }
 
 pub(crate) fn failed(what: &str, error: &StorageError) -> Completion {

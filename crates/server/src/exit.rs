@@ -142,6 +142,7 @@ pub(crate) fn code(error: &Error) -> Code {
         | Error::NotLeader { .. }
         | Error::Unavailable(_)
         | Error::Busy { .. }
+        | Error::NoSpace(_)
         | Error::Closed => Code::Unavailable,
         _ => Code::Internal,
     }
@@ -166,6 +167,7 @@ mod tests {
             (Error::NotLeader { leader: None }, 69),
             (Error::Unavailable("down".to_owned()), 69),
             (Error::Busy { retry_after: Duration::ZERO }, 69),
+            (Error::NoSpace("no space in /data: 7 bytes are needed".to_owned()), 69),
             (Error::Closed, 69),
             (Error::Protocol("odd".to_owned()), 70),
         ] {

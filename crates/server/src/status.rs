@@ -64,6 +64,12 @@ fn table(views: &[NodeView]) -> String {
 /// What an operator has to know of a node apart from its row.
 fn remark(status: &pb::StatusResponse) -> Option<String> {
     match (status.stopped.as_str(), status.damaged_entries) {
+        ("", 0) if !status.no_space.is_empty() => {
+            Some(format!("{}; it refuses writes until there is space", status.no_space))
+        }
+        ("", 0) if status.is_disk_slow => {
+            Some("a write of its log takes longer than its limit; it does not campaign meanwhile".to_owned())
+        }
         ("", 0) => None,
         ("", missing) => Some(format!(
             "repairing its log from its peers: {missing} damaged entries to go; it does not vote meanwhile"
@@ -113,6 +119,8 @@ fn as_json(view: &NodeView) -> Json {
         "last": status.last_index,
         "durable": status.durable_index,
         "damaged": status.damaged_entries,
+        "no_space": (!status.no_space.is_empty()).then_some(&status.no_space),
+        "disk_slow": status.is_disk_slow,
         "commit": status.commit_index,
         "applied": status.applied_index,
         "storage": status.engine,
@@ -169,6 +177,20 @@ mod tests {
         assert_eq!(lines[1], ["127.0.0.1:9590", id, "leader", "3", id, "12", "11", "sled", "power-loss"]);
         assert_eq!(lines[2][..3], ["127.0.0.1:9591", "-", "unreachable"]);
         assert!(table.ends_with("127.0.0.1:9591: unavailable: refused"), "{table}");
+    }
+
+    #[test]
+    fn c18_a_node_without_space_or_with_a_slow_disk_says_so() {
+        let [NodeView { endpoint, status }, _] = views();
+        let lacks = "no space in /data: 7 bytes are needed";
+        let slow = pb::StatusResponse { is_disk_slow: true, ..status.unwrap() };
+        let full = pb::StatusResponse { no_space: lacks.to_owned(), ..slow.clone() };
+        let views = [slow, full].map(|status| NodeView { endpoint: endpoint.clone(), status: Ok(status) });
+        let json = views.each_ref().map(as_json);
+        assert_eq!((&json[0]["no_space"], &json[0]["disk_slow"]), (&Json::Null, &json!(true)));
+        assert_eq!(json[1]["no_space"], lacks);
+        let table = table(&views);
+        assert!(table.contains("longer than its limit") && table.contains(lacks), "{table}");
     }
 
     #[test]

@@ -101,6 +101,11 @@ impl Ghost {
         self.votes.get(&(term, node)).copied()
     }
 
+    /// Whether a leader was elected after `term`, at the latest in `last`.
+    pub(crate) fn has_led_between(&self, term: Term, last: Term) -> bool {
+        term < last && self.leaders.range(term.next()..=last).next().is_some()
+    }
+
     /// A node offers another one its vote in `term`, or leadership.
     pub(crate) fn offers(&mut self, term: Term, to: NodeId) {
         self.offered.insert((term, to));

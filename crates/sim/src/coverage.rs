@@ -57,6 +57,8 @@ pub(crate) enum Milestone {
     ReadAcrossStepDown,
     TornTail,
     FullOnLeader,
+    SpaceFound,
+    SnapshotGivenUp,
     TransferTimedOut,
     LeaderInJoint,
     RemovedLeader,
@@ -66,13 +68,15 @@ pub(crate) enum Milestone {
 }
 
 impl Milestone {
-    pub(crate) const ALL: [Milestone; 12] = [
+    pub(crate) const ALL: [Milestone; 14] = [
         Milestone::SnapshotOnLaterLeader,
         Milestone::LongTruncation,
         Milestone::SplitVote,
         Milestone::ReadAcrossStepDown,
         Milestone::TornTail,
         Milestone::FullOnLeader,
+        Milestone::SpaceFound,
+        Milestone::SnapshotGivenUp,
         Milestone::TransferTimedOut,
         Milestone::LeaderInJoint,
         Milestone::RemovedLeader,
@@ -90,6 +94,8 @@ impl Milestone {
             Milestone::ReadAcrossStepDown => "a round of reads met a step-down",
             Milestone::TornTail => "a torn tail was recovered",
             Milestone::FullOnLeader => "the leader's disk was full",
+            Milestone::SpaceFound => "a write that had waited for space went on",
+            Milestone::SnapshotGivenUp => "a snapshot was given up for lack of space",
             Milestone::TransferTimedOut => "a transfer timed out",
             Milestone::LeaderInJoint => "the leader changed inside a joint configuration",
             Milestone::RemovedLeader => "a removed leader stepped down",

@@ -67,7 +67,7 @@ impl Faults {
                 FaultKind::DiskError | FaultKind::DiskFull | FaultKind::Wipe | FaultKind::Rot => {
                     (20 * SECOND, 120 * SECOND)
                 }
-                FaultKind::Membership => (SECOND / 2, 10 * SECOND),
+                FaultKind::Membership | FaultKind::Crash => (SECOND / 2, 10 * SECOND),
                 _ => (SECOND, 20 * SECOND),
             };
             let drawn = rng.duration(min, max);
@@ -82,7 +82,8 @@ impl Faults {
             disk: DiskFaults::draw(rng),
             every,
             crash_between_effects: 0.2,
-            down: rng.duration(50 * MS, 12 * SECOND),
+            // Some supervisors start a process again at once: what it promised before then still counts.
+            down: if rng.chance(0.4) { rng.duration(MS, 100 * MS) } else { rng.duration(50 * MS, 12 * SECOND) },
             partition: rng.duration(100 * MS, 12 * SECOND),
             pause_max: rng.duration(100 * MS, 10 * SECOND),
             stall_max: rng.duration(100 * MS, 5 * SECOND),

@@ -181,6 +181,8 @@ pub enum Invariant {
     Ordering,
     /// Thesis §9.6: a term begins by the wish of a majority, or by a handover.
     PreVote,
+    /// C13: who has a lease is the only leader.
+    Lease,
     /// C14: a leader that hands over changes no membership.
     Handover,
     /// The same seed gives the same run.
@@ -208,7 +210,11 @@ impl fmt::Display for Invariant {
             Invariant::BoundedResources => "I14 ",
             Invariant::NoPanic => "I15 ",
             Invariant::Ordering => "I16 ",
-            Invariant::PreVote | Invariant::Handover | Invariant::Determinism | Invariant::Canary => "",
+            Invariant::PreVote
+            | Invariant::Lease
+            | Invariant::Handover
+            | Invariant::Determinism
+            | Invariant::Canary => "",
         };
         write!(f, "{number}{self:?}")
     }

@@ -3,6 +3,7 @@
 mod clients;
 mod effects;
 mod ending;
+mod lease;
 mod limits;
 mod nemesis;
 mod node;
@@ -30,6 +31,7 @@ pub(crate) struct World {
     clients: Clients,
     operator: Operator,
     ghost: Ghost,
+    rounds: lease::Rounds,
     faults: Faults,
     /// What nodes and disks do; the network and the clients have numbers of their own, so that a change to one leaves the others' as they are.
     rng: Rng,
@@ -115,6 +117,8 @@ enum Event {
 enum Done {
     /// The log's worker wrote, and now it is durable.
     Log(Completion),
+    /// The log's worker found no space, and tries again.
+    LogAgain,
     /// The state machine's worker; `None` when its completion comes later.
     State(Option<Completion>),
     /// The next piece of a snapshot of the node's own state is due.
@@ -143,6 +147,7 @@ impl World {
             clients: Clients::new(workload, plan.stream("clients")),
             operator: Operator::new(all),
             ghost: Ghost::new(founders),
+            rounds: lease::Rounds::default(),
             faults: plan.faults.clone(),
             rng: plan.stream("world"),
             phase: Phase::Faults,
@@ -300,7 +305,7 @@ impl Shape {
             tail_bytes_max: bytes(rng),
             forward_timeout: rng.duration(Duration::from_millis(500), Duration::from_secs(5)),
             promotion_timeout: rng.duration(Duration::from_secs(1), Duration::from_secs(8)),
-            lease_drift_percent: rng.chance(0.3).then(|| 5 + rng.below(40) as u32),
+            lease_drift_percent: rng.chance(0.5).then(|| 5 + rng.below(40) as u32),
             state_latency: if rng.chance(0.5) {
                 Duration::ZERO
             } else {

@@ -158,17 +158,20 @@ pub(crate) mod tests {
         _dir: tempfile::TempDir,
     }
 
+    /// An engine whose syncs fail while `fails` says so, and are counted.
+    pub(crate) fn open_faulty(path: &Path, fails: Arc<AtomicBool>, syncs: Arc<AtomicUsize>) -> Engine {
+        let sync: SyncFile = Box::new(move || {
+            syncs.fetch_add(1, Ordering::Relaxed);
+            if fails.load(Ordering::Relaxed) { Err(io::Error::from_raw_os_error(5)) } else { Ok(()) }
+        });
+        Engine::open_with(path, &SledOptions::default(), files::lock(path).unwrap(), sync).unwrap()
+    }
+
     impl Faulty {
         pub(crate) fn new() -> Faulty {
             let dir = tempfile::tempdir().unwrap();
             let (fails, syncs) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-            let (is_failing, counted) = (fails.clone(), syncs.clone());
-            let sync: SyncFile = Box::new(move || {
-                counted.fetch_add(1, Ordering::Relaxed);
-                if is_failing.load(Ordering::Relaxed) { Err(io::Error::from_raw_os_error(5)) } else { Ok(()) }
-            });
-            let lock = files::lock(dir.path()).unwrap();
-            let engine = Engine::open_with(dir.path(), &SledOptions::default(), lock, sync).unwrap();
+            let engine = open_faulty(dir.path(), fails.clone(), syncs.clone());
             syncs.store(0, Ordering::Relaxed);
             Faulty { engine: Arc::new(engine), fails, syncs, _dir: dir }
         }

@@ -104,7 +104,11 @@ impl SledStore {
             }
         }
         files::ensure_dir(path)?;
-        let engine = Arc::new(Engine::open(path, &options)?);
+        SledStore::on(path, Engine::open(path, &options)?, &options)
+    }
+
+    fn on(path: &Path, engine: Engine, options: &SledOptions) -> Result<SledStore> {
+        let engine = Arc::new(engine);
         let log = Arc::new(SledLog::new(engine.clone(), path.join("marks"), options.mark_interval)?);
         let path = path.to_owned();
         let shared = Shared { path, log, kv: Mutex::default(), snapshots: Mutex::default(), engine };
@@ -167,3 +171,6 @@ impl Store for SledStore {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,6 +33,14 @@ pub enum StorageError {
         /// What is wrong with it.
         what: String,
     },
+    /// A remote store came back with less than it had acknowledged: the log is lost, not shorter (C18).
+    #[error("{place} lost what it had acknowledged: {what}")]
+    Lost {
+        /// Which store.
+        place: String,
+        /// What is missing.
+        what: String,
+    },
     /// Another process uses the store.
     #[error("{place} is in use by another process")]
     Locked {

@@ -15,6 +15,8 @@ mod store;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "faulty")]
+pub mod faulty;
 #[cfg(feature = "files")]
 pub mod files;
 

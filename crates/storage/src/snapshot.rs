@@ -38,7 +38,9 @@ pub trait SnapshotStore: Send + Sync {
     fn keep_only(&self, content: u64) -> Result<()>;
 }
 
-/// A snapshot that is being written. Dropped before `commit`, what was received stays and can be resumed; what was begun anew is forgotten.
+/// A snapshot that is being written.
+/// When there is no space ([`StorageError::Full`](crate::StorageError::Full), or an I/O error that says so), it is given up and tried again later: a file whose write or sync failed is neither gone on with nor synced again, and what was received before may stay.
+/// Dropped before `commit`, what was received stays and can be resumed; what was begun anew is forgotten.
 pub trait SnapshotWriter: Send {
     /// How many bytes are there.
     fn offset(&self) -> u64;

@@ -45,6 +45,8 @@ struct Known {
     stats: PeerStats,
     /// Where its last frame went.
     connected: Option<u64>,
+    /// Whether the host was told that it is unreachable, since it was last reached.
+    is_told: bool,
 }
 
 #[derive(Clone)]
@@ -89,7 +91,7 @@ impl Transport for MemoryTransport {
         let known = state.peers.remove(&(peer.group, peer.id));
         let stats = known.as_ref().map(|known| known.stats).unwrap_or_default();
         let connected = known.filter(|known| known.peer == peer).and_then(|known| known.connected);
-        state.peers.insert((peer.group, peer.id), Known { peer, stats, connected });
+        state.peers.insert((peer.group, peer.id), Known { peer, stats, connected, is_told: false });
     }
 
     fn remove_peer(&self, group: GroupId, id: NodeId) {
@@ -136,11 +138,14 @@ impl Shared {
         match self.connect(&frame).and_then(|connection| self.deliver(frame, &connection)) {
             Some(()) => {
                 self.count(key, |stats| stats.frames_sent += 1);
+                if let Some(known) = self.state().peers.get_mut(&key) {
+                    known.is_told = false;
+                }
                 Sent::Queued
             }
             None => {
                 self.count(key, |stats| stats.frames_dropped += 1);
-                self.lose(|known| (known.peer.group, known.peer.id) == key);
+                self.lose(|known| (known.peer.group, known.peer.id) == key && !known.is_told);
                 Sent::Unreachable
             }
         }
@@ -208,14 +213,16 @@ impl Shared {
         }
     }
 
-    /// Tells the host of those that were connected and are not any more: once, not at each frame.
+    /// Tells the host that these are not connected any more, or could not be.
     fn lose(&self, which: impl Fn(&Known) -> bool) {
         let (host, lost) = {
             let mut state = self.state();
-            let lost = state.peers.values_mut().filter(|known| known.connected.is_some() && which(known));
+            let lost = state.peers.values_mut().filter(|known| which(known));
             let lost: Vec<(GroupId, NodeId)> = lost
                 .map(|known| {
                     known.connected = None;
+                    // Once, not at each frame.
+                    known.is_told = true;
                     (known.peer.group, known.peer.id)
                 })
                 .collect();

@@ -1,25 +1,57 @@
 //! Making connections.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
+use async_trait::async_trait;
 use coracle_transport::{Address, Route};
 use tokio::net::{TcpStream, lookup_host};
 
 use crate::{TcpOptions, wire::Io};
 
+/// Finds out where a name is, anew for each connection: hosts move, and names move with them.
+#[async_trait]
+pub trait Resolve: Send + Sync {
+    /// The addresses of `host`, in the order to try. IP addresses are asked for as names are.
+    ///
+    /// # Errors
+    /// When the name has none, or nobody answers.
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
+}
+
+/// Asks the system.
+pub(crate) struct SystemResolver;
+
+#[async_trait]
+impl Resolve for SystemResolver {
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        Ok(lookup_host((host, port)).await?.collect())
+    }
+}
+
 /// Connects to an address; a name is resolved anew each time, and each of its IP addresses is tried.
-pub(crate) async fn connect(address: &Address, options: &TcpOptions) -> io::Result<Box<dyn Io>> {
+pub(crate) async fn connect(
+    address: &Address,
+    resolver: &dyn Resolve,
+    options: &TcpOptions,
+) -> io::Result<Box<dyn Io>> {
     match address.route() {
-        Route::Tcp { host, port } => connect_tcp(address, host, *port, options).await,
+        Route::Tcp { host, port } => {
+            let resolved = within(options.connect_timeout, resolver.resolve(host, *port)).await?;
+            connect_tcp(address, host, resolved, options).await
+        }
         Route::Unix { path } => connect_unix(path, options).await,
         _ => Err(io::Error::new(io::ErrorKind::Unsupported, "neither TCP nor a Unix socket")),
     }
 }
 
-async fn connect_tcp(address: &Address, host: &str, port: u16, options: &TcpOptions) -> io::Result<Box<dyn Io>> {
+async fn connect_tcp(
+    address: &Address,
+    host: &str,
+    resolved: Vec<SocketAddr>,
+    options: &TcpOptions,
+) -> io::Result<Box<dyn Io>> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address of the kind asked for"));
-    let resolved = within(options.connect_timeout, lookup_host((host, port))).await?;
-    for socket in resolved.filter(|socket| address.accepts(socket.ip())) {
+    for socket in resolved.into_iter().filter(|socket| address.accepts(socket.ip())) {
         match within(options.connect_timeout, TcpStream::connect(socket)).await {
             Ok(stream) => {
                 prepare(&stream, options)?;

@@ -9,8 +9,8 @@ use crate::{
     TcpOptions, handshake, question,
     shared::{Closing, Shared},
     wire::{
-        Greeting, Io, Kind, PacketBuffer, Purpose, WireError, decode_frame, decode_greeting, part, preamble,
-        read_preamble,
+        Greeting, Io, Kind, PacketBuffer, Purpose, WireError, decode_frame, decode_greeting, is_http2_client, part,
+        preamble, read_preamble,
     },
 };
 
@@ -59,6 +59,11 @@ async fn admit(
         }
         Err(error @ WireError::Refused(_)) => {
             // Another version: our own preamble tells it which one is spoken here.
+            part(stream, &preamble(Purpose::Frames)).await;
+            Err(error)
+        }
+        Err(error) if is_http2_client(&error) => {
+            // A node that takes this for a gRPC address: it can tell by our preamble.
             part(stream, &preamble(Purpose::Frames)).await;
             Err(error)
         }

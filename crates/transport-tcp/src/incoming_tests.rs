@@ -68,7 +68,7 @@ impl Client {
     fn start(options: TcpOptions, buffer: usize) -> Client {
         let (near, far) = duplex(buffer);
         let host = Arc::new(TestHost::default());
-        let shared = Arc::new(Shared::new(options));
+        let shared = Arc::new(Shared::new(options, Arc::new(crate::dial::SystemResolver)));
         assert!(shared.host.set(host.clone()).is_ok());
         let (close, signal) = watch::channel(false);
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
@@ -140,6 +140,13 @@ async fn a_conversation_cut_at_every_byte_ends_without_a_fault() {
 async fn garbage_is_closed_without_an_answer() {
     let (answer, shared, _) = Client::start(TcpOptions::default(), 4096).sends(b"GET / HTTP/1.1\r\n\r\n").await;
     assert_eq!((answer.len(), shared.faults.of(Fault::Garbage)), (0, 1));
+}
+
+#[tokio::test]
+async fn a_grpc_client_is_told_what_is_spoken_here() {
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let (answer, shared, _) = Client::start(TcpOptions::default(), 4096).sends(preface).await;
+    assert_eq!((answer.as_slice(), shared.faults.of(Fault::Garbage)), (&preamble(Purpose::Frames)[..], 1));
 }
 
 #[tokio::test]

@@ -31,5 +31,6 @@ mod shared;
 mod transport;
 mod wire;
 
+pub use dial::Resolve;
 pub use options::TcpOptions;
 pub use transport::TcpTransport;

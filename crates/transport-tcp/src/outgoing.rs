@@ -80,7 +80,7 @@ async fn converse(
 async fn dial<'a>(shared: &'a Shared, link: &'a Link, host: &'a dyn Host) -> Option<(Address, Session<'a>)> {
     for address in &link.addresses {
         let attempt = async {
-            let mut stream = connect(address, &shared.options).await?;
+            let mut stream = connect(address, shared.resolver.as_ref(), &shared.options).await?;
             let mut packets = PacketBuffer::default();
             let members = link.members();
             let handshake = handshake::dial(&mut stream, &mut packets, host, &members, &shared.options);

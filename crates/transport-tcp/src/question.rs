@@ -8,17 +8,22 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{
     TcpOptions,
-    dial::connect,
+    dial::{Resolve, connect},
     wire::{Io, Kind, PacketBuffer, Purpose, WireError, part, preamble, put_raw, read_preamble},
 };
 
 /// Asks the process at `address`.
-pub(crate) async fn ask(address: &Address, question: Bytes, options: &TcpOptions) -> Result<Bytes, TransportError> {
+pub(crate) async fn ask(
+    address: &Address,
+    question: Bytes,
+    resolver: &dyn Resolve,
+    options: &TcpOptions,
+) -> Result<Bytes, TransportError> {
     let unanswered = |reason: String| TransportError::Unanswered { address: address.to_string(), reason };
     let mut out = preamble(Purpose::Question).to_vec();
     put_raw(&mut out, &question, options.question_bytes_max)
         .map_err(|error| unanswered(format!("the question cannot be put: {error}")))?;
-    let mut stream = connect(address, options).await.map_err(|error| unanswered(error.to_string()))?;
+    let mut stream = connect(address, resolver, options).await.map_err(|error| unanswered(error.to_string()))?;
     match tokio::time::timeout(options.handshake_timeout, exchange(&mut stream, &out, options)).await {
         Ok(result) => result.map_err(|error| unanswered(error.to_string())),
         Err(_) => Err(unanswered(format!("no answer within {:?}", options.handshake_timeout))),

@@ -8,7 +8,7 @@ use std::{
 use coracle_transport::{Fault, FaultCounters, FrameError, Host, LogLimit};
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::{TcpOptions, peers::Peers, wire::WireError};
+use crate::{TcpOptions, dial::Resolve, peers::Peers, wire::WireError};
 
 /// Lines in the log about others' connections: a stranger can make many.
 const LOG_LINES_MAX: u32 = 10;
@@ -16,6 +16,7 @@ pub(crate) const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 pub(crate) struct Shared {
     pub(crate) options: TcpOptions,
+    pub(crate) resolver: Arc<dyn Resolve>,
     /// Set by `listen`; nothing is sent or received before.
     pub(crate) host: OnceLock<Arc<dyn Host>>,
     pub(crate) peers: Peers,
@@ -28,11 +29,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(options: TcpOptions) -> Shared {
+    pub(crate) fn new(options: TcpOptions, resolver: Arc<dyn Resolve>) -> Shared {
         Shared {
             connections: Arc::new(Semaphore::new(options.connections_max)),
             handshakes: Arc::new(Semaphore::new(options.handshakes_max)),
             options,
+            resolver,
             host: OnceLock::new(),
             peers: Peers::default(),
             faults: Arc::default(),

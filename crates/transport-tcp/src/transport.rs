@@ -16,7 +16,9 @@ use tokio::{
 };
 
 use crate::{
-    TcpOptions, listen, outgoing,
+    TcpOptions,
+    dial::{Resolve, SystemResolver},
+    listen, outgoing,
     peers::is_ours,
     question,
     shared::{Closing, Shared},
@@ -45,10 +47,18 @@ impl TcpTransport {
     /// # Panics
     /// Outside of a tokio runtime: the transport's tasks run on the one that it is made in.
     pub fn new(options: TcpOptions) -> TcpTransport {
+        TcpTransport::with_resolver(options, Arc::new(SystemResolver))
+    }
+
+    /// The same, with names looked up by `resolver` and not by the system.
+    ///
+    /// # Panics
+    /// As [`TcpTransport::new`].
+    pub fn with_resolver(options: TcpOptions, resolver: Arc<dyn Resolve>) -> TcpTransport {
         let (close, signal) = watch::channel(false);
         let (alive, ended) = mpsc::channel(1);
         TcpTransport {
-            shared: Arc::new(Shared::new(options)),
+            shared: Arc::new(Shared::new(options, resolver)),
             runtime: Handle::current(),
             close,
             state: Mutex::new(State { closing: Some(Closing::new(signal, alive)), listening: false }),
@@ -123,7 +133,7 @@ impl Transport for TcpTransport {
         if !is_ours(address) {
             return Err(TransportError::Unsupported { address: address.to_string(), transport: "tcp" });
         }
-        question::ask(address, question, &self.shared.options).await
+        question::ask(address, question, self.shared.resolver.as_ref(), &self.shared.options).await
     }
 
     fn stats(&self, group: GroupId, peer: NodeId) -> PeerStats {

@@ -57,7 +57,7 @@ pub(crate) enum WireError {
     Closed,
     #[error("no answer in time")]
     Timeout,
-    #[error("the other side does not speak this protocol: it begins with {0:02x?}")]
+    #[error("the other side does not speak MessagePack over TCP: it begins with {}", describe(.0))]
     Garbage([u8; MAGIC.len()]),
     #[error("a packet of {len} bytes was announced, {max} are allowed")]
     Oversized { len: usize, max: usize },
@@ -106,15 +106,16 @@ pub(crate) async fn read_preamble(stream: &mut (impl AsyncRead + Unpin)) -> Resu
     let mut bytes = [0; PREAMBLE_LEN];
     let mut len = 0;
     while len < PREAMBLE_LEN {
-        match stream.read(&mut bytes[len..]).await? {
-            0 => return Err(WireError::Closed),
-            read => len += read,
-        }
+        let read = stream.read(&mut bytes[len..]).await?;
+        len += read;
         let seen = len.min(MAGIC.len());
-        if bytes[..seen] != MAGIC[..seen] {
+        if bytes[..seen] != MAGIC[..seen] && (read == 0 || seen == MAGIC.len() || !may_be_known(&bytes[..seen])) {
             let mut start = [0; MAGIC.len()];
             start[..seen].copy_from_slice(&bytes[..seen]);
             return Err(WireError::Garbage(start));
+        }
+        if read == 0 {
+            return Err(WireError::Closed);
         }
     }
     let theirs = u32::from_be_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
@@ -126,6 +127,44 @@ pub(crate) async fn read_preamble(stream: &mut (impl AsyncRead + Unpin)) -> Resu
         2 => Ok(Purpose::Question),
         other => Err(WireError::Malformed(format!("the connection's purpose {other} is unknown"))),
     }
+}
+
+/// How a client begins to speak HTTP/2, and with it gRPC.
+const HTTP2_PREFACE: &[u8] = b"PRI * HT";
+/// How an HTTP/1 server answers to what it does not understand.
+const HTTP1_ANSWER: &[u8] = b"HTTP/1.";
+/// A TLS record that opens a connection, and one that refuses it.
+const TLS_RECORDS: [&[u8]; 2] = [&[0x16, 3], &[0x15, 3]];
+
+/// Whether more bytes may tell which other protocol it is that begins so.
+fn may_be_known(start: &[u8]) -> bool {
+    let others = [HTTP2_PREFACE, HTTP1_ANSWER, TLS_RECORDS[0], TLS_RECORDS[1]];
+    start[0] == 0 || others.iter().any(|other| start.len() < other.len() && other.starts_with(start))
+}
+
+/// Whether it begins as an HTTP/2 server does: with a frame of settings, on stream 0, six bytes for each.
+fn is_http2_answer(start: &[u8; MAGIC.len()]) -> bool {
+    let len = u32::from_be_bytes([0, start[0], start[1], start[2]]);
+    len.is_multiple_of(6) && len < 1000 && start[3..] == [4, 0, 0, 0, 0]
+}
+
+/// Whether it is a client of HTTP/2, which may be told what is spoken here.
+pub(crate) fn is_http2_client(error: &WireError) -> bool {
+    matches!(error, WireError::Garbage(start) if start == HTTP2_PREFACE)
+}
+
+/// The bytes that something else begins with, and what it is if that can be told.
+fn describe(start: &[u8; MAGIC.len()]) -> String {
+    let what = if start == HTTP2_PREFACE || is_http2_answer(start) {
+        ": it is gRPC (HTTP/2), whose addresses end with /http"
+    } else if start.starts_with(HTTP1_ANSWER) {
+        ": it is HTTP"
+    } else if TLS_RECORDS.iter().any(|record| start.starts_with(record)) {
+        ": it is TLS, whose addresses have /tls in them"
+    } else {
+        ""
+    };
+    format!("{start:02x?}{what}")
 }
 
 /// Appends a frame; what was there before stays when it is too large.

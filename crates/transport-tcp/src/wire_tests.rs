@@ -197,6 +197,46 @@ fn a_later_builds_hello_is_understood() {
     assert_eq!(decode_greeting(&bytes).unwrap(), Greeting::Hello(hello()));
 }
 
+#[test]
+fn an_earlier_builds_hello_lacks_only_what_has_a_default() {
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Later {
+        version: u32,
+        #[serde(default)]
+        colour: Option<String>,
+        boot_nonce: u64,
+    }
+    #[derive(Debug, Deserialize, PartialEq)]
+    enum LaterGreeting {
+        Hello(Later),
+    }
+    let mut bytes = Vec::new();
+    put_greeting(&mut bytes, &Greeting::Hello(hello()), MAX).unwrap();
+    let read: LaterGreeting = rmp_serde::from_slice(&bytes[LENGTH_LEN + 1..]).unwrap();
+    let expected = Later { version: PROTOCOL_VERSION, colour: None, boot_nonce: 4 };
+    assert_eq!(read, LaterGreeting::Hello(expected));
+}
+
+/// A frame as builds with one field more, and one field less, would write it: neither is taken for anything else.
+#[test]
+fn frames_of_builds_that_know_other_fields_are_refused() {
+    #[derive(Serialize)]
+    enum Other {
+        HeartbeatResponse { round: u64, promise: u64, colour: u8 },
+        ReadIndex { nonce: u64 },
+        Colour { colour: u8 },
+    }
+    for body in [
+        Other::HeartbeatResponse { round: 1, promise: 2, colour: 3 },
+        Other::ReadIndex { nonce: 1 },
+        Other::Colour { colour: 3 },
+    ] {
+        let frame = (GroupId(1), (NodeId(2), NodeId(3), Term(3), &body));
+        let bytes = rmp_serde::to_vec(&frame).unwrap();
+        assert!(matches!(decode_frame(&bytes), Err(WireError::Malformed(_))));
+    }
+}
+
 #[tokio::test]
 async fn packets_split_at_every_byte_arrive_whole() {
     let frames: Vec<Frame> = golden().into_iter().map(|(body, _)| frame(body)).collect();
@@ -275,10 +315,39 @@ async fn preambles_tell_garbage_from_other_versions() {
     assert_eq!(read(&preamble(Purpose::Question)).await.unwrap(), Purpose::Question);
     assert!(matches!(read(b"GET / HTTP/1.1\r\n\r\n").await, Err(WireError::Garbage(_))));
     assert!(matches!(read(b"GE").await, Err(WireError::Garbage(_))), "it does not wait for more");
+    assert!(matches!(read(b"").await, Err(WireError::Closed)));
     let other = read(&preamble_of(9, 1)).await;
     assert!(matches!(other, Err(WireError::Refused(Refusal::Version { theirs: 9, .. }))));
     assert!(matches!(read(&preamble_of(PROTOCOL_VERSION, 7)).await, Err(WireError::Malformed(_))));
     assert!(matches!(read(&MAGIC).await, Err(WireError::Closed)));
+}
+
+/// Gives the bytes one by one, and then says nothing more, without closing.
+async fn error_of_slow(bytes: &[u8]) -> String {
+    let (mut near, mut far) = duplex(1);
+    let reading = async { read_preamble(&mut far).await.unwrap_err().to_string() };
+    tokio::select! {
+        error = reading => error,
+        _ = async { near.write_all(bytes).await.unwrap(); std::future::pending::<()>().await } => unreachable!(),
+    }
+}
+
+#[tokio::test]
+async fn other_protocols_are_named() {
+    let settings = b"\0\0\x18\x04\0\0\0\0\0\0\x03\0\0\0d";
+    for (bytes, name) in [
+        (&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], "gRPC (HTTP/2)"),
+        (settings, "gRPC (HTTP/2)"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "it is HTTP"),
+        (b"\x16\x03\x01\x02\0\x01\0\x01", "it is TLS"),
+        (b"\x15\x03\x03\0\x02\x02\x0a", "it is TLS"),
+    ] {
+        assert!(error_of_slow(bytes).await.contains(name), "{name}: {}", error_of_slow(bytes).await);
+    }
+    for unknown in [&b"PUT / HTTP/1.1"[..], b"HTTQ", b"\0\0\x18\x05\0\0\0\0", b"\x16\x04"] {
+        let error = error_of_slow(unknown).await;
+        assert!(error.ends_with(']'), "{error}");
+    }
 }
 
 proptest! {

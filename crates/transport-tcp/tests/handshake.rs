@@ -132,7 +132,10 @@ async fn questions_and_answers_beyond_the_limit_are_refused() {
     let answer = unanswered(&forged, Bytes::new()).await;
     assert!(answer.contains("announced"), "{answer}");
     let other = unanswered(&answers(b"HTTP/1.1 400 Bad Request\r\n".to_vec()).await, Bytes::new()).await;
-    assert!(other.contains("does not speak"), "{other}");
+    assert!(other.contains("does not speak") && other.contains("it is HTTP"), "{other}");
+    let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0d".to_vec();
+    let grpc = unanswered(&answers(settings).await, Bytes::new()).await;
+    assert!(grpc.contains("it is gRPC (HTTP/2), whose addresses end with /http"), "{grpc}");
 }
 
 #[tokio::test]

@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{GROUP, Process, eventually, options, pair};
 use coracle_core::{Body, GroupId, Incarnation, NodeId};
-use coracle_transport::{Address, Fault, Peer, Sent, Transport, TransportError};
+use coracle_transport::{Address, Fault, Peer, Route, Sent, Transport, TransportError};
 use coracle_transport_tcp::{TcpOptions, TcpTransport};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
 async fn frames_arrive_in_order_both_ways_and_are_counted() {
@@ -200,6 +200,33 @@ async fn connections_beyond_the_limit_are_closed() {
     eventually("too many", || b.transport.faults().of(Fault::Overload) > 0 && c.lost() > 0).await;
     a.transport.shutdown().await;
     b.host.received.lock().unwrap().clear();
+    c.reaches(&b).await;
+}
+
+#[tokio::test]
+async fn who_has_not_shaken_hands_takes_few_places() {
+    let two = TcpOptions { handshakes_max: 2, ..options() };
+    let b = Process::start_at(2, 2, "/ip4/127.0.0.1/tcp/0", two).await;
+    let a = Process::start(1).await;
+    a.knows(&b);
+    a.reaches(&b).await;
+    let Route::Tcp { port, .. } = b.address.route() else { panic!("{}", b.address) };
+    let mut silent = Vec::new();
+    while b.transport.faults().of(Fault::Overload) == 0 {
+        assert!(silent.len() < 100, "as many as one likes");
+        silent.push(TcpStream::connect(("127.0.0.1", *port)).await.unwrap());
+        tokio::task::yield_now().await;
+    }
+    b.host.received.lock().unwrap().clear();
+    a.reaches(&b).await;
+    let c = Process::start(3).await;
+    c.knows(&b);
+    eventually("no place for another", || {
+        c.send(2, 1);
+        c.lost() > 0
+    })
+    .await;
+    silent.clear();
     c.reaches(&b).await;
 }
 

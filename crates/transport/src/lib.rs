@@ -3,9 +3,12 @@
 //! [`Transport`] is what an adapter implements; [`Address`] says which one is meant.
 //! One transport carries many groups and nodes: a [`Frame`] names group, sender and receiver.
 //! What every adapter has to check of a peer is here once: [`Hosted`] and [`Inbound`].
+//! With the feature `conformance`, the module of that name has the suite that every adapter passes.
 
 mod address;
 mod address_parse;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod fault;
 mod frame;
 mod hello;

@@ -146,6 +146,9 @@ impl Raft {
             let leader = self.leader();
             return self.reject_proposals(id, 1, RejectReason::NotLeader { leader });
         };
+        if self.persistence.is_full() {
+            return self.reject_proposals(id, 1, RejectReason::NoSpace);
+        }
         let (index, membership) = self.log.membership();
         let is_settled = index <= self.commit_index && self.commit_index >= leader.term_start;
         let must_wait = !is_settled || membership.is_joint() || leader.transfer.is_some();

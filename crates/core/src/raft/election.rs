@@ -80,6 +80,7 @@ impl Raft {
             _ => {
                 self.following.leader.is_some_and(|leader| leader != candidate)
                     && self.now.since(self.following.contact) < self.config.election_timeout_min
+                    && !self.config.has_bug(Bug::BrokenPromise)
             }
         }
     }

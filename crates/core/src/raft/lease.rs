@@ -9,7 +9,7 @@ use super::{
     Raft, RoleState,
     canonical::{Clock, Form},
 };
-use crate::{NodeId, Time};
+use crate::{Bug, NodeId, Time};
 
 /// Of the rounds within one heartbeat interval, so many are remembered.
 const ROUNDS_PER_INTERVAL: u32 = 8;
@@ -87,7 +87,8 @@ impl Raft {
 
     /// Whether a promise keeps this node from helping to elect `candidate`. Whoever got it has given its lease up when it campaigns.
     pub(super) fn has_promised_against(&self, candidate: NodeId) -> bool {
-        self.now < self.promise.until && self.promise.to != Some(candidate)
+        let is_kept = self.now < self.promise.until && self.promise.to != Some(candidate);
+        is_kept && !self.config.has_bug(Bug::BrokenPromise)
     }
 
     /// A peer echoed `round`, and promised something with it.
@@ -96,7 +97,9 @@ impl Raft {
         let Some(sent_at) = leader.lease.sent_at(round) else { return };
         // Nobody promises for long: what a peer says is not to overflow, nor to outlast its own clock.
         let promised = Duration::from_nanos(promise).min(self.config.election_timeout_max);
-        let kept = promised * (100 - self.config.clock_drift_percent) / 100;
+        let drift = if self.config.has_bug(Bug::LeaseWithoutDrift) { 0 } else { self.config.clock_drift_percent };
+        let kept = promised * (100 - drift) / 100;
+        let sent_at = if self.config.has_bug(Bug::LeaseFromAnswer) { self.now } else { sent_at };
         if let Some(peer) = leader.peer(from) {
             peer.promised_until = peer.promised_until.max(sent_at.plus(kept));
         }
@@ -104,8 +107,16 @@ impl Raft {
 
     /// Whether a majority of each half keeps others from being elected right now, and this leader knows everything that is committed.
     pub(super) fn has_lease(&self) -> bool {
+        self.has_lease_at(self.now)
+    }
+
+    /// The same when the clock says `now`, for those who look from outside.
+    #[doc(hidden)]
+    pub fn has_lease_at(&self, now: Time) -> bool {
         let RoleState::Leader(leader) = &self.role else { return false };
-        let is_possible = !self.config.lease_duration.is_zero() && leader.transfer.is_none() && !leader.lease.is_void;
+        let is_kept = leader.transfer.is_none() && !leader.lease.is_void;
+        let is_possible =
+            !self.config.lease_duration.is_zero() && (is_kept || self.config.has_bug(Bug::LeaseDuringTransfer));
         let until = || {
             self.quorum.reached(|id| match leader.peer_ref(id) {
                 Some(peer) => peer.promised_until,
@@ -113,6 +124,6 @@ impl Raft {
                 None => Time::ZERO,
             })
         };
-        is_possible && self.commit_index >= leader.term_start && self.now < until()
+        is_possible && self.commit_index >= leader.term_start && now < until()
     }
 }

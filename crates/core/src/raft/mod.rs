@@ -136,7 +136,8 @@ impl Raft {
         // Nobody knows any more what was promised before (C13). A node that decides alone promised it to itself; but until its membership is known to be committed, a leader that this leaves out may not know that it is, and relies on the promise.
         let is_sole = quorum.is_sole(config.id);
         let is_free = is_sole && log.membership().0 <= commit_index;
-        let promised_until = if is_free { now } else { now.plus(config.lease_duration) };
+        let promised_until =
+            if is_free || config.has_bug(Bug::ForgottenPromise) { now } else { now.plus(config.lease_duration) };
         let election_deadline = if is_sole {
             promised_until
         } else {
@@ -182,6 +183,7 @@ impl Raft {
             Input::Propose { first, commands } => self.on_propose(first, commands),
             Input::Read { first, count, is_lease } => self.on_read(first, count, is_lease),
             Input::Persisted { ticket } => self.on_persisted(ticket),
+            Input::NoSpace => self.on_no_space(),
             Input::PersistFailed => self.stop(Fatal::PersistFailed),
             Input::EntriesRead { request, result } => self.on_entries_read(request, result),
             Input::Applied { applied, flushed } => self.on_applied(applied, flushed),

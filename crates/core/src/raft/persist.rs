@@ -1,6 +1,7 @@
 //! What is durable, what waits for it, and what is written next (C4, C5, C6, C18).
 
 use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
+use core::mem;
 
 use super::{
     Raft, RoleState,
@@ -37,6 +38,8 @@ pub(super) struct Persistence {
     withheld: VecDeque<(u64, Message)>,
     /// Whether a write has been reported to take too long.
     is_slow: bool,
+    /// Whether a write on its way has found no space so far.
+    is_full: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -71,7 +74,12 @@ impl Persistence {
             durable_version: 0,
             withheld: VecDeque::new(),
             is_slow: false,
+            is_full: false,
         }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full
     }
 
     pub(super) fn withheld_count(&self) -> usize {
@@ -159,6 +167,7 @@ impl Persistence {
             durable_version,
             withheld,
             is_slow,
+            is_full,
         } = self;
         let mut versions: Vec<u64> = writes.iter().map(|write| write.version).collect();
         versions.extend(withheld.iter().map(|(version, _)| *version));
@@ -170,7 +179,7 @@ impl Persistence {
         let writes: Vec<_> = writes.iter().map(|write| write.canonical(clock, place(&write.version))).collect();
         let withheld: Vec<_> = withheld.iter().map(|(version, message)| (place(version), message)).collect();
         let vote = (place(version), place(issued_version), place(durable_version));
-        (writes, *durable, *issued, (*truncate_from, base, *issued_base), vote, withheld, *is_slow)
+        (writes, *durable, *issued, (*truncate_from, base, *issued_base), vote, withheld, (*is_slow, *is_full))
     }
 
     fn is_due(&self, last_index: Index) -> bool {
@@ -227,11 +236,34 @@ impl Raft {
             p.writes.pop_front();
         }
         self.repair.on_persisted(ticket);
-        if p.writes.is_empty() && p.is_slow {
-            p.is_slow = false;
-            self.outputs.events.push(Event::DiskRecovered);
+        if p.writes.is_empty() {
+            if mem::take(&mut p.is_full) {
+                self.outputs.events.push(Event::SpaceFound);
+            }
+            if mem::take(&mut p.is_slow) {
+                self.outputs.events.push(Event::DiskRecovered);
+            }
         }
         self.evict();
+    }
+
+    /// The write on its way waits for space: nothing of it is written, so that nothing is lost but time (C18).
+    pub(super) fn on_no_space(&mut self) {
+        let p = &mut self.persistence;
+        if !p.writes.is_empty() && !p.is_full {
+            p.is_full = true;
+            self.outputs.events.push(Event::DiskFull);
+        }
+    }
+
+    /// Whether a write of the log waits for space (C18): until it has some, proposals are refused, and this node does not campaign.
+    pub fn is_full(&self) -> bool {
+        self.persistence.is_full()
+    }
+
+    /// Whether a write of the log takes longer than its limit (C18): this node does not campaign until it is durable.
+    pub fn is_disk_slow(&self) -> bool {
+        self.persistence.is_slow
     }
 
     /// Messages that may leave since (term, vote) has become durable.
@@ -253,13 +285,15 @@ impl Raft {
     }
 
     /// A leader whose disk hangs steps down, and does not campaign until the write is durable (C18).
+    /// One that is full and alone goes on: nobody could take over, and it can answer reads.
     pub(super) fn check_disk(&mut self) {
         if self.disk_deadline().is_none_or(|deadline| self.now < deadline) {
             return;
         }
         self.persistence.is_slow = true;
         self.outputs.events.push(Event::DiskSlow);
-        if matches!(self.role, RoleState::Leader(_)) {
+        let is_useful = self.persistence.is_full && self.quorum.is_sole(self.config.id);
+        if self.is_leader() && !is_useful {
             self.step_down(RejectReason::NotLeader { leader: None });
         }
     }
@@ -268,6 +302,7 @@ impl Raft {
     /// A node that a membership leaves out which is not known to be committed is still needed: it may be the only one that can be elected (thesis §4.2.2).
     pub(super) fn may_campaign(&self) -> bool {
         !self.persistence.is_slow
+            && !self.persistence.is_full
             && self.installing.is_none()
             && !self.is_repairing()
             && self.applying.applied >= self.log.base().index

@@ -41,6 +41,9 @@ impl Raft {
         if is_transferring {
             return self.reject_proposals(first, count, RejectReason::NotLeader { leader: None });
         }
+        if self.persistence.is_full() {
+            return self.reject_proposals(first, count, RejectReason::NoSpace);
+        }
         let entries: Arc<[Entry]> = commands.into_iter().map(Entry::command).collect();
         let bytes: usize = entries.iter().map(Entry::size).sum();
         if leader.unapplied_bytes >= self.config.unapplied_bytes_max {

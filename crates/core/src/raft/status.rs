@@ -52,6 +52,10 @@ pub struct Status {
     pub durable_index: Index,
     /// How many of its entries are damaged and not repaired yet (C19); this node neither votes nor campaigns unless it is 0.
     pub damaged_entries: usize,
+    /// Whether a write of its log takes longer than its limit (C18); this node does not campaign meanwhile.
+    pub is_disk_slow: bool,
+    /// Whether a write of its log waits for space (C18); this node refuses proposals and does not campaign meanwhile.
+    pub is_full: bool,
     /// What is known to be committed.
     pub commit_index: Index,
     /// What is applied.
@@ -87,6 +91,8 @@ impl Raft {
             last_index: self.log.last_index(),
             durable_index: self.durable_index(),
             damaged_entries: self.repair.len(),
+            is_disk_slow: self.is_disk_slow(),
+            is_full: self.is_full(),
             commit_index: self.commit_index,
             applied_index: self.applying.applied,
             membership_index,

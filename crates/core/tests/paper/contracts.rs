@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use coracle_core::{
     AppendResult, Body, Config, Entry, Event, Fatal, Index, Input, InstallSnapshot, LogRead, Membership, NodeId,
-    Outcome, Output, ProposalId, Raft, Recovered, Role, Run, SnapshotMeta, Term, Time,
+    Outcome, Output, ProposalId, Raft, Recovered, RejectReason, Role, Run, SnapshotMeta, Term, Time,
 };
 
 use crate::common::{Cluster, Disk, id};
@@ -270,6 +270,67 @@ fn h14_a_leader_with_a_hung_disk_steps_down() {
     cluster.sync(leader);
     assert!(cluster.node(leader).events.contains(&Event::DiskRecovered));
     cluster.elect();
+}
+
+/// C18: a leader without space refuses what is proposed and answers reads, hands over when that lasts, and does not campaign until it has space.
+#[test]
+fn c18_a_leader_without_space_refuses_proposals_and_answers_reads() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.node(leader).is_disk_fast = false;
+    cluster.handle(leader, Input::NoSpace);
+    assert!(!cluster.raft(leader).is_full(), "no write is on its way that could wait for space");
+    let pending = cluster.propose(leader, "a");
+    for _ in 0..3 {
+        cluster.handle(leader, Input::NoSpace);
+    }
+    let last_index = cluster.raft(leader).status().last_index;
+    let refused = cluster.propose(leader, "b");
+    assert_eq!(cluster.node(leader).outcomes[&refused], Outcome::Rejected(RejectReason::NoSpace));
+    assert_eq!(cluster.raft(leader).status().last_index, last_index, "surely not appended");
+    cluster.deliver();
+    // The others have space: what was appended before is committed by them.
+    assert!(matches!(cluster.node(leader).outcomes[&pending], Outcome::Committed { .. }));
+    let read = cluster.read(leader);
+    cluster.run(Duration::from_millis(200));
+    assert!(cluster.node(leader).ready.contains_key(&read), "{:?}", cluster.node(leader).failed_reads);
+    let count = |cluster: &mut Cluster, event| cluster.node(leader).events.iter().filter(|it| **it == event).count();
+    assert_eq!((count(&mut cluster, Event::DiskFull), count(&mut cluster, Event::SpaceFound)), (1, 0));
+
+    cluster.run(Duration::from_millis(4500));
+    assert!(!cluster.raft(leader).is_leader(), "it hands over");
+    let new = cluster.leader().unwrap();
+    cluster.down.push(new);
+    cluster.run(Duration::from_secs(5));
+    assert_eq!(cluster.raft(leader).role(), Role::Follower, "no campaign without space");
+    cluster.down.clear();
+    cluster.node(leader).is_disk_fast = true;
+    cluster.sync(leader);
+    assert!(!cluster.raft(leader).is_full());
+    assert_eq!(count(&mut cluster, Event::SpaceFound), 1);
+    cluster.elect();
+}
+
+/// C18: a voter alone that has no space goes on leading, since nobody could take over: reads are answered, and everything goes on by itself.
+#[test]
+fn c18_a_sole_voter_without_space_goes_on_answering_reads() {
+    let mut cluster = Cluster::new(1);
+    let leader = cluster.elect();
+    cluster.node(leader).is_disk_fast = false;
+    let pending = cluster.propose(leader, "a");
+    cluster.handle(leader, Input::NoSpace);
+    cluster.run(Duration::from_secs(60));
+    assert!(cluster.raft(leader).is_leader() && cluster.raft(leader).is_disk_slow());
+    let read = cluster.read(leader);
+    let refused = cluster.propose(leader, "b");
+    assert!(cluster.node(leader).ready.contains_key(&read));
+    assert_eq!(cluster.node(leader).outcomes[&refused], Outcome::Rejected(RejectReason::NoSpace));
+    assert!(!cluster.node(leader).outcomes.contains_key(&pending));
+    cluster.node(leader).is_disk_fast = true;
+    cluster.sync(leader);
+    assert!(matches!(cluster.node(leader).outcomes[&pending], Outcome::Committed { .. }));
+    let after = cluster.propose(leader, "c");
+    assert!(matches!(cluster.node(leader).outcomes[&after], Outcome::Committed { .. }));
 }
 
 /// C18: a failed write stops the group for good, and everything that waits gets its outcome.

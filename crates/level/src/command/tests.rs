@@ -65,6 +65,7 @@ fn golden_replies() -> Vec<(Result<CommandReply>, &'static str)> {
         (Err(Error::Unknown("w".to_owned())), "01 01000000 07000000 0100000000000000 77"),
         (Err(Error::Closed), "01 01000000 08000000"),
         (Err(Error::Protocol("p".to_owned())), "01 01000000 09000000 0100000000000000 70"),
+        (Err(Error::NoSpace("n".to_owned())), "01 01000000 0a000000 0100000000000000 6e"),
     ]
 }
 

@@ -79,7 +79,10 @@ impl Attempts {
 
 /// Whether another attempt may end otherwise.
 pub(super) fn is_passing(error: &Error) -> bool {
-    matches!(error, Error::Busy { .. } | Error::NotLeader { .. } | Error::Unavailable(_) | Error::Unknown(_))
+    matches!(
+        error,
+        Error::Busy { .. } | Error::NotLeader { .. } | Error::Unavailable(_) | Error::NoSpace(_) | Error::Unknown(_)
+    )
 }
 
 /// Tries what may be done more than once, such as a read, until it succeeds, fails for good, or the deadline is over.

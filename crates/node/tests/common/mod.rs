@@ -162,9 +162,9 @@ pub(crate) fn options(at: u64, of: u64) -> NodeOptions {
     options
 }
 
-pub(crate) async fn start(
+pub(crate) async fn start<S: Store + 'static>(
     network: &MemoryNetwork,
-    store: &Arc<DiskStore>,
+    store: &Arc<S>,
     options: NodeOptions,
 ) -> std::result::Result<Node, StartError> {
     let machine = Box::new(InMemory::new(Count::default()));
@@ -173,14 +173,25 @@ pub(crate) async fn start(
 }
 
 /// Nodes at `/memory/1` and so on, which found a cluster.
-pub(crate) async fn cluster(network: &MemoryNetwork, stores: &[Arc<DiskStore>]) -> Vec<Node> {
+pub(crate) async fn cluster<S: Store + 'static>(network: &MemoryNetwork, stores: &[Arc<S>]) -> Vec<Node> {
+    cluster_with(network, stores, |_| {}).await
+}
+
+/// The same, with other options.
+pub(crate) async fn cluster_with<S: Store + 'static>(
+    network: &MemoryNetwork,
+    stores: &[Arc<S>],
+    configure: fn(&mut NodeOptions),
+) -> Vec<Node> {
     let of = stores.len() as u64;
     let starting: Vec<_> = stores
         .iter()
         .zip(1..)
         .map(|(store, at)| {
             let (network, store) = (network.clone(), store.clone());
-            tokio::spawn(async move { start(&network, &store, options(at, of)).await })
+            let mut options = options(at, of);
+            configure(&mut options);
+            tokio::spawn(async move { start(&network, &store, options).await })
         })
         .collect();
     let mut nodes = Vec::new();

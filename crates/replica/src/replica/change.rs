@@ -70,8 +70,13 @@ impl Replica {
     }
 
     pub(super) fn stop_wanted(&mut self) {
+        self.refuse_wanted(RejectReason::Stopped);
+    }
+
+    /// Whoever asked for a snapshot gets none.
+    pub(super) fn refuse_wanted(&mut self, reason: RejectReason) {
         for request in self.compaction.wanted.take_all() {
-            self.finish(request, Err(RequestError::Rejected(RejectReason::Stopped)));
+            self.finish(request, Err(RequestError::Rejected(reason)));
         }
     }
 }

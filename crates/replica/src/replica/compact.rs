@@ -1,6 +1,6 @@
 //! When the log is cut, and when snapshots are taken.
 
-use coracle_core::{Bug, Index, Input as RaftInput, SnapshotMeta};
+use coracle_core::{Bug, Index, Input as RaftInput, RejectReason, SnapshotMeta, Time};
 use coracle_storage::Applied;
 
 use super::{Replica, change::Wanted};
@@ -30,6 +30,8 @@ pub(super) struct Compaction {
     is_due: bool,
     /// Where the last compaction was tried: the applied index, and what the log had ever taken.
     tried: (Index, u64),
+    /// There was no space for a snapshot: none is taken before.
+    retry_at: Option<Time>,
 }
 
 /// One at a time.
@@ -51,6 +53,7 @@ impl Compaction {
             doing: Doing::Nothing,
             is_due: true,
             tried: (Index::ZERO, 0),
+            retry_at: None,
         }
     }
 
@@ -64,6 +67,11 @@ impl Compaction {
 
     pub(super) fn look_again(&mut self) {
         self.is_due = true;
+    }
+
+    /// When a snapshot may be taken that found no space before.
+    pub(super) fn next_retry(&self) -> Option<Time> {
+        self.retry_at
     }
 
     /// A snapshot is stored; it is of use when it is newer than the one known.
@@ -123,6 +131,9 @@ impl Replica {
         if self.compaction.doing != Doing::Nothing || self.is_behind_log() || index == Index::ZERO {
             return;
         }
+        if self.compaction.retry_at.is_some() {
+            return self.refuse_wanted(RejectReason::NoSpace);
+        }
         let Some(last_included_term) = self.raft.term_at(index) else { return };
         let (membership_index, membership) = self.raft.membership_at(index);
         let mut membership = membership.clone();
@@ -154,6 +165,22 @@ impl Replica {
             (true, true) => self.flush(),
             (true, false) => self.serve_wanted(),
             (false, _) => self.compact(),
+        }
+    }
+
+    /// There was no space for it. Nothing depends on it yet: whoever asked is told, and otherwise it is tried again after a while.
+    pub(super) fn on_snapshot_not_taken(&mut self) {
+        self.compaction.doing = Doing::Nothing;
+        self.compaction.retry_at = Some(self.now.plus(self.options.snapshot_timeout));
+        self.refuse_wanted(RejectReason::NoSpace);
+    }
+
+    /// Space may have been found: what was given up is looked at again, also if the log has not grown since.
+    pub(super) fn retry_snapshot(&mut self) {
+        if self.compaction.retry_at.is_some_and(|at| at <= self.now) {
+            self.compaction.retry_at = None;
+            self.compaction.tried = (Index::ZERO, 0);
+            self.compaction.look_again();
         }
     }
 

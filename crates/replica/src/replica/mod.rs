@@ -233,17 +233,21 @@ impl Replica {
                 self.terms.written(ticket);
                 self.tell_core(RaftInput::Persisted { ticket });
             }
+            Completion::NoSpace(_) => self.tell_core(RaftInput::NoSpace),
             Completion::LogRead { request, result } => self.tell_core(RaftInput::EntriesRead { request, result }),
             Completion::Applied { applied, replies } => self.on_applied(applied, replies),
             Completion::Answered { request, answer } => self.on_answered(request, answer),
             Completion::Flushed { applied } => self.on_flushed(applied),
             Completion::SnapshotTaken { meta } => self.on_snapshot_taken(meta),
+            Completion::SnapshotNotTaken { .. } => self.on_snapshot_not_taken(),
             Completion::SnapshotRead { peer, content, offset, data } => {
                 self.on_snapshot_read(peer, content, offset, data);
             }
             Completion::SnapshotStored { from, term, meta, offset, whole } => {
                 self.on_snapshot_stored(from, term, meta, offset, whole);
             }
+            // The leader sends it again.
+            Completion::SnapshotNotStored { .. } => self.receiving.stored_none(),
             Completion::SnapshotInstalled { applied } => self.on_snapshot_installed(applied),
             // The core decides what a failed log means, and its outcomes come first.
             Completion::Failed { is_log: true, .. } => self.tell_core(RaftInput::PersistFailed),
@@ -342,6 +346,7 @@ impl Replica {
     fn no_leader(&self) -> RejectReason {
         match self.raft.leader() {
             Some(leader) => RejectReason::NotLeader { leader: Some(leader) },
+            None if self.raft.is_full() => RejectReason::NoSpace,
             None => RejectReason::NoQuorum,
         }
     }

@@ -238,7 +238,8 @@ impl Replica {
                 foreign,
                 match end {
                     End::Applied { index, reply } => Forwarded::Applied { index, reply },
-                    End::Rejected(RejectReason::Busy) => Forwarded::Busy,
+                    // For a peer it is the same: surely not appended, and to be tried again.
+                    End::Rejected(RejectReason::Busy | RejectReason::NoSpace) => Forwarded::Busy,
                     End::Rejected(_) => Forwarded::NotLeader,
                     End::Unknown => Forwarded::Unknown,
                 },

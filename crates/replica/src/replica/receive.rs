@@ -22,6 +22,11 @@ impl Receiving {
     pub(super) fn is_installing(&self) -> bool {
         self.installing.is_some()
     }
+
+    /// A piece was dropped.
+    pub(super) fn stored_none(&mut self) {
+        self.storing = self.storing.saturating_sub(1);
+    }
 }
 
 impl Replica {
@@ -41,7 +46,7 @@ impl Replica {
         offset: u64,
         whole: bool,
     ) {
-        self.receiving.storing = self.receiving.storing.saturating_sub(1);
+        self.receiving.stored_none();
         let content = meta.content;
         self.tell_core(RaftInput::SnapshotStored { from, term, content, offset, done: whole });
         if whole {

@@ -11,6 +11,7 @@ impl Replica {
         self.expire_waiting();
         self.expire_reads();
         self.check_transfers();
+        self.retry_snapshot();
     }
 
     /// When there is something to do at the latest: for the core, or for a deadline of the replica's own.
@@ -26,6 +27,7 @@ impl Replica {
             self.ready_deadline(),
             self.reads.retry_at.filter(|_| !self.reads.waiting.is_empty()),
             self.sending.next_deadline(),
+            self.compaction.next_retry(),
         ]
         .into_iter()
         .flatten()

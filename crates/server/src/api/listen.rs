@@ -1,4 +1,4 @@
-//! Connections, a limited number of them.
+//! Connections: a limited number of them, and none that is of no use.
 
 use std::{
     io,
@@ -13,33 +13,45 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time,
+    time::{self, Instant, Sleep},
 };
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
+
+use super::{ApiLimits, metered::Activity};
 
 /// How long to wait when the system has no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A connection that counts.
+/// How an HTTP/2 client begins (RFC 9113 §3.4); what it says is checked further up.
+const PREFACE_LEN: usize = 24;
+
+/// A connection that counts, and ends when it is of no use.
 pub(crate) struct Counted {
     stream: TcpStream,
     _place: OwnedSemaphorePermit,
+    /// How many bytes of the preface have not come.
+    preface_missing: usize,
+    activity: Activity,
+    idle_time_max: Duration,
+    /// When to look whether the preface has come, or whether the connection was idle for too long.
+    timer: Pin<Box<Sleep>>,
 }
 
 /// The connections of a listener; one beyond the limit is closed at once, so that its client goes to another node.
-pub(crate) fn incoming(listener: TcpListener, connections_max: usize) -> impl Stream<Item = io::Result<Counted>> {
-    let places = Arc::new(Semaphore::new(connections_max));
+pub(crate) fn incoming(listener: TcpListener, limits: ApiLimits) -> impl Stream<Item = io::Result<Counted>> {
+    let places = Arc::new(Semaphore::new(limits.connections_max));
     stream::unfold((listener, places), move |(listener, places)| async move {
-        let counted = accept(&listener, &places, connections_max).await;
+        let counted = accept(&listener, &places, &limits).await;
         Some((Ok(counted), (listener, places)))
     })
 }
 
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>, connections_max: usize) -> Counted {
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>, limits: &ApiLimits) -> Counted {
+    let connections_max = limits.connections_max;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => match Arc::clone(places).try_acquire_owned() {
-                Ok(place) => return ready(stream, place),
+                Ok(place) => return ready(stream, place, limits),
                 Err(_) => tracing::warn!(%peer, connections_max, "closed a client's connection: the limit is reached"),
             },
             Err(error) => {
@@ -51,24 +63,68 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>, connections_max
     }
 }
 
-fn ready(stream: TcpStream, place: OwnedSemaphorePermit) -> Counted {
+fn ready(stream: TcpStream, place: OwnedSemaphorePermit, limits: &ApiLimits) -> Counted {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "could not set TCP_NODELAY");
     }
-    Counted { stream, _place: place }
+    Counted {
+        stream,
+        _place: place,
+        preface_missing: PREFACE_LEN,
+        activity: Activity::new(),
+        idle_time_max: limits.idle_time_max,
+        timer: Box::pin(time::sleep(limits.handshake_time_max)),
+    }
+}
+
+impl Counted {
+    /// Notes what was read; from the end of the preface on, idleness is what ends the connection.
+    fn arrived(&mut self, bytes: usize) {
+        let missing = self.preface_missing.saturating_sub(bytes);
+        if self.preface_missing > 0 && missing == 0 {
+            self.timer.as_mut().reset(Instant::now() + self.idle_time_max);
+        }
+        self.preface_missing = missing;
+    }
+
+    /// Waits until the connection is to end: with an error when it never began.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            if self.preface_missing > 0 {
+                tracing::debug!("closed a client's connection: it did not begin to speak HTTP/2 in time");
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            let now = Instant::now();
+            let over_at = self.activity.idle_since().unwrap_or(now) + self.idle_time_max;
+            if over_at <= now {
+                tracing::debug!("closed a client's connection: it was idle for too long");
+                return Poll::Ready(Ok(()));
+            }
+            self.timer.as_mut().reset(over_at);
+        }
+        Poll::Pending
+    }
 }
 
 impl Connected for Counted {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Activity;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Activity {
+        self.activity.clone()
     }
 }
 
 impl AsyncRead for Counted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+            // To have read nothing is to have read the end.
+            Poll::Pending => self.poll_over(cx),
+            ready => {
+                self.arrived(buf.filled().len() - before);
+                ready
+            }
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod cluster;
 mod kv;
 mod listen;
+mod metered;
 mod service;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,11 @@ use coracle::level::Kv;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
 
-use super::{ClusterService, KvService, Operator, listen::incoming};
+use super::{
+    ClusterService, KvService, Operator,
+    listen::incoming,
+    metered::{Budget, Metered},
+};
 
 /// What one client may take.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +24,12 @@ pub(crate) struct ApiLimits {
     pub(crate) connections_max: usize,
     /// How long a request may take.
     pub(crate) request_time_max: Duration,
+    /// How long a connection may take until it has begun to speak HTTP/2.
+    pub(crate) handshake_time_max: Duration,
+    /// How long a connection may be without a request, even if it answers that it is alive.
+    pub(crate) idle_time_max: Duration,
+    /// The most bytes of requests and answers under way, of all clients; further requests are refused as busy.
+    pub(crate) bytes_under_way_max: usize,
 }
 
 impl Default for ApiLimits {
@@ -29,6 +39,9 @@ impl Default for ApiLimits {
             requests_max: 1024,
             connections_max: 1024,
             request_time_max: Duration::from_secs(60),
+            handshake_time_max: Duration::from_secs(5),
+            idle_time_max: Duration::from_secs(600),
+            bytes_under_way_max: 256 << 20,
         }
     }
 }
@@ -47,14 +60,15 @@ pub(crate) async fn serve(
     let max = limits.message_bytes_max;
     let kv = KvServer::new(KvService(kv)).max_decoding_message_size(max).max_encoding_message_size(max);
     let cluster = ClusterServer::new(ClusterService::new(operator)).max_decoding_message_size(max);
+    let budget = Arc::new(Budget::new(limits.bytes_under_way_max));
     Server::builder()
         .concurrency_limit_per_connection(limits.requests_max)
         .max_concurrent_streams(u32::try_from(limits.requests_max).unwrap_or(u32::MAX))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .timeout(limits.request_time_max)
-        .add_service(kv)
-        .add_service(cluster)
-        .serve_with_incoming_shutdown(incoming(listener, limits.connections_max), stop)
+        .add_service(Metered { inner: kv, budget: Arc::clone(&budget) })
+        .add_service(Metered { inner: cluster, budget })
+        .serve_with_incoming_shutdown(incoming(listener, limits), stop)
         .await
 }

@@ -1,6 +1,13 @@
 //! The services over a map in memory, with a real client on a real socket.
 
-use std::{ops::Bound, sync::Arc, time::Duration};
+use std::{
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use coracle::{
@@ -12,11 +19,20 @@ use coracle::{
     level::{Error, Kv, Level, MemoryKv, Once, Op, ReadAt, Revision, ScanSpec, SessionId, Txn},
     transport::Address,
 };
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+    task::JoinHandle,
+};
 
 use super::{ApiLimits, Operated, Operator, serve};
 
-struct Leader;
+#[derive(Default)]
+struct Leader {
+    /// How many requests wait, or waited, for ever.
+    stuck: AtomicUsize,
+}
 
 #[tonic::async_trait]
 impl Operator for Leader {
@@ -31,6 +47,7 @@ impl Operator for Leader {
     async fn join(&self, address: Address, learner: bool) -> Operated<NodeId> {
         if address.to_string() == "/memory/404" {
             // So that places run out.
+            self.stuck.fetch_add(1, Ordering::Relaxed);
             std::future::pending::<()>().await;
         }
         Ok(NodeId(if learner { 2 } else { 1 }))
@@ -59,6 +76,7 @@ impl Operator for Leader {
 struct Served {
     address: String,
     client: Client,
+    leader: Arc<Leader>,
     _stop: oneshot::Sender<()>,
     serving: JoinHandle<()>,
 }
@@ -67,14 +85,16 @@ async fn start(limits: ApiLimits) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (_stop, stopped) = oneshot::channel::<()>();
+    let leader = Arc::new(Leader::default());
+    let operator = leader.clone();
     let serving = tokio::spawn(async move {
         let stop = async {
             let _ = stopped.await;
         };
-        serve(listener, Arc::new(MemoryKv::new()), Arc::new(Leader), limits, stop).await.unwrap();
+        serve(listener, Arc::new(MemoryKv::new()), operator, limits, stop).await.unwrap();
     });
     let client = Client::connect([&address], ClientOptions::default()).await.unwrap();
-    Served { address, client, _stop, serving }
+    Served { address, client, leader, _stop, serving }
 }
 
 fn bytes(text: &str) -> Bytes {
@@ -279,4 +299,83 @@ async fn a_connection_beyond_the_limit_is_closed() {
     let second = Client::connect([address], options).await;
     assert!(matches!(second, Err(ConnectError::Unreachable { .. })), "{second:?}");
     assert!(!serving.is_finished());
+}
+
+/// Waits until the server has closed the connection; what it said before does not matter.
+async fn is_closed(stream: &mut TcpStream) {
+    let mut scratch = Vec::new();
+    // A reset is an end, too.
+    let _ = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut scratch)).await.unwrap();
+}
+
+/// As a client of HTTP/2 begins: the preface, and settings that are all as usual.
+const BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+#[tokio::test]
+async fn who_does_not_begin_in_time_is_closed() {
+    let short = Duration::from_millis(50);
+    let served = start(ApiLimits { handshake_time_max: short, ..ApiLimits::default() }).await;
+    for begun in [&b""[..], &BEGINNING[..23]] {
+        let mut silent = TcpStream::connect(&served.address).await.unwrap();
+        silent.write_all(begun).await.unwrap();
+        is_closed(&mut silent).await;
+    }
+    let client = &served.client;
+    client.commit(puts([1]), None).await.unwrap();
+}
+
+/// Waits for as long as so many connections take, one after the other, to be closed for being idle.
+async fn idle_times(served: &Served, count: usize) {
+    for _ in 0..count {
+        let mut idle = TcpStream::connect(&served.address).await.unwrap();
+        idle.write_all(BEGINNING).await.unwrap();
+        is_closed(&mut idle).await;
+    }
+}
+
+#[tokio::test]
+async fn who_asks_nothing_for_long_is_closed_and_may_come_back() {
+    let short = Duration::from_millis(200);
+    let served = start(ApiLimits { idle_time_max: short, ..ApiLimits::default() }).await;
+    let client = &served.client;
+    client.commit(puts([1]), None).await.unwrap();
+    // This one takes longer than idle connections live.
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.join("/memory/404", false).await }
+    });
+    idle_times(&served, 3).await;
+    let stuck = served.leader.stuck.load(Ordering::Relaxed);
+    assert_eq!((stuck, waiting.is_finished()), (1, false), "a connection with a request under way is of use");
+    waiting.abort();
+    // The client's connection ends as well, some time before the last of these does.
+    idle_times(&served, 3).await;
+    client.commit(puts([2]), None).await.unwrap();
+}
+
+#[tokio::test]
+async fn bytes_under_way_are_limited_over_all_connections() {
+    let served = start(ApiLimits { bytes_under_way_max: 3000, ..ApiLimits::default() }).await;
+    let options = ClientOptions::default().with_deadline(Duration::from_millis(300));
+    let hasty = Client::connect([&served.address], options).await.unwrap();
+    let put = |len: usize| Txn { ops: vec![Op::Put { key: bytes("k"), value: Bytes::from(vec![b'v'; len]) }] };
+    let large = hasty.commit(put(3000), None).await;
+    assert!(matches!(large, Err(Error::Busy { .. })), "{large:?}");
+    for _ in 0..20 {
+        hasty.commit(put(2000), None).await.unwrap();
+    }
+    // Another connection's requests, whose addresses are as long as is allowed.
+    let address = format!("/memory/{}404", "0".repeat(900));
+    let waiting: Vec<_> = (0..2)
+        .map(|_| {
+            let (client, address) = (served.client.clone(), address.clone());
+            tokio::spawn(async move { client.join(&address, false).await })
+        })
+        .collect();
+    let refused = async { while !matches!(hasty.commit(put(2000), None).await, Err(Error::Busy { .. })) {} };
+    tokio::time::timeout(Duration::from_secs(20), refused).await.unwrap();
+    hasty.commit(put(100), None).await.unwrap();
+    waiting.iter().for_each(JoinHandle::abort);
+    let given_back = async { while hasty.commit(put(2000), None).await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(20), given_back).await.unwrap();
 }

@@ -110,7 +110,10 @@ impl Work {
                 }
                 Err(error) => error,
             };
-            let in_vain = matches!(error, Error::NotLeader { .. } | Error::Unavailable(_) | Error::Busy { .. });
+            let in_vain = matches!(
+                error,
+                Error::NotLeader { .. } | Error::Unavailable(_) | Error::Busy { .. } | Error::NoSpace(_)
+            );
             if !in_vain || self.pace().last.elapsed() > PATIENCE {
                 return Err(error);
             }

@@ -16,7 +16,9 @@ pub(crate) fn of_start(error: BuildError, args: &ServeArgs) -> Failure {
                 failure.hint("Stop the other process, or choose another directory with --storage.")
             }
             StorageError::Damaged { .. } => failure.hint(format!(
-                "Do not delete {} while the other nodes need this one's copy: a new directory is a new node.",
+                "Do not delete {} while the other nodes need this one's copy. \
+                 When a majority of them is whole, the way back is as a new node: `coracle leave` with this one's id (`coracle members` shows it), \
+                 then move the data away and start with --join.",
                 args.storage
             )),
             _ => failure,
@@ -40,7 +42,7 @@ fn start_code(error: &BuildError) -> Code {
 
 fn storage_code(error: &StorageError) -> Code {
     match error {
-        StorageError::Io { .. } | StorageError::Stopped(_) => Code::Io,
+        StorageError::Io { .. } | StorageError::Full { .. } | StorageError::Stopped(_) => Code::Io,
         StorageError::Damaged { .. } => Code::Damaged,
         StorageError::Locked { .. } | StorageError::Engine { .. } => Code::Configuration,
         _ => Code::Internal,

@@ -86,6 +86,10 @@ impl NodeSource {
         Error::NotLeader { leader: self.0.leader_client_address() }.into()
     }
 
+    fn no_space(&self) -> Error {
+        Error::NoSpace(self.0.no_space().unwrap_or_else(|| "no space in the log".to_owned()))
+    }
+
     fn not_joined(&self, error: JoinError) -> ClusterError {
         let text = error.to_string();
         match error {
@@ -106,6 +110,7 @@ impl NodeSource {
             RejectReason::NotLeader { .. } => self.not_leader(),
             RejectReason::Busy => Error::Busy { retry_after: RETRY_AFTER }.into(),
             RejectReason::Stopped => Error::Closed.into(),
+            RejectReason::NoSpace => self.no_space().into(),
             RejectReason::NoQuorum => Error::Unavailable("no majority of the nodes answered in time".to_owned()).into(),
             RejectReason::ChangeInProgress => {
                 refused(RefusalKind::ChangeInProgress, "another change of the members is under way")
@@ -187,6 +192,8 @@ fn to_wire(status: NodeStatus) -> StatusResponse {
         stopped: status.stopped.unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         damaged_entries: status.damaged_entries as u64,
+        no_space: status.no_space.unwrap_or_default(),
+        is_disk_slow: status.is_disk_slow,
     }
 }
 

@@ -103,7 +103,6 @@ impl KvStore for SimKv {
     }
 
     fn write(&self, batch: KvBatch, applied: Index) -> Result<()> {
-        self.switch.reserve(DiskOp::MapWrite)?;
         self.switch.operate(DiskOp::MapWrite)?;
         let mut state = self.state();
         let Some(before) = state.seen.applied else {
@@ -154,7 +153,6 @@ impl KvStore for SimKv {
     }
 
     fn replace_begin(&self) -> Result<()> {
-        self.switch.reserve(DiskOp::MapWrite)?;
         *self.state() = State::of(Map { rows: BTreeMap::new(), applied: None });
         Ok(())
     }

@@ -384,10 +384,7 @@ impl LogStore for SimLog {
         if state.has_failed {
             return Err(StorageError::Stopped("an earlier write failed".into()));
         }
-        if let Err(full) = self.switch.reserve(DiskOp::LogWrite) {
-            state.has_failed = true;
-            return Err(full);
-        }
+        self.switch.reserve(DiskOp::LogWrite)?;
         for batch in batches {
             state.seen.apply(batch)?;
             state.unsynced.push(batch.clone());
@@ -482,11 +479,15 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_writes_nothing() {
+    fn c18_a_full_disk_writes_nothing_and_the_same_write_later() {
         let log = log();
         log.switch.set_full(true);
-        assert!(log.write(&[append(2, 1, 1)]).is_err());
+        assert!(matches!(log.write(&[append(2, 1, 1)]), Err(StorageError::Full { .. })));
         log.sync().unwrap();
         assert_eq!(log.durable(LogState::last), Index(1));
+        log.switch.set_full(false);
+        log.write(&[append(2, 1, 1)]).unwrap();
+        log.sync().unwrap();
+        assert_eq!(log.durable(LogState::last), Index(2));
     }
 }

@@ -36,8 +36,14 @@ impl DiskOp {
         if rng.chance(0.5) { DiskOp::LogWrite } else { DiskOp::ALL[rng.below(DiskOp::ALL.len() as u64) as usize] }
     }
 
-    fn is_write(self) -> bool {
-        matches!(self, DiskOp::LogWrite | DiskOp::MapWrite | DiskOp::SnapshotWrite)
+    /// A write of the map or the log, which meets the end of the space while it writes.
+    pub(crate) fn draw_write(rng: &mut Rng) -> DiskOp {
+        if rng.chance(0.5) { DiskOp::LogWrite } else { DiskOp::MapWrite }
+    }
+
+    /// Whether it looks for space before it writes. The map does not: a state machine cannot wait.
+    fn reserves(self) -> bool {
+        matches!(self, DiskOp::LogWrite | DiskOp::SnapshotWrite)
     }
 
     fn name(self) -> &'static str {
@@ -58,8 +64,8 @@ pub(crate) struct Switch(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The next operation of this kind fails.
-    next: Option<DiskOp>,
+    /// The next operation of this kind fails, with this error.
+    next: Option<(DiskOp, io::ErrorKind)>,
     is_full: bool,
     /// An operation has failed, in this life of the node.
     has_failed: bool,
@@ -72,7 +78,12 @@ impl Switch {
 
     /// Lets the next operation of this kind fail.
     pub(crate) fn fail_next(&self, op: DiskOp) {
-        self.state().next = Some(op);
+        self.state().next = Some((op, io::ErrorKind::Other));
+    }
+
+    /// Lets the next write of this kind meet the end of the space while it writes: an error like any other (C18).
+    pub(crate) fn exhaust_next(&self, op: DiskOp) {
+        self.state().next = Some((op, io::ErrorKind::StorageFull));
     }
 
     pub(crate) fn set_full(&self, is_full: bool) {
@@ -106,25 +117,20 @@ impl Switch {
         state.has_failed = false;
     }
 
-    /// Whether there is space for a write, found before any byte of it is written.
+    /// Whether there is space for a write, found before any byte of it is written: nothing has failed without.
     pub(super) fn reserve(&self, op: DiskOp) -> Result<()> {
-        let state = &mut *self.state();
-        if !(state.is_full && op.is_write()) {
-            return Ok(());
+        match self.state().is_full && op.reserves() {
+            true => Err(StorageError::Full { place: "the simulated disk".to_owned(), needed: 1 }),
+            false => Ok(()),
         }
-        state.has_failed = true;
-        Err(StorageError::io(op.name(), io::Error::from(io::ErrorKind::StorageFull)))
     }
 
     /// Whether an operation succeeds; a write that does not may have written a part.
     pub(super) fn operate(&self, op: DiskOp) -> Result<()> {
         let state = &mut *self.state();
-        if state.next != Some(op) {
-            return Ok(());
-        }
-        state.next = None;
+        let Some((_, kind)) = state.next.take_if(|(next, _)| *next == op) else { return Ok(()) };
         state.has_failed = true;
-        Err(StorageError::io(op.name(), io::Error::other("injected by the simulator")))
+        Err(StorageError::io(op.name(), io::Error::new(kind, "injected by the simulator")))
     }
 }
 
@@ -146,6 +152,7 @@ mod tests {
         let switch = Switch::default();
         switch.set_full(true);
         assert!(switch.reserve(DiskOp::LogRead).is_ok() && switch.reserve(DiskOp::SnapshotWrite).is_err());
+        assert!(!switch.has_failed(), "without space nothing has failed");
         switch.crash();
         assert!(switch.reserve(DiskOp::LogWrite).is_err());
         switch.set_full(false);

@@ -13,8 +13,8 @@ use crate::{
 
 /// The most operations on one key that are recorded.
 const CALLS_MAX: usize = 1000;
-/// The most steps of the search, for each key: a history of unique values takes about one step for each operation.
-const STEPS_MAX: u64 = 200_000;
+/// The most steps of the search, for each key: a history of unique values takes about one step for each operation, a tangled one many more.
+const STEPS_MAX: u64 = 5_000_000;
 
 /// The history so far, up to a limit for each key.
 ///

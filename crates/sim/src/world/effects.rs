@@ -5,10 +5,13 @@ use std::{mem, time::Duration};
 use coracle_core::{
     AppendResult, Body, Event as RaftEvent, InstallSnapshot, Message, NodeId, Persist, Role, Term, Time,
 };
-use coracle_replica::{Completion, Effect, Input, StateEffect, Work};
+use coracle_replica::{Completion, Effect, GroupWrites, Input, StateEffect, Work};
 
 use super::{Done, Event, Step, World};
 use crate::{Bug, Invariant, Violation, check, coverage::Milestone, disk::GROUP, faults::exponential};
+
+/// How long a write that found no space waits before it is tried again.
+const FULL_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the snapshots' worker is to do.
 #[derive(Debug)]
@@ -70,6 +73,7 @@ impl World {
             _ => {}
         }
         self.matches_leader(node, to, &message)?;
+        self.keeps_promise(node, &message)?;
         let sent = self.now;
         let arrivals = self.network.send(sent, node, to);
         if let Some(at) = arrivals.again {
@@ -181,9 +185,24 @@ impl World {
             return Ok(());
         }
         running.is_log_busy = true;
-        let writes = mem::take(&mut running.log_queue);
-        let ticket = writes.last().map(|write| write.ticket);
-        let completion = match (running.log.write(writes), ticket) {
+        running.log_writes = GroupWrites::new(vec![(GROUP, mem::take(&mut running.log_queue))]);
+        self.write_log(node)
+    }
+
+    /// Writes what is to be written, or finds no space for it and tries again later.
+    fn write_log(&mut self, node: usize) -> Step {
+        let this = &mut self.nodes[node];
+        let Some(running) = &mut this.running else { return Ok(()) };
+        let ticket = running.log_writes.tickets().next();
+        let written = running.log_writes.write(&*this.disk.log);
+        if let Some(no_space) = written.no_space {
+            self.trace.line(self.now, || format!("n{node}: {no_space}"));
+            self.input(node, Input::Done(Completion::NoSpace(no_space)));
+            self.later(node, FULL_PAUSE, Done::LogAgain);
+            return Ok(());
+        }
+        let Some((_, completion)) = written.completions.into_iter().next() else { return Ok(()) };
+        let completion = match (completion, ticket) {
             (Completion::Failed { .. }, Some(ticket)) if self.bug == Some(Bug::IgnoreDiskError) => {
                 Completion::Written { ticket }
             }
@@ -206,6 +225,7 @@ impl World {
         }
         match what {
             Done::Log(completion) => self.written(node, Some(completion)),
+            Done::LogAgain => self.write_log(node),
             Done::LateSync => self.written(node, None),
             Done::State(completion) => self.state_done(node, completion),
             Done::SnapshotPiece => self.snapshot_piece(node),
@@ -332,8 +352,11 @@ impl World {
             return Ok(());
         };
         running.snapshot_job = None;
-        self.report.snapshots_taken += 1;
+        self.report.snapshots_taken += u64::from(matches!(completion, Completion::SnapshotTaken { .. }));
         self.trace.line(self.now, || format!("n{node} took a snapshot: {completion:?}"));
+        if matches!(completion, Completion::SnapshotNotTaken { .. }) {
+            self.passes(Milestone::SnapshotGivenUp);
+        }
         self.input(node, Input::Done(completion));
         Ok(())
     }
@@ -369,6 +392,7 @@ impl World {
                     self.passes(Milestone::SnapshotOnLaterLeader);
                 }
                 self.is_elected(node, term)?;
+                self.nobody_else_has_a_lease(node)?;
                 self.ghost.leads(self.nodes[node].key, term, &self.nodes[node].issued)?;
                 self.note_role(node, true);
                 self.overlap()?;
@@ -380,6 +404,7 @@ impl World {
                     self.passes(Milestone::LongTruncation);
                 }
             }
+            RaftEvent::SpaceFound => self.passes(Milestone::SpaceFound),
             RaftEvent::TransferAborted { to: Some(_) } => self.passes(Milestone::TransferTimedOut),
             RaftEvent::Compacted { .. } => self.report.compactions += 1,
             // A rejection that was overtaken by a later acknowledgement looks like a lost log to the leader.

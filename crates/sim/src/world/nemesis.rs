@@ -18,6 +18,8 @@ use crate::{
 
 /// The longest leap of a clock.
 const STEP_MAX: Duration = Duration::from_secs(3600);
+/// How often a write meets the end of the space when it is too late to wait for more, instead of finding it beforehand.
+const EXHAUSTED: f64 = 0.125;
 
 impl World {
     pub(super) fn strike(&mut self, fault: Fault) -> Step {
@@ -57,6 +59,7 @@ impl World {
             FaultKind::Weaken => self.weaken(rng, node),
         };
         if struck {
+            self.trace.line(self.now, || format!("it struck, at or about n{node}"));
             self.report.faults.count(fault.kind.name());
         }
         Ok(())
@@ -161,7 +164,7 @@ impl World {
 
     /// To a node, which may be down or far behind, or to whom the leader thinks best.
     fn transfer(&mut self, rng: &mut Rng, node: usize) -> bool {
-        let gone = self.operator.gone.last().map(|(gone, _)| *gone).filter(|_| rng.chance(0.1));
+        let gone = self.operator.gone.last().map(|lost| lost.id).filter(|_| rng.chance(0.1));
         let anywhere = self.nodes[rng.below(self.nodes.len() as u64) as usize].id;
         let to = match rng.below(4) {
             0 => Some(gone.unwrap_or(anywhere)),
@@ -218,6 +221,12 @@ impl World {
     }
 
     fn fill_disk(&mut self, rng: &mut Rng, node: usize) -> bool {
+        if rng.chance(EXHAUSTED) {
+            let op = DiskOp::draw_write(rng);
+            self.trace.line(self.now, || format!("n{node}: the next {op:?} meets the end of the space"));
+            self.nodes[node].disk.switch.exhaust_next(op);
+            return true;
+        }
         let lasts = Faults::full(rng);
         self.trace.line(self.now, || format!("the disk of n{node} is full for {lasts:?}"));
         if self.leader() == Some(node) {

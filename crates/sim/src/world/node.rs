@@ -8,12 +8,12 @@ use std::{
 
 use coracle_core::{Config, Incarnation, Index, Membership, NodeId, Persist, Recovered, Term, Time};
 use coracle_replica::{
-    Effect, Input, LogWorker, Replica, ReplicaOptions, RequestId, SnapshotJob, SnapshotWorker, Start, StateEffect,
-    StateWorker, recover,
+    Effect, GroupWrites, Input, LogWorker, Replica, ReplicaOptions, RequestId, SnapshotJob, SnapshotWorker, Start,
+    StateEffect, StateWorker, recover,
 };
 use coracle_storage::{LogStore, StateMachine, StorageError};
 
-use super::{Event, Step, World};
+use super::{Event, Step, World, lease::Promised};
 use crate::{
     Bug, Invariant, Phase, Violation, bugs,
     clock::{Clock, Rate},
@@ -48,6 +48,8 @@ pub(super) struct Node {
     pub(super) slow_until: Time,
     /// It has installed a snapshot.
     pub(super) has_installed: bool,
+    /// What it promised a leader last; a crash does not end that.
+    pub(super) promised: Option<Promised>,
 }
 
 /// What a crash takes away.
@@ -61,6 +63,8 @@ pub(super) struct Running {
     pub(super) run_at: Option<Time>,
     pub(super) clock: Clock,
     pub(super) log_queue: Vec<Persist>,
+    /// What the log's worker is writing, as long as there is no space for it.
+    pub(super) log_writes: GroupWrites,
     pub(super) is_log_busy: bool,
     pub(super) state_queue: VecDeque<StateEffect>,
     pub(super) is_state_busy: bool,
@@ -99,6 +103,7 @@ impl Node {
             rate: Rate::EVEN,
             slow_until: Time::ZERO,
             has_installed: false,
+            promised: None,
         }
     }
 }
@@ -132,7 +137,8 @@ impl World {
         match opened {
             Ok((machine, start)) => self.start_with(node, machine, start),
             Err(StorageError::Damaged { .. }) if !disk.log.damaged().is_empty() => self.replace_damaged(node),
-            Err(error) if disk.switch.has_failed() => {
+            // A process that cannot start ends, and is started again.
+            Err(error) if disk.switch.has_failed() || matches!(error, StorageError::Full { .. }) => {
                 self.trace.line(self.now, || format!("n{node} does not start: {error}"));
                 self.power_off(node)
             }
@@ -376,9 +382,11 @@ impl World {
     pub(super) fn is_elected(&self, node: usize, term: Term) -> Step {
         let Some(membership) = self.nodes[node].membership() else { return Ok(()) };
         let id = self.nodes[node].id;
-        let has_voted = |voter: NodeId| match self.slot_of(voter) {
-            Some(slot) => self.ghost.vote_of(self.nodes[slot].key, term) == Some(id),
-            None => self.operator.is_gone(voter),
+        let voted = |key: usize| self.ghost.vote_of(key, term) == Some(id);
+        // A vote outlives the disk that it was written to.
+        let has_voted = |voter: NodeId| {
+            let here = self.slot_of(voter).is_some_and(|slot| voted(self.nodes[slot].key));
+            here || self.operator.gone.iter().any(|lost| lost.id == voter && voted(lost.key))
         };
         if is_quorum(membership, has_voted) {
             return Ok(());
@@ -395,7 +403,7 @@ impl World {
             let here =
                 self.slot_of(id).is_some_and(|slot| self.nodes[slot].disk.log.durable(|log| log.holds(index, term)));
             // An acknowledgement outlives the disk that it speaks of.
-            here || self.operator.gone.iter().any(|(gone, log)| *gone == id && log.holds(index, term))
+            here || self.operator.gone.iter().any(|lost| lost.id == id && lost.log.holds(index, term))
         };
         // A leader counts by what it has appended, also what it has not asked its disk to write: a follower may tell of the commit first.
         let leader = self.leader().and_then(|leader| self.nodes[leader].membership());
@@ -442,6 +450,7 @@ impl Running {
             run_at: None,
             clock,
             log_queue: Vec::new(),
+            log_writes: GroupWrites::default(),
             is_log_busy: false,
             state_queue: VecDeque::new(),
             is_state_busy: false,

@@ -27,8 +27,18 @@ pub(super) struct Operator {
     next_key: usize,
     /// When a machine last lost its disk.
     last_wipe: Option<Time>,
-    /// Nodes whose disk is lost, and what was on it.
-    pub(super) gone: Vec<(NodeId, LogState)>,
+    /// Nodes whose disk is lost.
+    pub(super) gone: Vec<Lost>,
+}
+
+/// A node whose disk is lost.
+#[derive(Debug)]
+pub(super) struct Lost {
+    pub(super) id: NodeId,
+    /// What checkers called it.
+    pub(super) key: usize,
+    /// What was on the disk.
+    pub(super) log: LogState,
 }
 
 impl Operator {
@@ -48,7 +58,7 @@ impl Operator {
     }
 
     pub(super) fn is_gone(&self, id: NodeId) -> bool {
-        self.gone.iter().any(|(gone, _)| *gone == id)
+        self.gone.iter().any(|lost| lost.id == id)
     }
 }
 
@@ -277,11 +287,12 @@ impl World {
         let old = mem::replace(&mut node.key, operator.next_key);
         operator.next_key += 1;
         if !operator.is_gone(node.id) {
-            operator.gone.push((node.id, node.disk.log.durable(LogState::clone)));
+            operator.gone.push(Lost { id: node.id, key: old, log: node.disk.log.durable(LogState::clone) });
         }
         operator.last_wipe = Some(self.now);
         node.incarnation = Incarnation(node.incarnation.0 + 1);
         node.is_impostor = is_impostor;
+        node.promised = None;
         if !is_impostor {
             node.id = NodeId(operator.next_id);
             operator.next_id += 1;

@@ -16,6 +16,8 @@ pub(super) fn check<S: Subject>(factory: &impl Fn() -> S) {
     changes_hide_what_was_flushed(factory());
     scans_are_bounded(factory());
     values_of_every_size(factory());
+    what_is_over_a_limit_changes_nothing(factory());
+    what_survives_is_a_prefix_of_the_batches(factory);
     groups_are_apart(factory());
     a_replacement_is_all_or_nothing(factory());
     a_replacement_deletes_everything(factory());
@@ -226,6 +228,66 @@ fn values_of_every_size<S: Subject>(subject: S) {
         };
         assert!(value == expected, "the value of {size} bytes is another one");
         assert!(data.get(&long(size)).expect("get") == Some(pattern(size)), "{size} bytes under a long key differ");
+    }
+}
+
+/// Every store has a limit or none; what is over it is refused as a whole.
+fn what_is_over_a_limit_changes_nothing<S: Subject>(subject: S) {
+    let data = kv(&subject);
+    data.write(vec![put("a", "1")], Index(1)).expect("write");
+    let (mut rows, mut applied) = (BTreeMap::from([(Bytes::from("a"), Bytes::from("1"))]), Index(1));
+    for (key_len, value_len) in [(8 << 10, 1), (64 << 10, 1), (1 << 20, 1), (1, 17 << 20)] {
+        let (key, value) = (Bytes::from(vec![b'k'; key_len]), pattern(value_len));
+        let batch = vec![put("b", format!("{key_len}")), put(key.clone(), value.clone()), delete("a")];
+        match data.write(batch, applied.next()) {
+            Ok(()) => {
+                rows.insert(key, value);
+                rows.insert("b".into(), format!("{key_len}").into());
+                rows.remove("a".as_bytes());
+                applied = applied.next();
+            }
+            Err(StorageError::Invalid(why)) => assert!(why.contains("bytes"), "\"{why}\" names no limit"),
+            Err(other) => panic!("a key of {key_len} bytes and a value of {value_len} gave {other}"),
+        }
+        assert_eq!(data.applied().expect("applied"), Some(applied));
+        let found = scan_all(&data);
+        assert!(found == rows.clone().into_iter().collect::<Page>(), "the data are {:?}", keys(&found));
+    }
+    data.write(vec![put("c", "1")], applied.next()).expect("what is within the limits goes on");
+}
+
+/// Batch `index` of a history in which every prefix can be told by what it leaves.
+fn step(index: u64) -> Vec<KvOp> {
+    let size = [3, 9_000, 0, 200][index as usize % 4];
+    let old = format!("{:03}", index.saturating_sub(5));
+    vec![put(format!("{index:03}"), pattern(size)), put("last", format!("{index}")), delete(old)]
+}
+
+/// A batch is never there without its index, and never without the batches before it (C7).
+fn what_survives_is_a_prefix_of_the_batches<S: Subject>(factory: &impl Fn() -> S) {
+    for flushed in [0, 1, 17, 40] {
+        let subject = factory();
+        let data = kv(&subject);
+        for index in 1..=40 {
+            data.write(step(index), Index(index)).expect("write");
+            if index == flushed {
+                assert_eq!(data.flush().expect("flush"), Index(flushed));
+            }
+        }
+        drop(data);
+        let subject = reopened(subject);
+        let data = kv(&subject);
+        let applied = data.applied().expect("applied").expect("no replacement was begun");
+        assert!(Index(flushed) <= applied && applied <= Index(40), "{flushed} was flushed, {applied} is there");
+        let mut rows = BTreeMap::new();
+        for op in (1..=applied.0).flat_map(step) {
+            match op {
+                KvOp::Put(key, value) => drop(rows.insert(key, value)),
+                KvOp::Delete(key) => drop(rows.remove(&key)),
+            }
+        }
+        let found = scan_all(&data);
+        assert!(found == rows.into_iter().collect::<Page>(), "after {applied} there are {:?}", keys(&found));
     }
 }
 

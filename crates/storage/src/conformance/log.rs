@@ -16,6 +16,7 @@ pub(super) fn check<S: Subject>(factory: &impl Fn() -> S) {
     hard_state_comes_with_entries(factory());
     a_truncation_cuts_anywhere(factory);
     several_groups_in_one_write(factory());
+    a_hundred_groups_in_one_write(factory());
     one_group_twice_in_one_write(factory());
     reads_are_bounded(factory());
     compaction_cuts_anywhere(factory);
@@ -29,27 +30,29 @@ pub(super) fn check<S: Subject>(factory: &impl Fn() -> S) {
     the_tail_is_bounded(factory());
     a_long_log_is_compacted_at_once(factory());
     reads_go_on_beside_writes(factory());
+    reads_beside_writes_are_bounded(factory());
+    many_entries_in_one_write(factory());
 }
 
-fn write(log: &Arc<dyn LogStore>, batch: LogBatch) {
+pub(super) fn write(log: &Arc<dyn LogStore>, batch: LogBatch) {
     log.write(&[batch]).expect("write");
 }
 
-fn recover(log: &Arc<dyn LogStore>, group: GroupId) -> RecoveredLog {
+pub(super) fn recover(log: &Arc<dyn LogStore>, group: GroupId) -> RecoveredLog {
     let recovered = log.recover(group, usize::MAX).expect("recover");
     assert_eq!((&recovered.damaged[..], recovered.is_membership_damaged), (&[][..], false), "nothing is damaged");
     recovered
 }
 
 /// The entries of runs, one by one: how a store cuts its runs is its own affair.
-fn entries(runs: &[Run]) -> Vec<(Index, Term, Entry)> {
+pub(super) fn entries(runs: &[Run]) -> Vec<(Index, Term, Entry)> {
     for pair in runs.windows(2) {
         assert!(pair[1].follows(&pair[0]), "{:?} does not follow {:?}", pair[1], pair[0]);
     }
     runs.iter().flat_map(|run| run.iter().map(|(index, entry)| (index, run.term(), entry.clone()))).collect()
 }
 
-fn read(log: &Arc<dyn LogStore>, from: u64, to: u64, bytes_max: usize) -> Vec<(Index, Term, Entry)> {
+pub(super) fn read(log: &Arc<dyn LogStore>, from: u64, to: u64, bytes_max: usize) -> Vec<(Index, Term, Entry)> {
     match log.read(GROUP, Index(from), Index(to), bytes_max).expect("read") {
         LogRead::Entries(runs) => entries(&runs),
         other => panic!("reading {from} to {to} found {other:?}, expected entries"),
@@ -162,6 +165,25 @@ fn several_groups_in_one_write<S: Subject>(subject: S) {
     assert!(recover(&subject.store().log(), GroupId(3)).is_empty());
 }
 
+fn a_hundred_groups_in_one_write<S: Subject>(subject: S) {
+    let part = |group: u64, first: u64| LogBatch {
+        group: GroupId(group),
+        hard_state: Some(hard_state(group, first, 0)),
+        ..batch(vec![run(first, group, 2)])
+    };
+    for first in [1, 3] {
+        let batches: Vec<LogBatch> = (1..=100).map(|group| part(group, first)).collect();
+        subject.store().log().write(&batches).expect("write a hundred groups");
+    }
+    let subject = reopened(subject);
+    let log = subject.store().log();
+    for group in 1..=100 {
+        let recovered = recover(&log, GroupId(group));
+        assert_eq!(recovered.hard_state, hard_state(group, 3, 0));
+        assert_eq!(entries(&recovered.tail), entries(&[run(1, group, 4)]), "group {group}");
+    }
+}
+
 fn one_group_twice_in_one_write<S: Subject>(subject: S) {
     let log = subject.store().log();
     let cut = LogBatch { truncate_from: Some(Index(2)), ..batch(vec![run(2, 2, 2)]) };
@@ -252,6 +274,7 @@ fn gaps_are_refused_and_change_nothing<S: Subject>(subject: S) {
         LogBatch { base: Some(Base::default()), ..batch(vec![]) },
     ];
     for gap in refused {
+        let gap = LogBatch { hard_state: Some(hard_state(99, 9, 9)), ..gap };
         let other = LogBatch { group: OTHER, ..batch(vec![run(1, 1, 1)]) };
         let result = log.write(&[other, gap.clone()]);
         assert!(matches!(result, Err(StorageError::Invalid(_))), "{gap:?} gave {result:?}");
@@ -260,7 +283,13 @@ fn gaps_are_refused_and_change_nothing<S: Subject>(subject: S) {
     drop(log);
     let kept: Vec<Run> = run(1, 2, 3).slice(Index(2), Index(3)).into_iter().collect();
     let subject = expect(subject, &base(1, 2), &kept);
-    write(&subject.store().log(), batch(vec![run(4, 2, 1)]));
+    let log = subject.store().log();
+    assert_eq!(recover(&log, GROUP).hard_state, HardState::default(), "what is refused sets no hard state");
+    write(&log, batch(vec![run(4, 2, 1)]));
+    for (from, to) in [(5, 9), (4, 3)] {
+        let result = log.read(GROUP, Index(from), Index(to), 100);
+        assert!(matches!(result, Err(StorageError::Invalid(_))), "reading {from} to {to} gave {result:?}");
+    }
 }
 
 fn large_and_empty_entries<S: Subject>(subject: S) {
@@ -399,4 +428,34 @@ fn reads_go_on_beside_writes<S: Subject>(subject: S) {
             assert_eq!(read(&log, 5, 6, usize::MAX)[0], entries(&kept)[4]);
         }
     });
+}
+
+fn reads_beside_writes_are_bounded<S: Subject>(subject: S) {
+    const LIMIT: usize = 10_000;
+    let log = subject.store().log();
+    write(&log, batch(vec![large(1, 1, 1000)]));
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for index in 2..=150 {
+                write(&log, batch(vec![large(index, 1, 1000)]));
+            }
+        });
+        while !writer.is_finished() {
+            let last = recover(&log, GROUP).last_index.0;
+            for from in [1, last.saturating_sub(20).max(1), last] {
+                let got = read(&log, from, u64::MAX, LIMIT);
+                let size: usize = got.iter().map(|(_, _, entry)| entry.size()).sum();
+                assert!(size <= LIMIT, "{size} bytes, at most {LIMIT} were asked for");
+                assert!(got.iter().all(|(_, _, entry)| entry.data == pattern(1000)), "another entry's data");
+            }
+        }
+    });
+}
+
+fn many_entries_in_one_write<S: Subject>(subject: S) {
+    let log = subject.store().log();
+    let kept = [run(1, 1, 10_000)];
+    write(&log, batch(kept.to_vec()));
+    drop(log);
+    expect(subject, &Base::default(), &kept);
 }

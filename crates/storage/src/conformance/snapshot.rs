@@ -17,6 +17,8 @@ pub(super) fn check<S: Subject>(factory: &impl Fn() -> S) {
     what_was_begun_and_dropped_is_forgotten(factory());
     the_newest_is_the_latest(factory());
     a_new_one_replaces_all_but_the_one_before(factory());
+    a_read_goes_on_after_reopening_and_beside_a_newer_one(factory());
+    one_is_taken_while_another_is_received(factory());
 }
 
 type Snapshots = Arc<dyn SnapshotStore>;
@@ -174,4 +176,42 @@ fn a_new_one_replaces_all_but_the_one_before<S: Subject>(subject: S) {
     take(&store, &meta(99, 5, &data), &data);
     assert_eq!(read_all(&store, 99), Some(data));
     assert_eq!(store.latest().expect("latest").map(|meta| meta.content), Some(20));
+}
+
+fn a_read_goes_on_after_reopening_and_beside_a_newer_one<S: Subject>(subject: S) {
+    let (data, newer) = (pattern(5_000), pattern(300));
+    let store = snapshots(&subject);
+    take(&store, &meta(1, 10, &data), &data);
+    let mut got = store.read(1, 0, 1_000).expect("read").expect("it is there").to_vec();
+    drop(store);
+    let subject = reopened(subject);
+    let store = snapshots(&subject);
+    while got.len() < data.len() {
+        if got.len() == 3_000 {
+            take(&store, &meta(2, 20, &newer), &newer);
+        }
+        let piece = store.read(1, got.len() as u64, 1_000).expect("read");
+        got.extend_from_slice(&piece.expect("the one before the newest is there"));
+    }
+    assert!(got == data, "the pieces are not the snapshot");
+}
+
+fn one_is_taken_while_another_is_received<S: Subject>(subject: S) {
+    let store = snapshots(&subject);
+    let (own, received) = (pattern(2_000), pattern(3_000));
+    let mut writers = [store.begin().expect("begin"), store.resume(&meta(2, 20, &received)).expect("resume")];
+    for (writer, data) in writers.iter_mut().zip([&own, &received]) {
+        writer.write(&data[..1_500]).expect("write half");
+    }
+    for (writer, data) in writers.iter_mut().zip([&own, &received]) {
+        writer.write(&data[1_500..]).expect("write the rest");
+    }
+    let [taken, other] = writers;
+    taken.commit(&meta(1, 10, &own)).expect("commit the own one");
+    other.commit(&meta(2, 20, &received)).expect("commit the received one");
+    drop(store);
+    let subject = reopened(subject);
+    let store = snapshots(&subject);
+    assert_eq!(store.latest().expect("latest"), Some(meta(2, 20, &received)));
+    assert_eq!((read_all(&store, 1), read_all(&store, 2)), (Some(own), Some(received)));
 }
