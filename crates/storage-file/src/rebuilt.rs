@@ -68,3 +68,24 @@ impl KvStore for Rebuilt {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use coracle_core::GroupId;
+    use coracle_storage::Store;
+    use coracle_storage_memory::MemoryStore;
+
+    use super::*;
+
+    #[test]
+    fn c07_only_what_a_snapshot_covers_counts_as_flushed() {
+        let kv = Rebuilt::new(MemoryStore::new().kv(GroupId(1)).unwrap());
+        assert!(!kv.is_durable());
+        kv.write(Vec::new(), Index(5)).unwrap();
+        assert_eq!((kv.applied().unwrap(), kv.flush().unwrap()), (Some(Index(5)), Index::ZERO));
+        kv.replace_begin().unwrap();
+        kv.replace_end(Index(9)).unwrap();
+        kv.write(Vec::new(), Index(12)).unwrap();
+        assert_eq!((kv.applied().unwrap(), kv.flush().unwrap()), (Some(Index(12)), Index(9)));
+    }
+}

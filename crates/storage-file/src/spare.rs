@@ -13,7 +13,7 @@ pub(crate) const SUFFIX: &str = ".spare";
 const NAME: &str = "next.spare";
 
 /// A file of zeros, and its size.
-type Spare = Option<(Arc<dyn DiskFile>, u64)>;
+pub(crate) type Spare = Option<(Arc<dyn DiskFile>, u64)>;
 
 /// Makes and deletes files, on a thread of its own so that no write waits for it.
 pub(crate) struct Keeper {
@@ -64,9 +64,14 @@ impl Keeper {
         }
     }
 
-    /// A file of at least `bytes` zeros, and its size: the one that was made ready, or a new one. It is called `name`.
-    pub(crate) fn take(&self, bytes: u64) -> io::Result<(Arc<dyn DiskFile>, u64)> {
-        match lock(&self.spare).take().filter(|(_, size)| *size >= bytes) {
+    /// Keeps the thread from making a file for as long as the one that is taken has that file's name.
+    pub(crate) fn hold(&self) -> MutexGuard<'_, Spare> {
+        lock(&self.spare)
+    }
+
+    /// A file of at least `bytes` zeros, and its size: the one that was made ready, or a new one. It is called [`Keeper::name`] until it is given another.
+    pub(crate) fn take(&self, held: &mut Spare, bytes: u64) -> io::Result<(Arc<dyn DiskFile>, u64)> {
+        match held.take().filter(|(_, size)| *size >= bytes) {
             Some(spare) => Ok(spare),
             None => Ok((self.disk.allocate(NAME, bytes)?, bytes)),
         }

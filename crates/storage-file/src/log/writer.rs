@@ -122,13 +122,15 @@ impl Writer {
             Some(salt) => salt,
             None => random().map_err(io)?,
         };
-        let (file, bytes) = self.keeper.take(bytes).map_err(|error| match is_full(&error) {
+        let mut held = self.keeper.hold();
+        let (file, bytes) = self.keeper.take(&mut held, bytes).map_err(|error| match is_full(&error) {
             true => StorageError::Full { place: self.disk.place(""), needed: bytes },
             false => io(error),
         })?;
         let header = SegmentHeader { number, first_sequence: self.sequence, salt, bytes };
         file.write_at(&header.encode(), 0).and_then(|()| file.sync()).map_err(io)?;
         self.disk.rename(self.keeper.name(), &Segment::name(number)).map_err(io)?;
+        drop(held);
         self.segments.push_back(Arc::new(Segment::new(header, file)));
         self.position = BLOCKS as u64;
         self.is_prepared = false;
