@@ -38,6 +38,10 @@ pub struct Node {
     pub peers: Vec<String>,
     /// Further arguments of `serve`.
     pub extra: Vec<String>,
+    /// The host in its address, as a multiaddr begins.
+    host: String,
+    /// How its address ends.
+    ending: &'static str,
     log: PathBuf,
     /// How long the log was when the process was started.
     log_start: usize,
@@ -71,6 +75,8 @@ impl Node {
             cluster: None,
             peers: Vec::new(),
             extra: Vec::new(),
+            host: "/ip4/127.0.0.1".to_owned(),
+            ending: "",
             log: folder.join(format!("{name}.log")),
             log_start: 0,
             process: None,
@@ -79,7 +85,18 @@ impl Node {
 
     /// Where its peers find it.
     pub fn address(&self) -> String {
-        format!("/ip4/127.0.0.1/tcp/{}", self.peer_port)
+        format!("{}/tcp/{}{}", self.host, self.peer_port, self.ending)
+    }
+
+    /// Peers come over TLS from now on.
+    pub fn over_tls(&mut self) {
+        self.ending = "/tls";
+    }
+
+    /// Peers are told this name of the host, or this IPv4 address of it, from now on.
+    pub fn advertise(&mut self, host: &str) {
+        let protocol = if host.parse::<std::net::Ipv4Addr>().is_ok() { "ip4" } else { "dns4" };
+        self.host = format!("/{protocol}/{host}");
     }
 
     /// Where clients find it.

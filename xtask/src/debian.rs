@@ -100,7 +100,7 @@ fn unpack(package: &str, folder: &Path) -> Result<()> {
     }
     let archives = folder.join("archives");
     fs::create_dir_all(&archives).with_context(|| format!("cannot make {}", archives.display()))?;
-    println!("== fetching {package} into {}", tools().display());
+    eprintln!("== fetching {package} into {}", tools().display());
     if let Err(first) = download(package, &archives, &[]) {
         // The system's lists of packages may be missing or old: these are our own.
         let lists = own_lists()?;

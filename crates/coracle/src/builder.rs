@@ -11,7 +11,7 @@ use coracle_transport::{Address, AddressError, Transport};
 use crate::{
     BuildError, LocalKv, Node, StorageUrl,
     founding::{self, Founding},
-    open::check_reach,
+    open::{TransportOptions, check_reach},
     open_store, open_transport,
 };
 
@@ -24,6 +24,7 @@ pub struct Builder {
     storage: Option<String>,
     store: Option<Arc<dyn Store>>,
     transport: Option<Arc<dyn Transport>>,
+    transport_options: TransportOptions,
     machine: Option<Box<dyn StateMachine>>,
     limits: Limits,
     session_limits: SessionLimits,
@@ -39,6 +40,7 @@ impl Builder {
             storage: None,
             store: None,
             transport: None,
+            transport_options: TransportOptions::default(),
             machine: None,
             limits: Limits::default(),
             session_limits: SessionLimits::default(),
@@ -118,6 +120,13 @@ impl Builder {
         self
     }
 
+    /// By which certificates addresses over TLS are spoken to, by the transport that the addresses name.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: coracle_transport::tls::Tls) -> Builder {
+        self.transport_options.tls = Some(tls);
+        self
+    }
+
     /// Takes memory addresses for those of this network, instead of the process's own.
     #[cfg(feature = "memory")]
     pub fn network(self, network: &coracle_transport_memory::MemoryNetwork) -> Builder {
@@ -166,8 +175,9 @@ impl Builder {
             Some(transport) => transport,
             None => {
                 let binds = if options.bind.is_empty() { &options.addresses } else { &options.bind };
-                check_reach(binds, founding::peers_of(&founding))?;
-                open_transport(binds)?
+                check_reach(binds, founding::peers_of(&founding), &self.transport_options)?;
+                self.transport_options.check_certificate(&options.addresses)?;
+                open_transport(binds, &self.transport_options)?
             }
         };
         options.founding = founding;

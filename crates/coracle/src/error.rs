@@ -41,6 +41,22 @@ pub enum BuildError {
         /// The node's.
         bind: String,
     },
+    /// An address over TLS, and no certificates.
+    #[error(
+        "{address} is over TLS: a node needs the CA, a certificate of it and its key (Builder::tls; serve --tls-ca, --tls-cert, --tls-key)"
+    )]
+    NoCertificates {
+        /// The address.
+        address: String,
+    },
+    /// The node's certificate is for other hosts than its address.
+    #[error("the node's certificate is for {}, and not for its address {address}: peers would refuse it", names.join(", "))]
+    CertificateForOthers {
+        /// The address.
+        address: String,
+        /// For whom it is.
+        names: Vec<String>,
+    },
     /// The store cannot be opened.
     #[error(transparent)]
     Storage(#[from] StorageError),

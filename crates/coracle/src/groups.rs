@@ -12,7 +12,7 @@ use crate::{
     BuildError, LocalKv, Node, StorageUrl,
     builder::{blocking, key_value_machine, parse},
     founding::{self, Founding},
-    open::check_reach,
+    open::{TransportOptions, check_reach},
     open_store, open_transport,
 };
 
@@ -38,8 +38,8 @@ use crate::{
 #[derive(Clone)]
 pub struct Groups {
     groups: coracle_node::Groups,
-    /// Where this process listens, unless the transport was brought along.
-    binds: Option<Arc<[Address]>>,
+    /// Where this process listens, and with what; unless the transport was brought along.
+    binds: Option<Arc<(Vec<Address>, TransportOptions)>>,
 }
 
 impl Groups {
@@ -91,6 +91,7 @@ pub struct GroupsBuilder {
     storage: Option<String>,
     store: Option<Arc<dyn Store>>,
     transport: Option<Arc<dyn Transport>>,
+    transport_options: TransportOptions,
 }
 
 impl GroupsBuilder {
@@ -102,6 +103,7 @@ impl GroupsBuilder {
             storage: None,
             store: None,
             transport: None,
+            transport_options: TransportOptions::default(),
         }
     }
 
@@ -141,6 +143,13 @@ impl GroupsBuilder {
         self
     }
 
+    /// By which certificates addresses over TLS are spoken to, by the transport that the addresses name.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: coracle_transport::tls::Tls) -> GroupsBuilder {
+        self.transport_options.tls = Some(tls);
+        self
+    }
+
     /// Takes memory addresses for those of this network, instead of the process's own.
     #[cfg(feature = "memory")]
     pub fn network(self, network: &coracle_transport_memory::MemoryNetwork) -> GroupsBuilder {
@@ -162,7 +171,9 @@ impl GroupsBuilder {
             Some(transport) => (transport, None),
             None => {
                 let binds = if options.bind.is_empty() { &options.addresses } else { &options.bind };
-                (open_transport(binds)?, Some(binds.clone().into()))
+                self.transport_options.check_certificate(&options.addresses)?;
+                let transport = open_transport(binds, &self.transport_options)?;
+                (transport, Some(Arc::new((binds.clone(), self.transport_options))))
             }
         };
         let store = match self.store {
@@ -254,8 +265,8 @@ impl GroupBuilder {
     pub async fn start(self) -> Result<Node, BuildError> {
         let mut options = self.options;
         options.founding = self.founding.parse()?;
-        if let Some(binds) = &self.process.binds {
-            check_reach(binds, founding::peers_of(&options.founding))?;
+        if let Some((binds, transport)) = self.process.binds.as_deref() {
+            check_reach(binds, founding::peers_of(&options.founding), transport)?;
         }
         let limits = self.limits.clamped();
         let machine = match self.machine {

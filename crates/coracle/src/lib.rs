@@ -37,7 +37,7 @@ pub use error::BuildError;
 pub use groups::{GroupBuilder, Groups, GroupsBuilder};
 pub use local_kv::LocalKv;
 pub use node::Node;
-pub use open::{open_store, open_transport};
+pub use open::{TransportOptions, open_store, open_transport};
 pub use storage_url::{StorageUrl, StorageUrlError};
 
 #[cfg(feature = "client")]

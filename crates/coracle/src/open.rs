@@ -42,24 +42,81 @@ pub(crate) fn network(address: &Address) -> Option<Network> {
     }
 }
 
+/// What transports are made of beside addresses.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct TransportOptions {
+    /// The node's certificate, its key and the CA, for addresses over TLS.
+    #[cfg(feature = "tls")]
+    pub tls: Option<coracle_transport::tls::Tls>,
+}
+
+impl TransportOptions {
+    /// With certificates, for addresses over TLS.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls(mut self, tls: coracle_transport::tls::Tls) -> TransportOptions {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Whether an address can be spoken to as it asks for.
+    #[cfg(feature = "tls")]
+    fn check_security(&self, address: &Address) -> Result<(), BuildError> {
+        if address.is_tls() && self.tls.is_none() {
+            return Err(BuildError::NoCertificates { address: address.to_string() });
+        }
+        Ok(())
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn check_security(&self, address: &Address) -> Result<(), BuildError> {
+        if address.is_tls() {
+            return Err(BuildError::NotCompiled { what: format!("the address {address}"), feature: "tls" });
+        }
+        Ok(())
+    }
+
+    /// Whether peers will accept the node's certificate at these, its addresses.
+    #[cfg(feature = "tls")]
+    pub(crate) fn check_certificate(&self, addresses: &[Address]) -> Result<(), BuildError> {
+        use coracle_transport::tls::names_fit;
+        let Some(tls) = &self.tls else { return Ok(()) };
+        let fits = |address: &Address| address.host().is_none_or(|host| names_fit(tls.certificate(), &[host]));
+        match addresses.iter().find(|address| address.is_tls() && !fits(address)) {
+            Some(address) => {
+                let (address, names) = (address.to_string(), tls.certificate().names());
+                Err(BuildError::CertificateForOthers { address, names })
+            }
+            None => Ok(()),
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    pub(crate) fn check_certificate(&self, _: &[Address]) -> Result<(), BuildError> {
+        Ok(())
+    }
+}
+
 /// Makes the transport that listens on all of `binds`, and reaches every address of their networks. Memory addresses are those of one network per process.
 /// Must be called within a tokio runtime.
 ///
 /// # Errors
-/// When there is none for one of them, or its adapter is not compiled in.
-pub fn open_transport(binds: &[Address]) -> Result<Arc<dyn Transport>, BuildError> {
+/// When there is none for one of them, its adapter is not compiled in, or it is over TLS and there are no certificates.
+pub fn open_transport(binds: &[Address], options: &TransportOptions) -> Result<Arc<dyn Transport>, BuildError> {
     match binds {
         [] => Err(BuildError::NoAddress),
-        [bind] => Ok(open_one(bind)?.1),
+        [bind] => Ok(open_one(bind, options)?.1),
         binds => {
-            let parts: Result<Vec<_>, BuildError> = binds.iter().map(open_one).collect();
+            let parts: Result<Vec<_>, BuildError> = binds.iter().map(|bind| open_one(bind, options)).collect();
             Ok(Arc::new(Several::new(parts?)))
         }
     }
 }
 
 /// Whether a node that listens on `binds` reaches all of `peers`.
-pub(crate) fn check_reach(binds: &[Address], peers: &[Address]) -> Result<(), BuildError> {
+pub(crate) fn check_reach(binds: &[Address], peers: &[Address], options: &TransportOptions) -> Result<(), BuildError> {
+    peers.iter().try_for_each(|peer| options.check_security(peer))?;
     let out_of_reach = peers.iter().find(|peer| binds.iter().all(|bind| network(bind) != network(peer)));
     match (out_of_reach, binds.first()) {
         (Some(peer), Some(bind)) => Err(BuildError::OutOfReach { peer: peer.to_string(), bind: bind.to_string() }),
@@ -67,10 +124,11 @@ pub(crate) fn check_reach(binds: &[Address], peers: &[Address]) -> Result<(), Bu
     }
 }
 
-fn open_one(bind: &Address) -> Result<(Network, Arc<dyn Transport>), BuildError> {
+fn open_one(bind: &Address, options: &TransportOptions) -> Result<(Network, Arc<dyn Transport>), BuildError> {
+    options.check_security(bind)?;
     match network(bind) {
         Some(Network::Memory) => Ok((Network::Memory, memory(bind)?)),
-        Some(Network::Sockets) => Ok((Network::Sockets, sockets(bind)?)),
+        Some(Network::Sockets) => Ok((Network::Sockets, sockets(bind, options)?)),
         Some(Network::Grpc) | None => Err(BuildError::Unsupported { what: format!("the peer address {bind}") }),
     }
 }
@@ -88,13 +146,17 @@ fn memory(address: &Address) -> Result<Arc<dyn Transport>, BuildError> {
 }
 
 #[cfg(feature = "tcp")]
-fn sockets(_: &Address) -> Result<Arc<dyn Transport>, BuildError> {
-    let options = coracle_transport_tcp::TcpOptions::default();
-    Ok(Arc::new(coracle_transport_tcp::TcpTransport::new(options)))
+fn sockets(_: &Address, options: &TransportOptions) -> Result<Arc<dyn Transport>, BuildError> {
+    let tcp = coracle_transport_tcp::TcpOptions::default();
+    #[cfg(feature = "tls")]
+    let tcp = coracle_transport_tcp::TcpOptions { tls: options.tls.clone(), ..tcp };
+    #[cfg(not(feature = "tls"))]
+    let TransportOptions {} = options;
+    Ok(Arc::new(coracle_transport_tcp::TcpTransport::new(tcp)))
 }
 
 #[cfg(not(feature = "tcp"))]
-fn sockets(address: &Address) -> Result<Arc<dyn Transport>, BuildError> {
+fn sockets(address: &Address, _: &TransportOptions) -> Result<Arc<dyn Transport>, BuildError> {
     Err(BuildError::NotCompiled { what: format!("the address {address}"), feature: "tcp" })
 }
 
@@ -107,14 +169,20 @@ mod tests {
     }
 
     fn refused(texts: &[&str]) -> String {
-        open_transport(&addresses(texts)).map(drop).unwrap_err().to_string()
+        open_transport(&addresses(texts), &TransportOptions::default()).map(drop).unwrap_err().to_string()
     }
 
     #[test]
     fn addresses_without_a_transport_are_refused_by_name() {
         assert!(refused(&[]).contains("at least one address"));
-        let error = check_reach(&addresses(&["/memory/1"]), &addresses(&["/memory/2", "/ip4/127.0.0.1/tcp/1"]));
+        let none = TransportOptions::default();
+        let error = check_reach(&addresses(&["/memory/1"]), &addresses(&["/memory/2", "/ip4/127.0.0.1/tcp/1"]), &none);
         assert!(error.unwrap_err().to_string().contains("/ip4/127.0.0.1/tcp/1"));
+        let secure = addresses(&["/ip4/127.0.0.1/tcp/1/tls"]);
+        for error in [open_transport(&secure, &none).map(drop), check_reach(&secure, &secure, &none)] {
+            let text = error.unwrap_err().to_string();
+            assert!(text.contains("/ip4/127.0.0.1/tcp/1/tls") && text.contains("tls"), "{text}");
+        }
         assert!(refused(&["/ip4/127.0.0.1/tcp/1/http"]).contains("/ip4/127.0.0.1/tcp/1/http"));
     }
 }

@@ -15,6 +15,21 @@ pub(crate) struct Acquaintances {
     grace: Duration,
 }
 
+/// Somebody who may talk to this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Acquaintance {
+    /// Which life of it.
+    pub(crate) incarnation: Incarnation,
+    /// Where it is.
+    pub(crate) addresses: Vec<String>,
+}
+
+impl Acquaintance {
+    pub(crate) fn of(record: &NodeRecord) -> Acquaintance {
+        Acquaintance { incarnation: record.incarnation, addresses: record.addresses.clone() }
+    }
+}
+
 #[derive(Debug)]
 struct Known {
     record: NodeRecord,
@@ -89,9 +104,9 @@ impl Acquaintances {
         self.known.values().filter_map(|known| known.forget_at).min()
     }
 
-    /// Everybody, and which life of them.
-    pub(crate) fn known(&self) -> BTreeMap<NodeId, Incarnation> {
-        self.known.values().map(|known| (known.record.id, known.record.incarnation)).collect()
+    /// Everybody, and which life of them is where.
+    pub(crate) fn known(&self) -> BTreeMap<NodeId, Acquaintance> {
+        self.known.values().map(|known| (known.record.id, Acquaintance::of(&known.record))).collect()
     }
 }
 

@@ -6,13 +6,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use coracle_core::{ClusterId, GroupId, Incarnation, Index, MemberRole, Membership, NodeId, Status, Time};
+use coracle_core::{ClusterId, GroupId, Index, MemberRole, Membership, NodeId, Status, Time};
 use coracle_replica::{Answer, AnswerState, Bond, Founder, Founding, Invite, InviteAnswer, Question, Step};
 use coracle_storage::Identity;
-use coracle_transport::{GroupHello, Refusal, Transport};
+use coracle_transport::{Address, GroupHello, Refusal, Transport};
 use tokio::sync::{Notify, watch};
 
-use crate::identity::Standing;
+use crate::{acquaintances::Acquaintance, identity::Standing};
 
 /// See the module.
 pub(crate) struct Directory {
@@ -31,7 +31,7 @@ struct State {
     /// Where it stands towards its cluster; counts once it belongs to one.
     standing: Standing,
     /// Who may talk to this node; `None` until that is known.
-    known: Option<BTreeMap<NodeId, Incarnation>>,
+    known: Option<BTreeMap<NodeId, Acquaintance>>,
     /// Members that do not know this node.
     refused_by: BTreeSet<NodeId>,
     /// What the log lacks, while it waits for space.
@@ -101,8 +101,16 @@ impl Directory {
     }
 
     /// These may talk to this node from here on.
-    pub(crate) fn set_known(&self, known: BTreeMap<NodeId, Incarnation>) {
+    pub(crate) fn set_known(&self, known: BTreeMap<NodeId, Acquaintance>) {
         self.lock().known = Some(known);
+    }
+
+    /// Where one is that may talk to this node; empty when it is not known.
+    pub(crate) fn addresses_of(&self, node: NodeId) -> Vec<Address> {
+        let state = self.lock();
+        let known = state.known.as_ref().and_then(|known| known.get(&node));
+        // What this build does not understand is of no use here, as in the transport.
+        known.map(|known| known.addresses.iter().filter_map(|text| text.parse().ok()).collect()).unwrap_or_default()
     }
 
     pub(crate) fn standing(&self) -> Standing {
@@ -294,7 +302,7 @@ impl Directory {
             return if cluster.is_none() { Ok(()) } else { Err(Refusal::NoGroup) };
         };
         match known.get(&theirs.node) {
-            Some(incarnation) if *incarnation == theirs.incarnation => Ok(()),
+            Some(known) if known.incarnation == theirs.incarnation => Ok(()),
             Some(_) => Err(Refusal::Incarnation { node: theirs.node }),
             // A node that is still to join cannot know better than that it is the right cluster.
             None if state.standing == Standing::Joining && theirs.cluster.is_some() => Ok(()),
@@ -329,6 +337,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use coracle_core::Incarnation;
 
     use super::*;
 
@@ -349,7 +358,10 @@ mod tests {
     #[test]
     fn c01_only_known_lives_of_members_are_admitted() {
         let own = directory(1, Some(5));
-        own.set_known([NodeId(1), NodeId(2)].map(|id| (id, Incarnation(0))).into());
+        let at = |id: u64| Acquaintance { incarnation: Incarnation(0), addresses: vec![format!("/memory/{id}")] };
+        own.set_known([1, 2].map(|id| (NodeId(id), at(id))).into());
+        assert_eq!(own.addresses_of(NodeId(2)), [Address::memory(2)]);
+        assert_eq!(own.addresses_of(NodeId(3)), []);
         assert_eq!(own.admit(&directory(2, Some(5)).hello()), Ok(()));
         assert_eq!(own.admit(&directory(2, None).hello()), Ok(()), "a member that has not copied the entry yet");
         assert_eq!(own.admit(&directory(3, Some(5)).hello()), Err(Refusal::Stranger { node: NodeId(3) }));

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use coracle_core::{GroupId, Message, NodeId};
 use coracle_replica::{Inquiry, Wire};
-use coracle_transport::{Frame, GroupHello, Hello, Host, PROTOCOL_VERSION, Refusal};
+use coracle_transport::{Address, Frame, GroupHello, Hello, Host, PROTOCOL_VERSION, Refusal};
 use tokio::sync::watch;
 
 use crate::{
@@ -169,6 +169,10 @@ impl Host for GroupHost {
         self.hosted(theirs.group).ok_or(Refusal::NoGroup)?.directory.admit(theirs)
     }
 
+    fn addresses(&self, group: GroupId, node: NodeId) -> Vec<Address> {
+        self.hosted(group).map(|hosted| hosted.directory.addresses_of(node)).unwrap_or_default()
+    }
+
     fn receive(&self, mut frames: Vec<Frame>) {
         // Stable: a group's frames stay in order.
         frames.sort_by_key(|frame| frame.group);
@@ -234,6 +238,7 @@ mod tests {
     use coracle_storage::Identity;
 
     use super::*;
+    use crate::acquaintances::Acquaintance;
     use crate::{
         inbox::{InboxLimits, Item},
         tests::open_inbox,
@@ -284,7 +289,8 @@ mod tests {
     fn c01_each_group_judges_for_itself() {
         let host = Arc::new(GroupHost::new(1));
         let (one, two) = (directory(1), directory(2));
-        let known = |nodes: [u64; 2]| nodes.map(|node| (NodeId(node), Incarnation(0))).into();
+        let acquaintance = || Acquaintance { incarnation: Incarnation(0), addresses: Vec::new() };
+        let known = |nodes: [u64; 2]| nodes.map(|node| (NodeId(node), acquaintance())).into();
         one.set_known(known([1, 2]));
         two.set_known(known([1, 3]));
         let inbox = || Arc::new(open_inbox());

@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::{
     NodeEvent, StopReason,
-    acquaintances::{Acquaintances, Change},
+    acquaintances::{Acquaintance, Acquaintances, Change},
     directory::Directory,
     effects::Storage,
     identity::Standing,
@@ -186,12 +186,14 @@ impl Loop {
                 self.failure.get_or_insert_with(|| what.clone());
             }
             Completion::NoSpace(what) => {
-                if !self.directory.set_no_space(Some(what.to_string())) {
+                let is_known = self.directory.set_no_space(Some(what.to_string()));
+                if !is_known {
                     tracing::warn!("{what}: writes are refused until there is space");
                 }
             }
             Completion::SnapshotNotTaken { what } | Completion::SnapshotNotStored { what } => {
-                if !mem::replace(&mut self.has_given_up_snapshot, true) {
+                let is_known = mem::replace(&mut self.has_given_up_snapshot, true);
+                if !is_known {
                     tracing::warn!("{what}: it is given up, and tried again later");
                     let _ = self.events.send(NodeEvent::SnapshotGivenUp { what: what.clone() });
                 }
@@ -331,7 +333,8 @@ impl Loop {
         // Whoever connects is to be known by then.
         let mut known = self.acquaintances.known();
         let own = self.directory.identity();
-        known.insert(own.node, own.incarnation);
+        let addresses = self.directory.founder().map(|founder| founder.addresses).unwrap_or_default();
+        known.insert(own.node, Acquaintance { incarnation: own.incarnation, addresses });
         self.directory.set_known(known);
         let group = self.directory.group();
         for change in changes {

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
-use coracle_core::{ClusterId, GroupId, Incarnation, Membership, NodeId, Time};
+use coracle_core::{ClusterId, GroupId, Membership, NodeId, Time};
 use coracle_replica::{Founder, Replica, Start, list_differs, recover};
 use coracle_storage::{Identity, StateMachine, StorageError, Store};
 use coracle_transport::{Address, Transport};
@@ -14,7 +14,7 @@ use tracing::Instrument;
 
 use crate::{
     Configuration, FoundingMode, GroupOptions, Node, NodeEvent, NodeOptions, StartError, StopReason,
-    acquaintances::Acquaintances,
+    acquaintances::{Acquaintance, Acquaintances},
     directory::Directory,
     effects::Storage,
     founding,
@@ -275,7 +275,7 @@ async fn be_founded(
     .await?;
     if let Some((identity, first, standing, membership)) = found {
         directory.set_standing(standing);
-        directory.set_known(incarnations(&membership));
+        directory.set_known(acquaintances(&membership));
         warn_of_changes(options, directory, standing, first.as_ref(), &membership);
         directory.founded(identity, first);
         return Ok(());
@@ -314,7 +314,7 @@ async fn be_founded_anew(
         Ok::<_, StartError>((identity.clone(), membership))
     })
     .await?;
-    directory.set_known(incarnations(&membership));
+    directory.set_known(acquaintances(&membership));
     directory.founded(identity, Some(first));
     Ok(())
 }
@@ -349,8 +349,8 @@ async fn keep_joining(
     Ok(())
 }
 
-fn incarnations(membership: &Membership) -> BTreeMap<NodeId, Incarnation> {
-    membership.nodes.iter().map(|node| (node.id, node.incarnation)).collect()
+fn acquaintances(membership: &Membership) -> BTreeMap<NodeId, Acquaintance> {
+    membership.nodes.iter().map(|node| (node.id, Acquaintance::of(node))).collect()
 }
 
 /// An identity that a panic left half changed differs from the store at most by a founding that is done again.

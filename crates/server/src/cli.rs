@@ -1,5 +1,7 @@
 //! The command line.
 
+#[cfg(feature = "tls")]
+mod certs;
 mod operate;
 #[cfg(test)]
 mod tests;
@@ -12,6 +14,8 @@ use clap::{
 };
 use coracle::{StorageUrl, level::ReadAt, transport::Address};
 
+#[cfg(feature = "tls")]
+pub(crate) use self::certs::{CertsArgs, TlsArgs};
 pub(crate) use self::operate::{JoinArgs, LeaveArgs, MembersArgs, SnapshotArgs, TransferArgs, WeakenArgs};
 use crate::parse::{self, DurationRange};
 
@@ -108,6 +112,9 @@ pub(crate) enum Command {
     Weaken(WeakenArgs),
     /// Make a node take a snapshot and cut its log
     Snapshot(SnapshotArgs),
+    /// Make a CA and certificates for nodes, for TLS between them
+    #[cfg(feature = "tls")]
+    Certs(CertsArgs),
     /// Show what the cluster can do
     #[command(subcommand)]
     Demo(Demo),
@@ -119,12 +126,14 @@ Examples:
   One of three that found a cluster:
                                 coracle serve A --peers A,B,C
   One more, which asks A or B:  coracle serve D --join A,B
-  One that waits to be asked:   coracle serve D --standby     (then: coracle join D)";
+  One that waits to be asked:   coracle serve D --standby     (then: coracle join D)
+  Over TLS (see: coracle certs --help):
+                                coracle serve /ip4/10.0.0.1/tcp/9490/tls --tls-ca ca.pem --tls-cert 10.0.0.1.pem --tls-key 10.0.0.1.key";
 
 #[derive(Debug, Args)]
 #[command(after_help = format!("{SERVE_EXAMPLES}\n\n{EXIT_CODES}"))]
 pub(crate) struct ServeArgs {
-    /// Where peers reach this node, for example /ip4/127.0.0.1/tcp/9490; several for several ways
+    /// Where peers reach this node, for example /ip4/127.0.0.1/tcp/9490, or /ip4/10.0.0.1/tcp/9490/tls over TLS; several for several ways
     #[arg(required = true, value_name = "ADDRESS")]
     pub(crate) addresses: Vec<Address>,
     /// The addresses of all nodes of a new cluster; without --peers, --join and --standby the node founds one alone. Ignored once founded
@@ -151,12 +160,15 @@ pub(crate) struct ServeArgs {
     /// Where clients reach this node, if that differs from --api
     #[arg(long, value_name = "HOST:PORT", value_parser = parse::endpoint)]
     pub(crate) advertise_api: Option<String>,
-    /// Where to listen for peers, if that differs from the addresses
+    /// Where to listen for peers, if that differs from the addresses; over TLS if those are
     #[arg(long, value_name = "IP:PORT", value_parser = parse::socket)]
     pub(crate) bind: Vec<SocketAddr>,
-    /// Allow plaintext beyond this machine
+    /// Allow plaintext beyond this machine; peers over TLS do not need it, clients' addresses do
     #[arg(long)]
     pub(crate) insecure: bool,
+    #[cfg(feature = "tls")]
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     /// How often a leader shows that it is alive
     #[arg(long, value_name = "DURATION", value_parser = parse::duration, default_value = "100ms")]
     pub(crate) heartbeat: Duration,

@@ -1,6 +1,8 @@
 //! The `coracle` binary: serves a node of a cluster, and talks to one.
 
 mod api;
+#[cfg(feature = "tls")]
+mod certs;
 mod cli;
 mod connect;
 mod del;
@@ -55,6 +57,8 @@ async fn run(cli: Cli) -> Outcome {
         Command::Transfer(args) => operate::transfer(&cluster, args).await,
         Command::Weaken(args) => operate::weaken(&cluster, args).await,
         Command::Snapshot(args) => operate::snapshot(&cluster, args).await,
+        #[cfg(feature = "tls")]
+        Command::Certs(args) => certs::run(&args),
         Command::Demo(Demo::Words(args)) => demo::words(&cluster, args).await,
     }
 }

@@ -3,6 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use coracle::level::ReadAt;
+#[cfg(feature = "tls")]
+use coracle::transport::Address;
 
 /// No timer needs more, and no sum of such times leaves the clock's range.
 const LONGEST: Duration = Duration::from_secs(86_400);
@@ -76,6 +78,36 @@ pub(crate) fn socket(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         "expected an IP address and a port, like 127.0.0.1:9590 or [::1]:9590; port 0 lets the system choose".to_owned()
     })
+}
+
+/// The hosts that a certificate is for, the one that names its files first.
+#[cfg(feature = "tls")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hosts(pub(crate) Vec<String>);
+
+#[cfg(feature = "tls")]
+impl Hosts {
+    /// What its files are called; not every system takes a colon.
+    pub(crate) fn file_name(&self) -> String {
+        self.0.first().map(|host| host.replace(':', "-")).unwrap_or_default()
+    }
+
+    /// Where a node with this certificate may be reached.
+    pub(crate) fn address(&self) -> String {
+        let address = self.0.first().and_then(|host| Address::tcp(host, 9490).ok());
+        address.map(|address| address.over_tls().to_string()).unwrap_or_default()
+    }
+}
+
+/// `10.0.0.1`, or `a.example,10.0.0.1` for one certificate for both.
+#[cfg(feature = "tls")]
+pub(crate) fn hosts(text: &str) -> Result<Hosts, String> {
+    let host = |text: &str| {
+        let address =
+            Address::tcp(text, 0).map_err(|error| format!("{}; expected an IP address or a name", error.reason))?;
+        Ok(address.host().unwrap_or(text).to_owned())
+    };
+    text.split(',').map(host).collect::<Result<_, _>>().map(Hosts)
 }
 
 /// `host:port`, as others reach it.

@@ -1,4 +1,5 @@
 //! The store that fails on purpose, round the store in memory: without faults it is as good as that, and with them it does what it was told.
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 use std::{
     sync::{Arc, mpsc},

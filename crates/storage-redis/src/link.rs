@@ -6,7 +6,7 @@ use std::{
 };
 
 use coracle_storage::{Durability, Result, StorageError};
-use redis::{Cmd, Connection, ConnectionLike, ErrorKind, RedisError, Value};
+use redis::{Cmd, Connection, ConnectionLike, ErrorKind, RedisError, RedisResult, Value};
 
 use crate::{
     RedisOptions, answer,
@@ -65,13 +65,17 @@ impl Link {
     }
 
     fn command(&mut self, command: &Cmd) -> Attempt<Value> {
-        self.connection.req_command(command).map_err(|error| trouble(&self.place, "ask the server", &error))
+        self.ask(command).map_err(|error| trouble(&self.place, "ask the server", &error))
+    }
+
+    fn ask(&mut self, command: &Cmd) -> RedisResult<Value> {
+        self.connection.req_command(command).and_then(Value::extract_error)
     }
 
     /// Calls a script. A server that forgot it has changed nothing, and is told it again.
     pub(crate) fn call(&mut self, call: &Call) -> Attempt<Value> {
         let at = call.script as usize;
-        match self.connection.req_command(&call.command(&self.hashes[at])) {
+        match self.ask(&call.command(&self.hashes[at])) {
             Err(error) if error.code() == Some("NOSCRIPT") => {
                 self.load_scripts()?;
                 self.command(&call.command(&self.hashes[at]))

@@ -13,7 +13,6 @@ use bytes::Bytes;
 use coracle_core::{GroupId, NodeId};
 use coracle_transport::{
     Address, Frame, FrameError, Host, Hosted, Inbound, Peer, PeerStats, Route, Sent, Transport, TransportError,
-    check_hello,
 };
 
 use crate::network::{Endpoint, MemoryNetwork};
@@ -258,15 +257,8 @@ impl Shared {
 
 /// Both sides say who they are and let each other in, or there is no connection.
 fn shake_hands(host: &dyn Host, endpoint: Endpoint, peer: &Peer) -> Option<Connection> {
-    let inbound = match Inbound::admit(endpoint.host.clone(), &host.hello()) {
-        Ok(inbound) => inbound,
-        Err(refusal) => {
-            host.refused(peer.group, peer.id, &refusal);
-            return None;
-        }
-    };
+    let inbound = Inbound::introduce(host, &endpoint.host, peer).ok()?;
     let their_hello = endpoint.host.hello();
-    check_hello(host, &their_hello).ok()?;
     Some(Connection { endpoint, theirs: Hosted::of(&their_hello), inbound: Arc::new(Mutex::new(inbound)) })
 }
 

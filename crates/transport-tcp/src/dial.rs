@@ -4,9 +4,16 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use async_trait::async_trait;
 use coracle_transport::{Address, Route};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
 
-use crate::{TcpOptions, wire::Io};
+use crate::{
+    TcpOptions,
+    secure::security,
+    wire::{Io, WireError},
+};
 
 /// Finds out where a name is, anew for each connection: hosts move, and names move with them.
 #[async_trait]
@@ -33,14 +40,18 @@ pub(crate) async fn connect(
     address: &Address,
     resolver: &dyn Resolve,
     options: &TcpOptions,
-) -> io::Result<Box<dyn Io>> {
+) -> Result<Box<dyn Io>, WireError> {
     match address.route() {
         Route::Tcp { host, port } => {
+            let security = security(address, options).map_err(WireError::NoSecurity)?;
             let resolved = within(options.connect_timeout, resolver.resolve(host, *port)).await?;
-            connect_tcp(address, host, resolved, options).await
+            let stream = connect_tcp(address, host, resolved, options).await?;
+            let Some(security) = security else { return Ok(stream) };
+            let secure = timeout(options.handshake_timeout, security.connect(host, stream)).await;
+            secure.map_err(|_| WireError::Timeout)?
         }
-        Route::Unix { path } => connect_unix(path, options).await,
-        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "neither TCP nor a Unix socket")),
+        Route::Unix { path } => Ok(connect_unix(path, options).await?),
+        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "neither TCP nor a Unix socket").into()),
     }
 }
 
@@ -84,9 +95,9 @@ pub(crate) fn prepare(stream: &TcpStream, options: &TcpOptions) -> io::Result<()
     Ok(())
 }
 
-async fn within<T>(timeout: Duration, attempt: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    match tokio::time::timeout(timeout, attempt).await {
+async fn within<T>(limit: Duration, attempt: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    match timeout(limit, attempt).await {
         Ok(result) => result,
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {timeout:?}"))),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"))),
     }
 }

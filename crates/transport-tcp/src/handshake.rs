@@ -3,12 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use coracle_transport::{Hello, Host, Hosted, Inbound, Refusal, check_hello};
-use tokio::io::AsyncWriteExt;
 
 use crate::{
     TcpOptions,
     link::Member,
-    wire::{Greeting, Io, PacketBuffer, Purpose, WireError, part, preamble, put_greeting, read_preamble},
+    wire::{Greeting, Io, PacketBuffer, Purpose, WireError, part, preamble, put_greeting, read_preamble, write_whole},
 };
 
 /// What both sides said.
@@ -30,7 +29,7 @@ pub(crate) async fn dial(
     let mut out = preamble(Purpose::Frames).to_vec();
     let ours = Hosted::of(&hello);
     put_greeting(&mut out, &Greeting::Hello(hello), bytes_max)?;
-    stream.write_all(&out).await?;
+    write_whole(stream, &out).await?;
     read_preamble(stream).await?;
     let theirs = match packets.read_greeting(stream, bytes_max).await? {
         Greeting::Hello(theirs) => theirs,
@@ -43,7 +42,7 @@ pub(crate) async fn dial(
     }
     out.clear();
     put_greeting(&mut out, &Greeting::Welcome, bytes_max)?;
-    stream.write_all(&out).await?;
+    write_whole(stream, &out).await?;
     Ok(Introduced { ours, theirs: Hosted::of(&theirs) })
 }
 
@@ -73,7 +72,7 @@ pub(crate) async fn accept(
     let Greeting::Hello(theirs) = packets.read_greeting(stream, bytes_max).await? else {
         return Err(WireError::Malformed("the first greeting is not a hello".to_owned()));
     };
-    stream.write_all(&preamble(Purpose::Frames)).await?;
+    write_whole(stream, &preamble(Purpose::Frames)).await?;
     let inbound = match Inbound::admit(host.clone(), &theirs) {
         Ok(inbound) => inbound,
         Err(refusal) => {
@@ -92,7 +91,7 @@ pub(crate) async fn accept(
 pub(crate) async fn say_hello(stream: &mut impl Io, host: &dyn Host, bytes_max: usize) -> Result<(), WireError> {
     let mut out = Vec::new();
     put_greeting(&mut out, &Greeting::Hello(host.hello()), bytes_max)?;
-    stream.write_all(&out).await?;
+    write_whole(stream, &out).await?;
     Ok(())
 }
 

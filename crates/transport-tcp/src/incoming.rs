@@ -7,31 +7,45 @@ use tokio::{io::AsyncWriteExt, sync::OwnedSemaphorePermit, time::timeout};
 
 use crate::{
     TcpOptions, handshake, question,
+    secure::Security,
     shared::{Closing, Shared},
     wire::{
-        Greeting, Io, Kind, PacketBuffer, Purpose, WireError, decode_frame, decode_greeting, is_http2_client, part,
+        Greeting, Io, Kind, PacketBuffer, Purpose, WireError, decode_frame, decode_greeting, is_client_of_other, part,
         preamble, read_preamble,
     },
 };
 
+/// A connection that another process made.
+pub(crate) struct Arriving {
+    pub(crate) stream: Box<dyn Io>,
+    pub(crate) from: String,
+    /// Whether it is to be over TLS, and how.
+    pub(crate) security: Option<Security>,
+}
+
 /// Serves a connection to its end. `handshake` is given back once the other side is known.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
-    mut stream: impl Io,
-    from: String,
+    arriving: Arriving,
     handshake: OwnedSemaphorePermit,
     mut closing: Closing,
 ) {
     let Some(host) = shared.host.get() else { return };
+    let Arriving { stream, from, security } = arriving;
     let conversation = async {
         let mut packets = PacketBuffer::default();
-        let admitted = timeout(shared.options.handshake_timeout, admit(&shared, &mut stream, &mut packets, host));
-        let admitted = admitted.await.map_err(|_| WireError::Timeout)??;
+        let admitted = async {
+            let (mut stream, host) = secured(stream, host, security).await?;
+            let inbound = admit(&shared, &mut stream, &mut packets, &host).await?;
+            Ok::<_, WireError>((stream, host, inbound))
+        };
+        let admitted = timeout(shared.options.handshake_timeout, admitted).await;
+        let (mut stream, host, inbound) = admitted.map_err(|_| WireError::Timeout)??;
         drop(handshake);
-        match admitted {
+        match inbound {
             Some(inbound) => {
                 tracing::debug!(from, "another process shook hands");
-                receive(&shared, &mut stream, packets, host, inbound).await
+                receive(&shared, &mut stream, packets, &host, inbound).await
             }
             None => Ok(()),
         }
@@ -41,6 +55,18 @@ pub(crate) async fn serve(
         result = conversation => if let Err(error) = result {
             shared.complain(&from, &error);
         }
+    }
+}
+
+/// The stream, made secure if it is to be; and the host as it is to be seen from there.
+async fn secured(
+    stream: Box<dyn Io>,
+    host: &Arc<dyn Host>,
+    security: Option<Security>,
+) -> Result<(Box<dyn Io>, Arc<dyn Host>), WireError> {
+    match security {
+        Some(security) => security.accept(stream, host.clone()).await,
+        None => Ok((stream, host.clone())),
     }
 }
 
@@ -62,8 +88,8 @@ async fn admit(
             part(stream, &preamble(Purpose::Frames)).await;
             Err(error)
         }
-        Err(error) if is_http2_client(&error) => {
-            // A node that takes this for a gRPC address: it can tell by our preamble.
+        Err(error) if is_client_of_other(&error) => {
+            // A node that takes this for an address of gRPC, or over TLS: it can tell by our preamble.
             part(stream, &preamble(Purpose::Frames)).await;
             Err(error)
         }

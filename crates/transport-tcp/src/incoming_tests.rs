@@ -73,7 +73,8 @@ impl Client {
         let (close, signal) = watch::channel(false);
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let closing = Closing::new(signal, mpsc::channel(1).0);
-        let serving = tokio::spawn(serve(shared.clone(), far, "a test".to_owned(), permit, closing));
+        let arriving = Arriving { stream: Box::new(far), from: "a test".to_owned(), security: None };
+        let serving = tokio::spawn(serve(shared.clone(), arriving, permit, closing));
         Client { stream: near, shared, host, serving, _close: close }
     }
 

@@ -16,6 +16,7 @@
 //! | 2 | bytes of the node's own: a question, then its answer | on connections for a question |
 //!
 //! A process that makes a connection for frames says its hello, is answered by a hello or a refusal, and says in its turn that the other is welcome or why it is not.
+//! Over TLS, all of this is inside of it, and the protocol's name there (ALPN) is `coracle-msgpack`.
 //! Fields by position are read only by builds of the same preamble version; why that is worth it is in `docs/decisions/messagepack-arrays.md`.
 
 mod dial;
@@ -27,6 +28,7 @@ mod options;
 mod outgoing;
 mod peers;
 mod question;
+mod secure;
 mod shared;
 mod transport;
 mod wire;

@@ -10,7 +10,8 @@ use tokio::{
 
 use crate::{
     dial::prepare,
-    incoming::serve,
+    incoming::{Arriving, serve},
+    secure::Security,
     shared::{Closing, Shared},
     wire::Io,
 };
@@ -44,8 +45,8 @@ async fn bind_tcp(address: &Address, host: &str, port: u16) -> io::Result<(Liste
     Ok((Listener::Tcp(listener), bound))
 }
 
-/// Accepts connections until the transport is closed.
-pub(crate) async fn accept(shared: Arc<Shared>, listener: Listener, mut closing: Closing) {
+/// Accepts connections until the transport is closed; with `security` they are over TLS.
+pub(crate) async fn accept(shared: Arc<Shared>, listener: Listener, security: Option<Security>, mut closing: Closing) {
     /// After a failure that concerns the process, such as too many open files.
     const PAUSE: Duration = Duration::from_millis(100);
     loop {
@@ -54,7 +55,7 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: Listener, mut closing:
             accepted = listener.accept(&shared) => accepted,
         };
         match accepted {
-            Ok((stream, from)) => admit(&shared, stream, from, &closing),
+            Ok((stream, from)) => admit(&shared, Arriving { stream, from, security: security.clone() }, &closing),
             Err(error) => {
                 tracing::debug!(%error, "a connection could not be accepted");
                 sleep(PAUSE).await;
@@ -64,14 +65,14 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: Listener, mut closing:
 }
 
 /// Serves a connection in a task of its own, if there is room for it.
-fn admit(shared: &Arc<Shared>, stream: Box<dyn Io>, from: String, closing: &Closing) {
+fn admit(shared: &Arc<Shared>, arriving: Arriving, closing: &Closing) {
     let connection = shared.connections.clone().try_acquire_owned();
     let handshake = shared.handshakes.clone().try_acquire_owned();
     let (Ok(connection), Ok(handshake)) = (connection, handshake) else {
-        shared.overloaded(&from);
+        shared.overloaded(&arriving.from);
         return;
     };
-    let serving = serve(shared.clone(), stream, from, handshake, closing.clone());
+    let serving = serve(shared.clone(), arriving, handshake, closing.clone());
     tokio::spawn(async move {
         serving.await;
         drop(connection);

@@ -23,7 +23,7 @@ pub struct TcpOptions {
     pub handshakes_max: usize,
     /// How long one address may take to accept a connection.
     pub connect_timeout: Duration,
-    /// How long the handshake may take, and the reading or answering of a question.
+    /// How long the handshake may take, the one of TLS included where a connection is accepted; and the reading or answering of a question.
     pub handshake_timeout: Duration,
     /// How long written bytes may stay unacknowledged before the connection is given up.
     pub write_timeout: Duration,
@@ -33,6 +33,9 @@ pub struct TcpOptions {
     pub backoff_min: Duration,
     /// The longest wait before another attempt.
     pub backoff_max: Duration,
+    /// By which certificates connections are made secure; needed for addresses that end with `/tls`, and of no effect on others.
+    #[cfg(feature = "tls")]
+    pub tls: Option<coracle_transport::tls::Tls>,
     /// How long [`shutdown`](coracle_transport::Transport::shutdown) goes on writing what is queued.
     pub shutdown_timeout: Duration,
 }
@@ -54,6 +57,8 @@ impl Default for TcpOptions {
             idle_timeout: Duration::from_secs(60),
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(2),
+            #[cfg(feature = "tls")]
+            tls: None,
             shutdown_timeout: Duration::from_secs(1),
         }
     }

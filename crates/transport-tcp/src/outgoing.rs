@@ -16,7 +16,7 @@ use crate::{
     handshake,
     link::{Link, Member, Queued},
     shared::{Closing, Shared},
-    wire::{Greeting, Io, PacketBuffer, WireError, put_frame, put_greeting},
+    wire::{Greeting, Io, PacketBuffer, WireError, put_frame, put_greeting, write_whole},
 };
 
 /// Why the task goes back to waiting, or ends, without anything being wrong.
@@ -247,7 +247,7 @@ impl<'a> Session<'a> {
     }
 
     async fn write_out(&mut self) -> Result<(), WireError> {
-        let written = timeout(self.shared.options.write_timeout, self.stream.write_all(&self.out)).await;
+        let written = timeout(self.shared.options.write_timeout, write_whole(&mut self.stream, &self.out)).await;
         written.map_err(|_| WireError::Timeout)??;
         // A single large frame does not keep its memory for ever.
         self.out.shrink_to(self.shared.options.batch_bytes_max);

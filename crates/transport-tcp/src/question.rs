@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_transport::{Address, Host, TransportError};
-use tokio::io::AsyncWriteExt;
 
 use crate::{
     TcpOptions,
     dial::{Resolve, connect},
-    wire::{Io, Kind, PacketBuffer, Purpose, WireError, part, preamble, put_raw, read_preamble},
+    wire::{Io, Kind, PacketBuffer, Purpose, WireError, part, preamble, put_raw, read_preamble, write_whole},
 };
 
 /// Asks the process at `address`.
@@ -31,7 +30,7 @@ pub(crate) async fn ask(
 }
 
 async fn exchange(stream: &mut impl Io, out: &[u8], options: &TcpOptions) -> Result<Bytes, WireError> {
-    stream.write_all(out).await?;
+    write_whole(stream, out).await?;
     read_preamble(stream).await?;
     read_raw(stream, &mut PacketBuffer::default(), options.question_bytes_max).await
 }
@@ -48,7 +47,7 @@ pub(crate) async fn answer(
     let question = read_raw(stream, packets, options.question_bytes_max).await?;
     let mut out = preamble(Purpose::Question).to_vec();
     put_raw(&mut out, &host.answer(question), options.question_bytes_max)?;
-    stream.write_all(&out).await?;
+    write_whole(stream, &out).await?;
     let _ = tokio::time::timeout(PATIENCE, part(stream, &[])).await;
     Ok(())
 }

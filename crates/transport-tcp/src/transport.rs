@@ -21,6 +21,7 @@ use crate::{
     listen, outgoing,
     peers::is_ours,
     question,
+    secure::security,
     shared::{Closing, Shared},
 };
 
@@ -90,6 +91,13 @@ impl TcpTransport {
 #[async_trait]
 impl Transport for TcpTransport {
     async fn listen(&self, bind: &Address, host: Arc<dyn Host>) -> Result<Address, TransportError> {
+        let security = security(bind, &self.shared.options).map_err(|reason| {
+            let (address, reason) = (bind.to_string(), reason.to_owned());
+            TransportError::Tls { address, reason }
+        })?;
+        if let Some(security) = &security {
+            security.warn();
+        }
         let closing = self.begin_to_listen(bind)?;
         let bound = listen::bind(bind).await;
         if bound.is_err() {
@@ -99,7 +107,7 @@ impl Transport for TcpTransport {
         let (listener, address) = bound?;
         // Set once: `listening` guards it.
         let _ = self.shared.host.set(host);
-        self.runtime.spawn(listen::accept(self.shared.clone(), listener, closing));
+        self.runtime.spawn(listen::accept(self.shared.clone(), listener, security, closing));
         Ok(address)
     }
 

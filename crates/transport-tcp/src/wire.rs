@@ -4,6 +4,8 @@ use std::io;
 
 use bytes::{Buf, Bytes, BytesMut};
 use coracle_core::{GroupId, Message};
+#[cfg(feature = "tls")]
+use coracle_transport::tls::TlsError;
 use coracle_transport::{Fault, Frame, FrameError, Hello, PROTOCOL_VERSION, Refusal};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -52,7 +54,12 @@ pub(crate) enum Greeting {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WireError {
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(io::Error),
+    #[error("no secure connection: {0}")]
+    #[cfg(feature = "tls")]
+    Tls(#[from] TlsError),
+    #[error("the address is over TLS: {0}")]
+    NoSecurity(&'static str),
     #[error("the other side closed the connection")]
     Closed,
     #[error("no answer in time")]
@@ -76,6 +83,12 @@ impl WireError {
     pub(crate) fn fault(&self) -> Option<Fault> {
         Some(match self {
             WireError::Io(_) | WireError::Closed => return None,
+            // Whoever hangs up in the handshake may have been shut down.
+            #[cfg(feature = "tls")]
+            WireError::Tls(TlsError::Io(_) | TlsError::Closed) => return None,
+            #[cfg(feature = "tls")]
+            WireError::Tls(_) => Fault::Tls,
+            WireError::NoSecurity(_) => Fault::Tls,
             WireError::Timeout => Fault::Timeout,
             WireError::Garbage(_) => Fault::Garbage,
             WireError::Oversized { .. } => Fault::Oversized,
@@ -85,6 +98,20 @@ impl WireError {
             WireError::Refused(_) => Fault::Refused,
             WireError::Frame(error) => error.fault(),
         })
+    }
+}
+
+impl From<io::Error> for WireError {
+    fn from(error: io::Error) -> WireError {
+        // Whoever is refused in the handshake of TLS may hear of it only when it reads.
+        #[cfg(feature = "tls")]
+        if let Some(error) = TlsError::within(&error) {
+            return WireError::Tls(error);
+        }
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => WireError::Closed,
+            _ => WireError::Io(error),
+        }
     }
 }
 
@@ -148,9 +175,9 @@ fn is_http2_answer(start: &[u8; MAGIC.len()]) -> bool {
     len.is_multiple_of(6) && len < 1000 && start[3..] == [4, 0, 0, 0, 0]
 }
 
-/// Whether it is a client of HTTP/2, which may be told what is spoken here.
-pub(crate) fn is_http2_client(error: &WireError) -> bool {
-    matches!(error, WireError::Garbage(start) if start == HTTP2_PREFACE)
+/// Whether it is a client of HTTP/2 or of TLS, which may be told what is spoken here.
+pub(crate) fn is_client_of_other(error: &WireError) -> bool {
+    matches!(error, WireError::Garbage(start) if start == HTTP2_PREFACE || start.starts_with(TLS_RECORDS[0]))
 }
 
 /// The bytes that something else begins with, and what it is if that can be told.
@@ -316,6 +343,12 @@ impl PacketBuffer {
             (kind, _) => Err(malformed(format!("{kind:?} came instead of a greeting"))),
         }
     }
+}
+
+/// Writes all of it, and lets none of it wait in a buffer of TLS.
+pub(crate) async fn write_whole(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await
 }
 
 /// Says a last word and waits, within limits, until the other side has read it: closing at once would discard it together with what was not read here.

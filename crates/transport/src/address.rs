@@ -27,9 +27,10 @@ pub struct Address {
     text: String,
     route: Route,
     family: Family,
+    tls: bool,
 }
 
-/// What an address means.
+/// What an address means; [`Address::is_tls`] says whether over TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Route {
@@ -70,7 +71,7 @@ pub(crate) enum Family {
 /// Why a text is not an address: names the part that does not parse.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\"{text}\" is not an address: {reason}; expected /ip4/1.2.3.4/tcp/9490, /dns4/host/tcp/9490, /unix/%2Frun%2Fc.sock, /memory/7 or tcp+msgpack://host:port"
+    "\"{text}\" is not an address: {reason}; expected /ip4/1.2.3.4/tcp/9490, /dns4/host/tcp/9490/tls, /unix/%2Frun%2Fc.sock, /memory/7 or tcp+msgpack://host:port"
 )]
 pub struct AddressError {
     /// The text.
@@ -96,9 +97,28 @@ impl Address {
         Address::of_host(host, port, true).map_err(|reason| AddressError { text: host.to_owned(), reason })
     }
 
+    /// The same over TLS. What stays on this machine, a Unix socket or the network inside this process, has no such form and stays as it is.
+    #[must_use]
+    pub fn over_tls(&self) -> Address {
+        Address { tls: self.host().is_some(), ..self.clone() }.canonical()
+    }
+
+    /// Whether it is spoken to over TLS only.
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// The IP address or the name, if there is one.
+    pub fn host(&self) -> Option<&str> {
+        match &self.route {
+            Route::Tcp { host, .. } | Route::Grpc { host, .. } => Some(host),
+            Route::Unix { .. } | Route::Memory { .. } => None,
+        }
+    }
+
     /// The address `id` of the network inside this process.
     pub fn memory(id: u64) -> Address {
-        Address::canonical(Route::Memory { id }, Family::Any)
+        Address::of_route(Route::Memory { id }, Family::Any)
     }
 
     /// MessagePack over the Unix socket at `path`.
@@ -107,7 +127,7 @@ impl Address {
     /// When `path` is empty or contains a NUL.
     pub fn unix(path: &str) -> Result<Address, AddressError> {
         checked_path(path).map_err(|reason| AddressError { text: path.to_owned(), reason })?;
-        Ok(Address::canonical(Route::Unix { path: path.to_owned() }, Family::Any))
+        Ok(Address::of_route(Route::Unix { path: path.to_owned() }, Family::Any))
     }
 
     /// The same with another port; an address without a port stays as it is.
@@ -118,7 +138,7 @@ impl Address {
             Route::Grpc { host, .. } => Route::Grpc { host: host.clone(), port },
             other => other.clone(),
         };
-        Address::canonical(route, self.family)
+        Address { route, ..self.clone() }.canonical()
     }
 
     /// What it means.
@@ -161,17 +181,23 @@ impl Address {
 
     pub(crate) fn of_name(host: String, port: u16, grpc: bool, family: Family) -> Address {
         let route = if grpc { Route::Grpc { host, port } } else { Route::Tcp { host, port } };
-        Address::canonical(route, family)
+        Address::of_route(route, family)
     }
 
-    fn canonical(route: Route, family: Family) -> Address {
-        let text = match &route {
+    fn of_route(route: Route, family: Family) -> Address {
+        Address { text: String::new(), route, family, tls: false }.canonical()
+    }
+
+    /// Writes the text that means what the other fields say.
+    fn canonical(self) -> Address {
+        let (family, tls) = (self.family, if self.tls { "/tls" } else { "" });
+        let text = match &self.route {
             Route::Memory { id } => format!("/memory/{id}"),
             Route::Unix { path } => format!("/unix/{}", encode_path(path)),
-            Route::Tcp { host, port } => format!("/{}/{host}/tcp/{port}", protocol(host, family)),
-            Route::Grpc { host, port } => format!("/{}/{host}/tcp/{port}/http", protocol(host, family)),
+            Route::Tcp { host, port } => format!("/{}/{host}/tcp/{port}{tls}", protocol(host, family)),
+            Route::Grpc { host, port } => format!("/{}/{host}/tcp/{port}{tls}/http", protocol(host, family)),
         };
-        Address { text, route, family }
+        Address { text, ..self }
     }
 }
 
@@ -238,11 +264,14 @@ mod tests {
             ("/dns4/a.example/tcp/9490", tcp("a.example")),
             ("/dns6/a.example/tcp/9490", tcp("a.example")),
             ("/dns4/a.example/tcp/9490/http", Route::Grpc { host: "a.example".into(), port: 9490 }),
+            ("/ip4/10.0.0.1/tcp/9490/tls", tcp("10.0.0.1")),
+            ("/dns4/a.example/tcp/9490/tls/http", Route::Grpc { host: "a.example".into(), port: 9490 }),
             ("/unix/%2Frun%2Fc.sock", Route::Unix { path: "/run/c.sock".into() }),
             ("/memory/7", Route::Memory { id: 7 }),
         ] {
             let address: Address = text.parse().unwrap();
             assert_eq!((address.route(), address.to_string().as_str()), (&route, text));
+            assert_eq!(address.is_tls(), text.contains("/tls"));
         }
     }
 
@@ -254,6 +283,9 @@ mod tests {
             ("tcp+msgpack://A.Example:1", "/dns/a.example/tcp/1"),
             ("grpc://a.example:1", "/dns/a.example/tcp/1/http"),
             ("grpc://[::1]:1", "/ip6/::1/tcp/1/http"),
+            ("grpcs://[::1]:1", "/ip6/::1/tcp/1/tls/http"),
+            ("/ip6/::1/tcp/1/https", "/ip6/::1/tcp/1/tls/http"),
+            ("tcp+tls+msgpack://a:1", "/dns/a/tcp/1/tls"),
             ("/dns4/A.example/tcp/1", "/dns4/a.example/tcp/1"),
             ("/ip6/0:0:0:0:0:0:0:1/tcp/1", "/ip6/::1/tcp/1"),
             ("/ip4/1.2.3.4/tcp/09", "/ip4/1.2.3.4/tcp/9"),
@@ -274,9 +306,12 @@ mod tests {
             ("/ip4/1.2.3/tcp/1", "\"/ip4/1.2.3\""),
             ("/ip4/1.2.3.4/tcp/99999", "\"/tcp/99999\""),
             ("/ip4/1.2.3.4/tcp/1/", "ends with \"/\""),
-            ("/ip4/1.2.3.4/tcp/1/tls", "TLS is not supported by this build"),
-            ("/ip4/1.2.3.4/tcp/1/tls/http", "TLS is not supported by this build"),
-            ("/ip4/1.2.3.4/tcp/1/https", "TLS is not supported by this build"),
+            ("/ip4/1.2.3.4/tcp/1/tls/tls", "\"/tls\""),
+            ("/ip4/1.2.3.4/tcp/1/tls/https", "\"/https\""),
+            ("/ip4/1.2.3.4/tcp/1/http/tls", "\"/tls\""),
+            ("/ip4/1.2.3.4/tls/tcp/1", "\"/tls\""),
+            ("/unix/a/tls", "TLS is for TCP"),
+            ("/memory/1/tls", "TLS is for TCP"),
             ("/ip4/1.2.3.4/tcp/1/http/ws", "\"/ws\""),
             ("/ip4/1.2.3.4/tcp/1/tcp/2", "\"/tcp/2\""),
             ("/ip4/1.2.3.4/udp/1", "\"/udp/1\""),
@@ -298,7 +333,6 @@ mod tests {
             ("tcp+msgpack://[1.2.3.4]:1", "IPv6"),
             ("tcp+msgpack://::1:1", "brackets"),
             ("tcp+msgpack://a:1/", "\"1/\""),
-            ("grpcs://a:1", "TLS is not supported by this build"),
             ("http://a:1", "\"http\""),
         ] {
             assert!(reason(text).contains(part), "{text}: {}", reason(text));
@@ -310,6 +344,8 @@ mod tests {
     fn ports_are_replaced_and_families_kept() {
         let address: Address = "/dns6/a/tcp/0".parse().unwrap();
         assert_eq!(address.with_port(5).to_string(), "/dns6/a/tcp/5");
+        assert_eq!(address.over_tls().with_port(5).to_string(), "/dns6/a/tcp/5/tls");
+        assert_eq!(Address::memory(3).over_tls(), Address::memory(3));
         assert!(address.accepts("::1".parse().unwrap()));
         assert!(!address.accepts("127.0.0.1".parse().unwrap()));
         assert_eq!(Address::memory(3).with_port(5), Address::memory(3));
@@ -339,8 +375,10 @@ mod tests {
             "[a-z][a-z0-9-]{0,9}(\\.[a-z0-9_]{1,5}){0,3}",
         ];
         prop_oneof![
-            (host, any::<u16>(), any::<bool>())
-                .prop_map(|(host, port, grpc)| Address::of_host(&host, port, grpc).unwrap()),
+            (host, any::<u16>(), any::<bool>(), any::<bool>()).prop_map(|(host, port, grpc, tls)| {
+                let address = Address::of_host(&host, port, grpc).unwrap();
+                if tls { address.over_tls() } else { address }
+            }),
             any::<u64>().prop_map(Address::memory),
             "[^\\x00]{1,20}".prop_map(|path| Address::unix(&path).unwrap()),
         ]

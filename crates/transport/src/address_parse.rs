@@ -10,7 +10,7 @@ use crate::address::{Address, Family};
 const TEXT_BYTES_MAX: usize = 4096;
 /// RFC 1035 §2.3.4, without the root's dot.
 const NAME_BYTES_MAX: usize = 253;
-const TLS: &str = "TLS is not supported by this build";
+const TLS: &str = "TLS is for TCP; what is here does not leave the machine";
 
 /// The address that `text` means, or what is wrong with which part.
 pub(crate) fn parse(text: &str) -> Result<Address, String> {
@@ -27,12 +27,18 @@ pub(crate) fn parse(text: &str) -> Result<Address, String> {
 }
 
 fn parse_url(scheme: &str, rest: &str) -> Result<Address, String> {
-    let grpc = match scheme {
-        "tcp+msgpack" => false,
-        "grpc" => true,
-        "grpcs" | "tcp+tls+msgpack" | "tcp+msgpack+tls" => return Err(format!("\"{scheme}\": {TLS}")),
+    let (grpc, tls) = match scheme {
+        "tcp+msgpack" => (false, false),
+        "tcp+tls+msgpack" => (false, true),
+        "grpc" => (true, false),
+        "grpcs" => (true, true),
         _ => return Err(format!("the scheme \"{scheme}\" is unknown")),
     };
+    let address = parse_authority(rest, grpc)?;
+    Ok(if tls { address.over_tls() } else { address })
+}
+
+fn parse_authority(rest: &str, grpc: bool) -> Result<Address, String> {
     if let Some(bracketed) = rest.strip_prefix('[') {
         let (host, port) = bracketed.split_once("]:").ok_or_else(|| format!("\"{rest}\" is not [host]:port"))?;
         let ip: Ipv6Addr = host.parse().map_err(|_| format!("\"{host}\" is not an IPv6 address"))?;
@@ -88,10 +94,13 @@ impl<'a> Parts<'a> {
     fn end(&mut self) -> Result<(), String> {
         match self.next()? {
             None => Ok(()),
-            Some((Protocol::Tls | Protocol::Https, text)) => Err(format!("\"{text}\": {TLS}")),
-            Some((_, text)) => Err(format!("\"{text}\" is not expected there")),
+            Some((_, text)) => Err(unexpected(&text)),
         }
     }
+}
+
+fn unexpected(text: &str) -> String {
+    format!("\"{text}\" is not expected there")
 }
 
 fn parse_multiaddr(text: &str) -> Result<Address, String> {
@@ -107,8 +116,11 @@ fn parse_multiaddr(text: &str) -> Result<Address, String> {
         Protocol::Unix(path) => Address::unix(&decode_path(&path)?).map_err(|error| error.reason)?,
         _ => return Err(format!("an address does not begin with \"{first_text}\"")),
     };
-    parts.end()?;
-    Ok(address)
+    match parts.next()? {
+        None => Ok(address),
+        Some((Protocol::Tls, text)) => Err(format!("\"{text}\": {TLS}")),
+        Some((_, text)) => Err(unexpected(&text)),
+    }
 }
 
 fn parse_tcp(host: String, family: Family, mut parts: Parts<'_>) -> Result<Address, String> {
@@ -117,11 +129,20 @@ fn parse_tcp(host: String, family: Family, mut parts: Parts<'_>) -> Result<Addre
         Some((_, text)) => return Err(format!("\"{text}\" is there instead of \"/tcp/PORT\"")),
         None => return Err("\"/tcp/PORT\" is missing at its end".to_owned()),
     };
-    let mut ahead = Parts { rest: parts.rest.clone(), at: parts.at };
-    let grpc = matches!(ahead.next()?, Some((Protocol::Http, _)));
-    let mut rest = if grpc { ahead } else { parts };
-    rest.end()?;
-    Ok(Address::of_name(host, port, grpc, family))
+    let (grpc, tls) = match parts.next()? {
+        None => (false, false),
+        Some((Protocol::Http, _)) => (true, false),
+        Some((Protocol::Https, _)) => (true, true),
+        Some((Protocol::Tls, _)) => match parts.next()? {
+            None => (false, true),
+            Some((Protocol::Http, _)) => (true, true),
+            Some((_, text)) => return Err(unexpected(&text)),
+        },
+        Some((_, text)) => return Err(unexpected(&text)),
+    };
+    parts.end()?;
+    let address = Address::of_name(host, port, grpc, family);
+    Ok(if tls { address.over_tls() } else { address })
 }
 
 /// The name in lower case, when it can be one.

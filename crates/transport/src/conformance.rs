@@ -11,20 +11,19 @@
 //! ```no_run
 //! # use std::sync::Arc;
 //! # use coracle_transport::{Address, Transport, conformance::{self, Factory}};
-//! # fn my_transport() -> Arc<dyn Transport> { unimplemented!() }
-//! struct Mine;
+//! struct Mine<F>(F);
 //!
-//! impl Factory for Mine {
+//! impl<F: Fn() -> Arc<dyn Transport> + Send + Sync> Factory for Mine<F> {
 //!     fn transport(&self) -> Arc<dyn Transport> {
-//!         my_transport()
+//!         (self.0)()
 //!     }
 //!     fn bind(&self) -> Address {
 //!         "/ip4/127.0.0.1/tcp/0".parse().expect("an address")
 //!     }
 //! }
 //!
-//! # async fn test() {
-//! let report = conformance::transport(Mine).await;
+//! # async fn test(my_transport: impl Fn() -> Arc<dyn Transport> + Send + Sync + 'static) {
+//! let report = conformance::transport(Mine(my_transport)).await;
 //! assert!(report.skipped.is_empty());
 //! # }
 //! ```

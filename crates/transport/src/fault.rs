@@ -35,10 +35,12 @@ pub enum Fault {
     Timeout,
     /// There were more connections than the limit allows.
     Overload,
+    /// No secure connection: a certificate that is refused, here or there, or no TLS at all.
+    Tls,
 }
 
 impl Fault {
-    const COUNT: usize = Fault::Overload as usize + 1;
+    const COUNT: usize = Fault::Tls as usize + 1;
 }
 
 /// How often each [`Fault`] was seen.

@@ -82,6 +82,19 @@ pub enum Refusal {
         /// Who.
         node: NodeId,
     },
+    /// A member whose certificate is for other hosts than its addresses.
+    #[error(
+        "the certificate is for {}, and node {node} is at {}: a name in it must be the host of one of its addresses",
+        presented.join(", "), expected.join(", ")
+    )]
+    Certificate {
+        /// Who.
+        node: NodeId,
+        /// The hosts of the member's addresses.
+        expected: Vec<String>,
+        /// For whom the certificate is.
+        presented: Vec<String>,
+    },
     /// No group in common.
     #[error("no group in common")]
     NoGroup,

@@ -12,12 +12,16 @@ pub mod conformance;
 mod fault;
 mod frame;
 mod hello;
+mod peer_table;
 mod session;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod traits;
 
 pub use address::{Address, AddressError, Route};
 pub use fault::{Fault, FaultCounters, LogLimit};
 pub use frame::{Frame, Peer};
 pub use hello::{GroupHello, Hello, PROTOCOL_VERSION, Refusal};
+pub use peer_table::PeerTable;
 pub use session::{FrameError, Hosted, Impossible, Inbound, check_hello, check_message};
 pub use traits::{Host, PeerStats, Sent, Transport, TransportError};

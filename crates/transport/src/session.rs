@@ -10,7 +10,7 @@ use coracle_core::{
     NodeId, Run, Term,
 };
 
-use crate::{Fault, Frame, GroupHello, Hello, Host, PROTOCOL_VERSION, Refusal};
+use crate::{Fault, Frame, GroupHello, Hello, Host, PROTOCOL_VERSION, Peer, Refusal};
 
 /// The nodes that a process hosts, as it said in its [`Hello`].
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -165,6 +165,19 @@ impl Inbound {
         let (theirs, admitted, terms) = (HashMap::new(), HashSet::new(), HashMap::new());
         let mut inbound = Inbound { host, theirs, admitted, terms };
         inbound.announce(hello)?;
+        Ok(inbound)
+    }
+
+    /// Shakes hands within a process, where each side can look at the other: `far` lets `near` in, and is who `near` looks for. `near` is told when it is refused.
+    ///
+    /// # Errors
+    /// Why there is no connection.
+    pub fn introduce(near: &dyn Host, far: &Arc<dyn Host>, peer: &Peer) -> Result<Inbound, Refusal> {
+        let admitted = Inbound::admit(far.clone(), &near.hello());
+        let inbound = admitted.inspect_err(|refusal| near.refused(peer.group, peer.id, refusal))?;
+        let theirs = far.hello();
+        check_hello(near, &theirs)?;
+        Hosted::of(&theirs).expect(peer.group, peer.id, peer.incarnation)?;
         Ok(inbound)
     }
 

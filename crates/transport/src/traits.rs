@@ -23,6 +23,12 @@ pub trait Host: Send + Sync + 'static {
     /// Why not; the reason is logged, and sent to a process of which no group is admitted.
     fn admit(&self, theirs: &GroupHello) -> Result<(), Refusal>;
 
+    /// Where a node is that [`admit`](Host::admit) knows as a member of the group; empty when it is none, or when that is not known. Over TLS, its certificate has to be for the host of one of them.
+    fn addresses(&self, group: GroupId, node: NodeId) -> Vec<Address> {
+        let _ = (group, node);
+        Vec::new()
+    }
+
     /// Takes frames that arrived, in order, of one process. The transport has checked that each sender is hosted there and was admitted here.
     /// Frames for which there is no room are dropped: Raft repairs that.
     fn receive(&self, frames: Vec<Frame>);
@@ -86,6 +92,14 @@ pub enum TransportError {
         address: String,
         /// Which transport.
         transport: &'static str,
+    },
+    /// The address asks for TLS, and this transport has none.
+    #[error("{address} is over TLS: {reason}")]
+    Tls {
+        /// Which one.
+        address: String,
+        /// What is missing.
+        reason: String,
     },
     /// A question could not be put, or was not answered.
     #[error("no answer from {address}: {reason}")]

@@ -364,9 +364,8 @@ fn c19_a_damaged_membership_counts_again_once_it_is_repaired() {
     assert_eq!((status.membership, status.membership_index, status.damaged_entries), (five, Index(4), 0));
 }
 
-/// C19, C9: damage that a leader meets while it reads makes it step down; it is repaired by the others, and what it applies goes on.
-#[test]
-fn c19_a_leader_that_finds_damage_steps_down_and_is_repaired() {
+/// Three nodes that keep nothing in memory, their leader, and one of the others that lacks three entries.
+fn a_leader_that_reads_its_log() -> (Cluster, NodeId, NodeId) {
     let mut cluster = Cluster::with_disks([]);
     for n in 1..=3 {
         let config = coracle_core::Config { tail_bytes_max: 1, ..config(id(n), n) };
@@ -379,6 +378,13 @@ fn c19_a_leader_that_finds_damage_steps_down_and_is_repaired() {
         cluster.propose(leader, command);
         cluster.run(Duration::from_millis(100));
     }
+    (cluster, leader, far)
+}
+
+/// C19, C9: damage that a leader meets while it reads makes it step down; it is repaired by the others, and what it applies goes on.
+#[test]
+fn c19_a_leader_that_finds_damage_steps_down_and_is_repaired() {
+    let (mut cluster, leader, _) = a_leader_that_reads_its_log();
     let at = cluster.raft(leader).status().last_index.prev();
     cluster.node(leader).disk.damage(at);
     cluster.heal();
@@ -396,18 +402,7 @@ fn c19_a_leader_that_finds_damage_steps_down_and_is_repaired() {
 /// C19: what a leader finds damaged and has flushed is compacted away; it goes on leading, and who needs it gets a snapshot.
 #[test]
 fn c19_a_leader_compacts_away_damage_that_it_has_flushed() {
-    let mut cluster = Cluster::with_disks([]);
-    for n in 1..=3 {
-        let config = coracle_core::Config { tail_bytes_max: 1, ..config(id(n), n) };
-        cluster.start_with(config, damaged(&[1, 1, 1], &[]));
-    }
-    let leader = cluster.elect();
-    let far = (1..=3).map(id).find(|n| *n != leader).unwrap();
-    cluster.isolate(far);
-    for command in ["a", "b", "c"] {
-        cluster.propose(leader, command);
-        cluster.run(Duration::from_millis(100));
-    }
+    let (mut cluster, leader, far) = a_leader_that_reads_its_log();
     let applied = cluster.raft(leader).status().applied_index;
     cluster.handle(leader, Input::Applied { applied, flushed: applied });
     cluster.node(leader).disk.damage(applied.prev());

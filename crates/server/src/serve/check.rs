@@ -1,17 +1,23 @@
 //! What is refused before anything starts.
 
+use std::net::SocketAddr;
+
+use coracle::transport::Address;
+
 use crate::{
     cli::ServeArgs,
     exit::{Code, Failure, Outcome},
 };
 
-/// Nothing is encrypted yet: beyond this machine, that has to be wanted.
+/// What is neither over TLS nor stays on this machine has to be wanted.
 pub(crate) fn plaintext(args: &ServeArgs) -> Outcome {
     if args.insecure {
         return Ok(());
     }
-    let peers = args.addresses.iter().chain(&args.peers).chain(&args.join).find(|address| !address.is_loopback());
-    let bind = args.bind.iter().find(|bind| !bind.ip().is_loopback());
+    let is_open = |address: &&Address| !address.is_loopback() && !address.is_tls();
+    let peers = args.addresses.iter().chain(&args.peers).chain(&args.join).find(is_open);
+    let is_secure = args.addresses.iter().all(Address::is_tls);
+    let bind = args.bind.iter().find(|bind| !bind.ip().is_loopback() && !is_secure);
     let (what, place) = match (peers, bind) {
         (Some(address), _) => ("the peers' address", address.to_string()),
         (None, Some(bind)) => ("--bind", bind.to_string()),
@@ -21,7 +27,23 @@ pub(crate) fn plaintext(args: &ServeArgs) -> Outcome {
     let text =
         format!("{what} {place} can be reached from other machines, in plaintext: anybody there could read and write");
     let failure = Failure::new(Code::Configuration, text);
-    Err(failure.hint("Use a loopback address, or say --insecure if the network itself is trusted."))
+    Err(failure.hint(
+        "Use a loopback address, peers' addresses over TLS (they end with /tls), or say --insecure if the network itself is trusted.",
+    ))
+}
+
+/// Where to listen for peers: over TLS if that is how they come.
+pub(crate) fn binds(args: &ServeArgs) -> Outcome<Vec<Address>> {
+    let (secure, plain): (Vec<&Address>, Vec<&Address>) = args.addresses.iter().partition(|address| address.is_tls());
+    if let (Some(_), [secure, ..], [plain, ..]) = (args.bind.first(), &secure[..], &plain[..]) {
+        let text = format!("{secure} is over TLS and {plain} is not: it is not clear what --bind is");
+        return Err(Failure::new(Code::Usage, text).hint("Leave --bind out, or give addresses of one kind."));
+    }
+    let bind = |bind: &SocketAddr| {
+        let address = Address::from(*bind);
+        if secure.is_empty() { address } else { address.over_tls() }
+    };
+    Ok(args.bind.iter().map(bind).collect())
 }
 
 /// How many entries a compaction leaves: fewer than what makes it begin, or it would begin for ever.
@@ -76,5 +98,30 @@ mod tests {
             assert!(failure.code == Code::Configuration && failure.to_string().contains("--insecure"), "{failure}");
             check(&format!("coracle serve {rest} --insecure")).unwrap();
         }
+    }
+
+    #[test]
+    fn peers_over_tls_need_no_permission_and_clients_do() {
+        check("coracle serve /ip4/10.0.0.1/tcp/9490/tls --bind 0.0.0.0:9490 --join /dns4/b.example/tcp/1/tls").unwrap();
+        for rest in [
+            "/ip4/10.0.0.1/tcp/9490/tls --api 0.0.0.0:9590",
+            "/ip4/10.0.0.1/tcp/9490/tls --join /dns4/b.example/tcp/1",
+            "/ip4/10.0.0.1/tcp/9490/tls /ip4/10.0.0.1/tcp/9491",
+        ] {
+            let failure = check(&format!("coracle serve {rest}")).unwrap_err();
+            assert!(failure.to_string().contains("--insecure"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn what_is_bound_is_over_tls_if_the_addresses_are() {
+        let bound =
+            |line: &str| binds(&args(line)).map(|binds| binds.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let bind = "--bind 0.0.0.0:1";
+        assert_eq!(bound(&format!("coracle serve /dns4/a/tcp/1 {bind}")).unwrap(), ["/ip4/0.0.0.0/tcp/1"]);
+        assert_eq!(bound(&format!("coracle serve /dns4/a/tcp/1/tls {bind}")).unwrap(), ["/ip4/0.0.0.0/tcp/1/tls"]);
+        let failure = bound(&format!("coracle serve /dns4/a/tcp/1 /dns4/a/tcp/2/tls {bind}")).unwrap_err();
+        assert!(failure.code == Code::Usage && failure.to_string().contains("--bind"), "{failure}");
+        assert_eq!(bound("coracle serve /dns4/a/tcp/1 /dns4/a/tcp/2/tls").unwrap(), [""; 0]);
     }
 }

@@ -5,13 +5,12 @@ mod failure;
 pub(crate) mod leave;
 mod log;
 mod source;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use coracle::{
-    JoinRole, Node,
-    transport::{Address, Route},
-};
+use coracle::{JoinRole, Node, transport::Route};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time};
 
 use self::{leave::Leave, source::NodeSource};
@@ -81,8 +80,12 @@ async fn start(args: &ServeArgs, api: SocketAddr, log_entries_kept: u64) -> Outc
     for address in &args.addresses {
         builder = builder.address(address);
     }
-    for bind in &args.bind {
-        builder = builder.bind(Address::from(*bind));
+    for bind in check::binds(args)? {
+        builder = builder.bind(bind);
+    }
+    #[cfg(feature = "tls")]
+    if let Some(tls) = tls::load(args)? {
+        builder = builder.tls(tls);
     }
     if !args.peers.is_empty() {
         builder = builder.peers(&args.peers);

@@ -43,11 +43,16 @@ impl Server {
 
     /// A server with these settings.
     pub(crate) fn with(args: &[&str]) -> Server {
+        Server::try_with(args).unwrap()
+    }
+
+    /// A server with these settings, or what it says why it does not start.
+    pub(crate) fn try_with(args: &[&str]) -> Result<Server, String> {
         let dir = tempfile::Builder::new().prefix("coracle").tempdir().unwrap();
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
         let mut server = Server { dir, args, child: None };
-        server.start_again();
-        server
+        server.try_start()?;
+        Ok(server)
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -65,21 +70,29 @@ impl Server {
 
     /// Starts it on its data.
     pub(crate) fn start_again(&mut self) {
+        self.try_start().unwrap();
+    }
+
+    fn try_start(&mut self) -> Result<(), String> {
         assert!(self.child.is_none(), "the server runs");
-        let log = fs::File::create(self.dir.path().join("log")).unwrap();
+        let log_path = self.dir.path().join("log");
+        let log = fs::File::create(&log_path).unwrap();
         let mut command = Command::new(binary());
         command.arg("--port").arg("0").arg("--unixsocket").arg(self.socket()).arg("--dir").arg(self.dir.path());
         command.args(["--save", ""]).args(&self.args);
         command.stdin(Stdio::null()).stderr(log.try_clone().unwrap()).stdout(log);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        let (log, socket) = (self.dir.path().join("log"), self.socket());
+        let mut ended = None;
         wait_for("a server that answers", || {
-            if let Some(status) = child.try_wait().unwrap() {
-                panic!("the server ended, {status}: {}", fs::read_to_string(&log).unwrap_or_default());
-            }
-            ask(&socket, &["PING"]).is_ok_and(|answer| answer.starts_with("+PONG"))
+            ended = child.try_wait().unwrap();
+            let answers = || ask(&self.socket(), &["PING"]).is_ok_and(|answer| answer.starts_with("+PONG"));
+            ended.is_some() || answers()
         });
+        if let Some(status) = ended {
+            return Err(format!("the server ended, {status}: {}", fs::read_to_string(&log_path).unwrap_or_default()));
+        }
         self.child = Some(child);
+        Ok(())
     }
 
     /// Kills it, as a crash would (SIGKILL).

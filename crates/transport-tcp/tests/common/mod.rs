@@ -30,6 +30,10 @@ pub struct TestHost {
     pub groups: Mutex<Vec<GroupId>>,
     pub received: Mutex<Vec<Frame>>,
     pub lost: Mutex<Vec<(GroupId, NodeId)>>,
+    /// Where members are, for those who judge by certificates.
+    pub places: Mutex<Vec<(NodeId, Address)>>,
+    /// What others have against this process.
+    pub refusals: Mutex<Vec<Refusal>>,
 }
 
 impl Host for TestHost {
@@ -57,12 +61,21 @@ impl Host for TestHost {
         Err(Refusal::ClusterName { ours, theirs: theirs.cluster_name.clone() })
     }
 
+    fn addresses(&self, _: GroupId, node: NodeId) -> Vec<Address> {
+        let places = self.places.lock().unwrap();
+        places.iter().filter(|(id, _)| *id == node).map(|(_, address)| address.clone()).collect()
+    }
+
     fn receive(&self, frames: Vec<Frame>) {
         self.received.lock().unwrap().extend(frames);
     }
 
     fn unreachable(&self, group: GroupId, peer: NodeId) {
         self.lost.lock().unwrap().push((group, peer));
+    }
+
+    fn refused(&self, _: GroupId, _: NodeId, refusal: &Refusal) {
+        self.refusals.lock().unwrap().push(refusal.clone());
     }
 
     fn answer(&self, question: Bytes) -> Bytes {
@@ -99,6 +112,8 @@ impl Process {
             groups: Mutex::new(vec![GROUP]),
             received: Mutex::default(),
             lost: Mutex::default(),
+            places: Mutex::default(),
+            refusals: Mutex::default(),
         });
         let transport = TcpTransport::new(options);
         let address = transport.listen(&bind.parse().unwrap(), host.clone()).await.unwrap();

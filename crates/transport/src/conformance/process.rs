@@ -6,11 +6,12 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use coracle_core::{Body, GroupId, Incarnation, Message, NodeId, Term};
+use tokio::time::Instant;
 
 use super::Factory;
 use crate::{Address, Frame, GroupHello, Hello, Host, PROTOCOL_VERSION, Peer, Refusal, Sent, Transport};
