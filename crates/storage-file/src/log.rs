@@ -63,6 +63,7 @@ impl FileLog {
     pub(crate) fn open(disk: Arc<dyn Disk>, options: LogOptions, must_exist: bool) -> Result<FileLog> {
         let place = disk.place("");
         let names = disk.list().map_err(|error| StorageError::io(format!("list {place}"), error))?;
+        disk.sync_names().map_err(|error| StorageError::io(format!("sync {place}"), error))?;
         for name in names.iter().filter(|name| name.ends_with(spare::SUFFIX)) {
             disk.remove(name).map_err(|error| StorageError::io(format!("delete {}", disk.place(name)), error))?;
         }
