@@ -10,6 +10,8 @@ pub mod cli;
 pub mod cluster;
 pub mod cutter;
 pub mod history;
+pub mod inject;
+pub mod ledger;
 pub mod load;
 pub mod node;
 pub mod peer;
