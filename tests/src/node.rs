@@ -32,6 +32,8 @@ pub struct Node {
     pub api_port: u16,
     /// Its directory.
     pub data: PathBuf,
+    /// What keeps its data there, as `--storage` takes it.
+    pub storage: String,
     /// The cluster's name, `None` for the default.
     pub cluster: Option<String>,
     /// Who founds the cluster; empty for a node alone.
@@ -67,11 +69,13 @@ pub enum NotReady {
 impl Node {
     /// A node with ports of its own, not started.
     pub fn new(name: &str, folder: &Path) -> Node {
+        let data = folder.join(name);
         Node {
             name: name.to_owned(),
             peer_port: ports::free(),
             api_port: ports::free(),
-            data: folder.join(name),
+            storage: format!("sled:{}", data.display()),
+            data,
             cluster: None,
             peers: Vec::new(),
             extra: Vec::new(),
@@ -99,6 +103,12 @@ impl Node {
         self.host = format!("/{protocol}/{host}");
     }
 
+    /// It keeps its data in this directory, in plain files, from now on; `query` is the end of the URL, from the question mark on.
+    pub fn keep_in_files(&mut self, data: PathBuf, query: &str) {
+        self.storage = format!("file:{}{query}", data.display());
+        self.data = data;
+    }
+
     /// Where clients find it.
     pub fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.api_port)
@@ -106,14 +116,13 @@ impl Node {
 
     /// The arguments of its process.
     pub fn arguments(&self) -> Vec<String> {
-        let storage = format!("sled:{}", self.data.display());
         let mut arguments = vec![
             "serve".to_owned(),
             self.address(),
             "--api".to_owned(),
             self.endpoint(),
             "--storage".to_owned(),
-            storage,
+            self.storage.clone(),
         ];
         arguments.extend(TIMES.map(str::to_owned));
         if !self.peers.is_empty() {
@@ -228,7 +237,11 @@ impl Node {
         text.lines().find_map(|line| line.strip_prefix(field)).map(|rest| rest.trim().to_owned())
     }
 
-    fn pid(&self) -> u32 {
+    /// The number of its process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pid(&self) -> u32 {
         self.process.as_ref().expect("it runs").child.id()
     }
 
