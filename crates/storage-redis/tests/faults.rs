@@ -134,8 +134,10 @@ fn c18_a_server_that_comes_back_with_less_is_lost_log() {
             true => assert_lost(store.log().read(GROUP, Index(1), Index(3), 100)),
             false => assert_lost(store.log().write(&[append(5)])),
         }
-        assert_stopped(store.log().write(&[append(5)]), "lost what it had acknowledged");
-        assert_stopped(store.log().recover(GROUP, 0), "write 3 of \"log\", 4 were acknowledged");
+        assert_lost(store.log().write(&[append(5)]));
+        let text = store.log().recover(GROUP, 0).unwrap_err().to_string();
+        let expected = ["lost what it had acknowledged", "write 3 of \"log\", 4 were acknowledged"];
+        assert!(expected.iter().all(|part| text.contains(part)), "{text}");
         drop(store);
         assert_eq!(checked(&*server.open("n1").log()), 3, "what came back is untouched");
     }
