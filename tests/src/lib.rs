@@ -6,16 +6,20 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 pub mod binary;
+pub mod certs;
 pub mod cli;
 pub mod cluster;
 pub mod cutter;
+pub mod demo;
 pub mod history;
 pub mod load;
+pub mod network;
 pub mod node;
 pub mod peer;
 pub mod ports;
 pub mod power;
 pub mod proxy;
+pub mod redis;
 pub mod state;
 pub mod tools;
 pub mod trace;

@@ -38,8 +38,12 @@ pub struct Node {
     pub peers: Vec<String>,
     /// Further arguments of `serve`.
     pub extra: Vec<String>,
+    /// The URL of its storage; `None` for a sled database in its directory.
+    pub storage: Option<String>,
     /// The host in its address, as a multiaddr begins.
     host: String,
+    /// Where its Unix socket is, if peers come to one.
+    socket: Option<PathBuf>,
     /// How its address ends.
     ending: &'static str,
     log: PathBuf,
@@ -75,6 +79,8 @@ impl Node {
             cluster: None,
             peers: Vec::new(),
             extra: Vec::new(),
+            storage: None,
+            socket: None,
             host: "/ip4/127.0.0.1".to_owned(),
             ending: "",
             log: folder.join(format!("{name}.log")),
@@ -85,12 +91,25 @@ impl Node {
 
     /// Where its peers find it.
     pub fn address(&self) -> String {
+        if let Some(socket) = &self.socket {
+            return format!("/unix/{}", socket.display().to_string().replace('/', "%2F"));
+        }
         format!("{}/tcp/{}{}", self.host, self.peer_port, self.ending)
     }
 
     /// Peers come over TLS from now on.
     pub fn over_tls(&mut self) {
-        self.ending = "/tls";
+        self.ends_with("/tls");
+    }
+
+    /// Its address ends like this from now on: `/tls`, `/http` for gRPC, `/tls/http`.
+    pub fn ends_with(&mut self, ending: &'static str) {
+        self.ending = ending;
+    }
+
+    /// Peers come to a Unix socket beside its directory from now on.
+    pub fn over_unix(&mut self) {
+        self.socket = Some(self.data.with_extension("sock"));
     }
 
     /// Peers are told this name of the host, or this IPv4 address of it, from now on.
@@ -106,7 +125,7 @@ impl Node {
 
     /// The arguments of its process.
     pub fn arguments(&self) -> Vec<String> {
-        let storage = format!("sled:{}", self.data.display());
+        let storage = self.storage.clone().unwrap_or_else(|| format!("sled:{}", self.data.display()));
         let mut arguments = vec![
             "serve".to_owned(),
             self.address(),
@@ -228,7 +247,11 @@ impl Node {
         text.lines().find_map(|line| line.strip_prefix(field)).map(|rest| rest.trim().to_owned())
     }
 
-    fn pid(&self) -> u32 {
+    /// The id of its process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pid(&self) -> u32 {
         self.process.as_ref().expect("it runs").child.id()
     }
 
