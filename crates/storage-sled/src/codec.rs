@@ -51,7 +51,7 @@ pub(crate) fn open<T: DeserializeOwned>(name: &[u8], bytes: &[u8]) -> std::resul
     Ok(value)
 }
 
-fn checksum(name: &[u8], body: &[u8]) -> u32 {
+pub(crate) fn checksum(name: &[u8], body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(name);
     hasher.update(body);

@@ -13,6 +13,9 @@ use coracle_storage::{Result, StorageError};
 
 use crate::{SledOptions, files};
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
 /// Values over a quarter of a segment go to files of their own that sled never syncs. This is far above the largest page of full-sized rows.
 const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 /// sled collects garbage only where it flushes periodically; every write here is flushed anyway.

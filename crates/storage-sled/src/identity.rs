@@ -12,6 +12,9 @@ use coracle_storage::{Identity, Result, StorageError};
 
 use crate::{ENGINE, files};
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
 /// The first line; the number is the version of this file and of the directory's layout.
 const TITLE: &str = "coracle identity 1";
 

@@ -33,6 +33,9 @@
 mod codec;
 mod engine;
 mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod kv;
 mod log;
