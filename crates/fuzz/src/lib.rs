@@ -6,6 +6,7 @@
 
 mod addresses;
 mod client;
+mod cluster;
 mod consensus;
 mod histories;
 mod level;
@@ -29,7 +30,9 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "address", body: addresses::address, seeds: addresses::address_seeds },
     Target { name: "client_messages", body: client::messages, seeds: client::seeds },
+    Target { name: "core_cluster", body: cluster::cluster, seeds: cluster::cluster_seeds },
     Target { name: "core_entries", body: consensus::entries, seeds: consensus::entries_seeds },
+    Target { name: "core_hostile", body: cluster::hostile, seeds: cluster::hostile_seeds },
     Target { name: "core_membership", body: consensus::membership, seeds: consensus::membership_seeds },
     Target { name: "level_messages", body: level::messages, seeds: level::messages_seeds },
     Target { name: "level_rows", body: coracle_level::fuzzing::rows, seeds: level::rows_seeds },
