@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     // Apart from the rest: the workspace's tests are to see the product's code without any hook.
     let mut bugs = cargo();
-    bugs.args(["test", "--package", "coracle-sim", "--features", "bugs", "--test", "bugs"]);
+    bugs.args(["test", "--package", "coracle-sim", "--features", "bugs", "--test", "bugs", "--test", "schedules"]);
     step("the simulator finds deliberate bugs", &mut bugs)?;
     step("tests in examples", cargo().args(["test", "--workspace", "--examples"]).env("CORACLE_BIN", &binary))?;
     for feature in features_of("coracle")? {

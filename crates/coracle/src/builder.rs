@@ -9,10 +9,10 @@ use coracle_storage::{StateMachine, Store};
 use coracle_transport::{Address, AddressError, Transport};
 
 use crate::{
-    BuildError, LocalKv, Node, StorageUrl,
+    BuildError, LocalKv, Node, StorageUrl, StorageUrlError, StoreOptions,
     founding::{self, Founding},
     open::{TransportOptions, check_reach},
-    open_store, open_transport,
+    open_store_with, open_transport,
 };
 
 /// What a node is made of; [`Node::builder`] begins one.
@@ -21,8 +21,9 @@ pub struct Builder {
     addresses: Vec<String>,
     bind: Vec<String>,
     founding: Founding,
-    storage: Option<String>,
+    storage: Option<Result<StorageUrl, StorageUrlError>>,
     store: Option<Arc<dyn Store>>,
+    store_options: StoreOptions,
     transport: Option<Arc<dyn Transport>>,
     transport_options: TransportOptions,
     machine: Option<Box<dyn StateMachine>>,
@@ -39,6 +40,7 @@ impl Builder {
             founding: Founding::Alone,
             storage: None,
             store: None,
+            store_options: StoreOptions::default(),
             transport: None,
             transport_options: TransportOptions::default(),
             machine: None,
@@ -84,9 +86,21 @@ impl Builder {
         self
     }
 
-    /// Where the data is kept, as a [`StorageUrl`]. Default `sled:./coracle-data`.
+    /// Where the data is kept, as a [`StorageUrl`]. Default `./coracle-data`, by the engine that made it, a new one in plain files.
     pub fn storage(mut self, url: impl ToString) -> Builder {
-        self.storage = Some(url.to_string());
+        self.storage = Some(url.to_string().parse());
+        self
+    }
+
+    /// [`Builder::storage`] with a URL that was read before. Those of Redis do not show their passwords as text.
+    pub fn storage_url(mut self, url: StorageUrl) -> Builder {
+        self.storage = Some(Ok(url));
+        self
+    }
+
+    /// How the store is opened that the URL names.
+    pub fn store_options(mut self, options: StoreOptions) -> Builder {
+        self.store_options = options;
         self
     }
 
@@ -170,7 +184,7 @@ impl Builder {
             return Err(BuildError::NoAddress);
         }
         let founding = self.founding.parse()?;
-        let url = self.storage.map_or_else(|| Ok(StorageUrl::default()), |url| url.parse())?;
+        let url = self.storage.transpose()?;
         let transport = match self.transport {
             Some(transport) => transport,
             None => {
@@ -183,7 +197,7 @@ impl Builder {
         options.founding = founding;
         let limits = self.limits.clamped();
         let (store, machine, group) = (self.store, self.machine, options.group);
-        let data = Data { store, machine, url, group, limits: limits.clone() };
+        let data = Data { store, store_options: self.store_options, machine, url, group, limits: limits.clone() };
         let (store, machine) = blocking(move || open_data(data)).await?;
         let node = coracle_node::Node::start(options, store, transport, machine).await?;
         let kv = Arc::new(LocalKv::new(node.clone(), limits, self.session_limits));
@@ -194,8 +208,9 @@ impl Builder {
 /// What is needed to open a node's data.
 struct Data {
     store: Option<Arc<dyn Store>>,
+    store_options: StoreOptions,
     machine: Option<Box<dyn StateMachine>>,
-    url: StorageUrl,
+    url: Option<StorageUrl>,
     group: GroupId,
     limits: Limits,
 }
@@ -205,16 +220,22 @@ type Opened = (Arc<dyn Store>, Box<dyn StateMachine>);
 
 /// Opens what may wait for a disk: the store, and the state machine in it unless there is another.
 fn open_data(data: Data) -> Result<Opened, BuildError> {
-    let Data { store, machine, url, group, limits } = data;
+    let Data { store, store_options, machine, url, group, limits } = data;
     let store = match store {
         Some(store) => store,
-        None => open_store(&url)?,
+        None => open_named(url, &store_options)?,
     };
     let machine = match machine {
         Some(machine) => machine,
         None => key_value_machine(&*store, group, limits)?,
     };
     Ok((store, machine))
+}
+
+/// Opens the store of a URL, or the default one.
+pub(crate) fn open_named(url: Option<StorageUrl>, options: &StoreOptions) -> Result<Arc<dyn Store>, BuildError> {
+    let url = url.map_or_else(StorageUrl::found_or_default, Ok)?;
+    open_store_with(&url, options)
 }
 
 /// The key-value store as a state machine, with its state in the group's part of the store. This may wait for a disk.

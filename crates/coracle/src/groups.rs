@@ -9,11 +9,11 @@ use coracle_storage::{StateMachine, Store};
 use coracle_transport::{Address, Transport};
 
 use crate::{
-    BuildError, LocalKv, Node, StorageUrl,
-    builder::{blocking, key_value_machine, parse},
+    BuildError, LocalKv, Node, StoreOptions,
+    builder::{blocking, key_value_machine, open_named, parse},
     founding::{self, Founding},
     open::{TransportOptions, check_reach},
-    open_store, open_transport,
+    open_transport,
 };
 
 /// Several groups in one process, over one store and one transport: for data that is to be replicated apart, each part with a leader and a log of its own.
@@ -90,6 +90,7 @@ pub struct GroupsBuilder {
     bind: Vec<String>,
     storage: Option<String>,
     store: Option<Arc<dyn Store>>,
+    store_options: StoreOptions,
     transport: Option<Arc<dyn Transport>>,
     transport_options: TransportOptions,
 }
@@ -102,6 +103,7 @@ impl GroupsBuilder {
             bind: Vec::new(),
             storage: None,
             store: None,
+            store_options: StoreOptions::default(),
             transport: None,
             transport_options: TransportOptions::default(),
         }
@@ -119,9 +121,15 @@ impl GroupsBuilder {
         self
     }
 
-    /// Where the data of all groups is kept, as a [`StorageUrl`]. Default `sled:./coracle-data`.
+    /// Where the data of all groups is kept, as a [`StorageUrl`]. Default `./coracle-data`, by the engine that made it, a new one in plain files.
     pub fn storage(mut self, url: impl ToString) -> GroupsBuilder {
         self.storage = Some(url.to_string());
+        self
+    }
+
+    /// How the store is opened that the URL names.
+    pub fn store_options(mut self, options: StoreOptions) -> GroupsBuilder {
+        self.store_options = options;
         self
     }
 
@@ -166,7 +174,8 @@ impl GroupsBuilder {
         if options.addresses.is_empty() {
             return Err(BuildError::NoAddress);
         }
-        let url = self.storage.map_or_else(|| Ok(StorageUrl::default()), |url| url.parse())?;
+        let url = self.storage.map(|url| url.parse()).transpose()?;
+        let store_options = self.store_options;
         let (transport, binds) = match self.transport {
             Some(transport) => (transport, None),
             None => {
@@ -178,7 +187,7 @@ impl GroupsBuilder {
         };
         let store = match self.store {
             Some(store) => store,
-            None => blocking(move || open_store(&url)).await?,
+            None => blocking(move || open_named(url, &store_options)).await?,
         };
         let groups = coracle_node::Groups::open(options, store, transport).await?;
         Ok(Groups { groups, binds })

@@ -37,8 +37,8 @@ pub use error::BuildError;
 pub use groups::{GroupBuilder, Groups, GroupsBuilder};
 pub use local_kv::LocalKv;
 pub use node::Node;
-pub use open::{TransportOptions, open_store, open_transport};
-pub use storage_url::{StorageUrl, StorageUrlError};
+pub use open::{StoreOptions, TransportOptions, open_store, open_store_with, open_transport};
+pub use storage_url::{StateEngine, StorageUrl, StorageUrlError};
 
 #[cfg(feature = "client")]
 pub use coracle_client as client;

@@ -1,28 +1,89 @@
 //! From URLs and addresses to trait objects: the only place that names concrete adapters.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use coracle_storage::Store;
 use coracle_transport::{Address, Route, Transport};
 
-use crate::{BuildError, StorageUrl, several::Several};
+use crate::{BuildError, StorageUrl, several::Several, storage_url::StateEngine};
 
-/// Opens the store that a URL names. This may wait for a disk.
+/// How stores are opened, beside their URLs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct StoreOptions {
+    /// Whether a server that can lose what it acknowledged, or does not tell, is accepted; the store says how durable it is.
+    pub allow_weaker_durability: bool,
+}
+
+impl StoreOptions {
+    /// Accepts a server that can lose what it acknowledged.
+    #[must_use]
+    pub fn allow_weaker_durability(mut self, is_allowed: bool) -> StoreOptions {
+        self.allow_weaker_durability = is_allowed;
+        self
+    }
+}
+
+/// Opens the store that a URL names. This may wait for a disk or a server.
 ///
 /// # Errors
 /// When its adapter is not compiled in, or it cannot be opened.
 pub fn open_store(url: &StorageUrl) -> Result<Arc<dyn Store>, BuildError> {
+    open_store_with(url, &StoreOptions::default())
+}
+
+/// [`open_store`] with options.
+///
+/// # Errors
+/// Those of [`open_store`].
+pub fn open_store_with(url: &StorageUrl, options: &StoreOptions) -> Result<Arc<dyn Store>, BuildError> {
     match url {
-        #[cfg(feature = "memory")]
-        StorageUrl::Memory => Ok(Arc::new(coracle_storage_memory::MemoryStore::new())),
-        #[cfg(feature = "sled")]
-        StorageUrl::Sled { path } => {
-            let options = coracle_storage_sled::SledOptions::default();
-            Ok(Arc::new(coracle_storage_sled::SledStore::open(path, options)?))
+        StorageUrl::Memory => memory_store(),
+        StorageUrl::Sled { path } => sled_store(path),
+        StorageUrl::File { path, state } => file_store(path, *state),
+        #[cfg(feature = "redis")]
+        StorageUrl::Redis(url) => {
+            use coracle_storage_redis::{RedisOptions, RedisStore};
+            let allow_weaker_durability = options.allow_weaker_durability;
+            Ok(Arc::new(RedisStore::open(url, RedisOptions { allow_weaker_durability, ..RedisOptions::default() })?))
         }
-        #[cfg(not(all(feature = "memory", feature = "sled")))]
-        missing => Err(BuildError::NotCompiled { what: format!("the storage {missing}"), feature: missing.engine() }),
     }
+}
+
+#[cfg(feature = "memory")]
+fn memory_store() -> Result<Arc<dyn Store>, BuildError> {
+    Ok(Arc::new(coracle_storage_memory::MemoryStore::new()))
+}
+
+#[cfg(not(feature = "memory"))]
+fn memory_store() -> Result<Arc<dyn Store>, BuildError> {
+    Err(BuildError::NotCompiled { what: "data in memory".to_owned(), feature: "memory" })
+}
+
+#[cfg(feature = "sled")]
+fn sled_store(path: &Path) -> Result<Arc<dyn Store>, BuildError> {
+    let options = coracle_storage_sled::SledOptions::default();
+    Ok(Arc::new(coracle_storage_sled::SledStore::open(path, options)?))
+}
+
+#[cfg(not(feature = "sled"))]
+fn sled_store(path: &Path) -> Result<Arc<dyn Store>, BuildError> {
+    Err(BuildError::NotCompiled { what: format!("the storage sled:{}", path.display()), feature: "sled" })
+}
+
+#[cfg(feature = "file")]
+fn file_store(path: &Path, state: StateEngine) -> Result<Arc<dyn Store>, BuildError> {
+    use coracle_storage_file::{FileOptions, FileStore};
+    let state = match state {
+        StateEngine::Sled => sled_store(&path.join("state"))?,
+        StateEngine::Memory => memory_store()?,
+    };
+    Ok(Arc::new(FileStore::open(path, FileOptions::default(), state)?))
+}
+
+#[cfg(not(feature = "file"))]
+fn file_store(path: &Path, _: StateEngine) -> Result<Arc<dyn Store>, BuildError> {
+    Err(BuildError::NotCompiled { what: format!("the storage file:{}", path.display()), feature: "file" })
 }
 
 /// The networks that addresses belong to.
@@ -129,7 +190,8 @@ fn open_one(bind: &Address, options: &TransportOptions) -> Result<(Network, Arc<
     match network(bind) {
         Some(Network::Memory) => Ok((Network::Memory, memory(bind)?)),
         Some(Network::Sockets) => Ok((Network::Sockets, sockets(bind, options)?)),
-        Some(Network::Grpc) | None => Err(BuildError::Unsupported { what: format!("the peer address {bind}") }),
+        Some(Network::Grpc) => Ok((Network::Grpc, grpc(bind, options)?)),
+        None => Err(BuildError::Unsupported { what: format!("the peer address {bind}") }),
     }
 }
 
@@ -160,6 +222,21 @@ fn sockets(address: &Address, _: &TransportOptions) -> Result<Arc<dyn Transport>
     Err(BuildError::NotCompiled { what: format!("the address {address}"), feature: "tcp" })
 }
 
+#[cfg(feature = "grpc")]
+fn grpc(_: &Address, options: &TransportOptions) -> Result<Arc<dyn Transport>, BuildError> {
+    let grpc = coracle_transport_grpc::GrpcOptions::default();
+    #[cfg(feature = "tls")]
+    let grpc = coracle_transport_grpc::GrpcOptions { tls: options.tls.clone(), ..grpc };
+    #[cfg(not(feature = "tls"))]
+    let TransportOptions {} = options;
+    Ok(Arc::new(coracle_transport_grpc::GrpcTransport::new(grpc)))
+}
+
+#[cfg(not(feature = "grpc"))]
+fn grpc(address: &Address, _: &TransportOptions) -> Result<Arc<dyn Transport>, BuildError> {
+    Err(BuildError::NotCompiled { what: format!("the address {address}"), feature: "grpc" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,6 +260,8 @@ mod tests {
             let text = error.unwrap_err().to_string();
             assert!(text.contains("/ip4/127.0.0.1/tcp/1/tls") && text.contains("tls"), "{text}");
         }
-        assert!(refused(&["/ip4/127.0.0.1/tcp/1/http"]).contains("/ip4/127.0.0.1/tcp/1/http"));
+        if cfg!(not(feature = "grpc")) {
+            assert!(refused(&["/ip4/127.0.0.1/tcp/1/http"]).contains("/ip4/127.0.0.1/tcp/1/http"));
+        }
     }
 }

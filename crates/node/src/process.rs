@@ -105,9 +105,16 @@ impl Process {
         self.begin_to_close();
         self.transport.shutdown().await;
         let Some(Open { parts, ended }) = self.lock().take() else { return };
+        let store = parts.store.clone();
         drop(parts);
+        // Closing it may be what a thread waits for.
+        if !is_clean {
+            store.close();
+        }
         let deadline = if is_clean { CLOSE_DEADLINE } else { Duration::ZERO };
-        if !ended.within(deadline).await {
+        let has_ended = ended.within(deadline).await;
+        store.close();
+        if !has_ended {
             tracing::warn!("a thread of the store still has not ended: it is left behind");
         }
     }

@@ -151,9 +151,12 @@ pub(crate) struct ServeArgs {
     /// The cluster's name: nodes of another name are refused
     #[arg(long, value_name = "NAME", default_value = "coracle")]
     pub(crate) cluster: String,
-    /// Where the data is: memory: or sled:DIRECTORY
-    #[arg(long, value_name = "URL", default_value = "sled:./coracle-data")]
-    pub(crate) storage: StorageUrl,
+    /// Where the data is: file:DIRECTORY, sled:DIRECTORY, memory: or redis://HOST:PORT/0?namespace=NAME. Default ./coracle-data, by the engine that made it; a new one is file:
+    #[arg(long, value_name = "URL")]
+    pub(crate) storage: Option<StorageUrl>,
+    /// With a Redis server: accept that it can lose what it has acknowledged, by its settings
+    #[arg(long)]
+    pub(crate) allow_weaker_durability: bool,
     /// Where to listen for clients
     #[arg(long, value_name = "IP:PORT", value_parser = parse::socket, default_value = "127.0.0.1:9590")]
     pub(crate) api: SocketAddr,

@@ -161,6 +161,10 @@ impl fmt::Debug for RedisStore {
 }
 
 impl Store for RedisStore {
+    fn close(&self) {
+        RedisStore::close(self);
+    }
+
     fn engine(&self) -> &'static str {
         ENGINE
     }

@@ -1,7 +1,7 @@
 //! sled, with its panics caught, its syncs completed, and stopped for good by the first failure.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{File, OpenOptions},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -9,9 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coracle_storage::{Result, StorageError};
+use coracle_storage::{Result, StorageError, files};
 
-use crate::{SledOptions, files};
+use crate::SledOptions;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
@@ -42,7 +42,7 @@ pub(crate) struct Engine {
 impl Engine {
     /// Opens the database in `path`, which exists.
     pub(crate) fn open(path: &Path, options: &SledOptions) -> Result<Engine> {
-        let lock = lock(path)?;
+        let lock = files::lock(path)?;
         let file = open_database_file(path)?;
         Engine::open_with(path, options, lock, Box::new(move || file.sync_data()))
     }
@@ -95,18 +95,6 @@ impl Engine {
         if self.stopped.set(error.to_string()).is_ok() {
             tracing::error!(place = %self.place, %error, "the store has stopped");
         }
-    }
-}
-
-/// Keeps other processes out.
-fn lock(path: &Path) -> Result<File> {
-    let name = path.join("lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&name);
-    let file = file.map_err(files::io("open", &name))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StorageError::Locked { place: path.display().to_string() }),
-        Err(TryLockError::Error(error)) => Err(files::io("lock", &name)(error)),
     }
 }
 
@@ -179,7 +167,7 @@ pub(crate) mod tests {
             syncs.fetch_add(1, Ordering::Relaxed);
             if fails.load(Ordering::Relaxed) { Err(io::Error::from_raw_os_error(5)) } else { Ok(()) }
         });
-        Engine::open_with(path, &SledOptions::default(), lock(path).unwrap(), sync).unwrap()
+        Engine::open_with(path, &SledOptions::default(), files::lock(path).unwrap(), sync).unwrap()
     }
 
     impl Faulty {
@@ -196,8 +184,9 @@ pub(crate) mod tests {
     #[test]
     fn h55_what_a_kill_left_in_caches_is_synced_before_it_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        let open =
-            |sync: SyncFile| Engine::open_with(dir.path(), &SledOptions::default(), lock(dir.path()).unwrap(), sync);
+        let open = |sync: SyncFile| {
+            Engine::open_with(dir.path(), &SledOptions::default(), files::lock(dir.path()).unwrap(), sync)
+        };
         let syncs = Arc::new(AtomicUsize::new(0));
         let counted = syncs.clone();
         let engine = open(Box::new(move || {

@@ -6,7 +6,9 @@ use coracle_core::{Base, GroupId, SnapshotMeta};
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use crate::log::fuzzing::{log, log_seeds};
-use crate::{codec, identity, kv, mark::Mark};
+use coracle_storage::files::identity;
+
+use crate::{codec, kv, mark::Mark};
 
 /// Records, the identity and rows; the first byte says which. What is read can be written, and is the same.
 ///
@@ -36,10 +38,10 @@ fn record<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &[u8], data
 
 /// `body` as the record of that name.
 pub(crate) fn sealed(name: &[u8], body: &[u8]) -> Vec<u8> {
-    let mut out = vec![codec::VERSION];
-    out.extend_from_slice(&codec::checksum(name, body).to_le_bytes());
-    out.extend_from_slice(body);
-    out
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(name);
+    hasher.update(body);
+    [&[codec::VERSION], &hasher.finalize().to_le_bytes()[..], body].concat()
 }
 
 /// The bytes of a record, without what seals it.

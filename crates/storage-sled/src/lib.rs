@@ -32,15 +32,12 @@
 
 mod codec;
 mod engine;
-mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-mod identity;
 mod kv;
 mod log;
 mod mark;
-mod snapshot;
 
 use std::{
     collections::HashMap,
@@ -51,9 +48,12 @@ use std::{
 };
 
 use coracle_core::GroupId;
-use coracle_storage::{Durability, Identity, KvStore, LogStore, Result, SnapshotStore, StorageError, Store};
+use coracle_storage::{
+    Durability, Identity, KvStore, LogStore, Result, SnapshotStore, StorageError, Store,
+    files::{self, FileSnapshots, identity},
+};
 
-use crate::{engine::Engine, kv::SledKv, log::SledLog, snapshot::SledSnapshots};
+use crate::{engine::Engine, kv::SledKv, log::SledLog};
 
 const ENGINE: &str = "sled";
 
@@ -86,7 +86,7 @@ struct Shared {
     /// Before the engine, so that it is dropped before the lock is released.
     log: Arc<SledLog>,
     kv: Mutex<HashMap<GroupId, Arc<SledKv>>>,
-    snapshots: Mutex<HashMap<GroupId, Arc<SledSnapshots>>>,
+    snapshots: Mutex<HashMap<GroupId, Arc<FileSnapshots>>>,
     engine: Arc<Engine>,
 }
 
@@ -99,7 +99,7 @@ impl SledStore {
         // Before anything is written into what may be another engine's.
         let found = identity::read(path)?;
         if let Some(found) = &found {
-            identity::check_engine(path, found)?;
+            identity::check_engine(path, found, ENGINE)?;
             // The identity is written after the database: one without the other has lost its log.
             if !path.join("db").metadata().is_ok_and(|db| db.len() > 0) {
                 let what = "there is an identity, but its database is gone";
@@ -140,7 +140,7 @@ impl Store for SledStore {
 
     fn set_identity(&self, identity: &Identity) -> Result<()> {
         self.shared.engine.check()?;
-        identity::check_engine(&self.shared.path, identity)?;
+        identity::check_engine(&self.shared.path, identity, ENGINE)?;
         identity::write(&self.shared.path, identity)
     }
 
@@ -154,7 +154,7 @@ impl Store for SledStore {
             return Ok(found.clone());
         }
         let dir = self.shared.path.join("snapshots").join(group.to_string());
-        let opened = Arc::new(SledSnapshots::open(dir)?);
+        let opened = Arc::new(FileSnapshots::open(dir)?);
         snapshots.insert(group, opened.clone());
         Ok(opened)
     }

@@ -10,10 +10,10 @@ use std::{
 };
 
 use coracle_core::{GroupId, Index, Term};
-use coracle_storage::{Result, StorageError};
+use coracle_storage::{Result, StorageError, files};
 use serde::{Deserialize, Serialize};
 
-use crate::{codec, files};
+use crate::codec;
 
 const NAME: &[u8] = b"marks";
 

@@ -103,4 +103,9 @@ pub trait KvStore: Send + Sync {
     fn never_blocks(&self) -> bool {
         false
     }
+
+    /// Whether the data survive what the log of the same store survives, once they are flushed. If not, the state machine on them is not durable either: the log must not be compacted beyond a snapshot (C7).
+    fn is_durable(&self) -> bool {
+        true
+    }
 }

@@ -17,6 +17,8 @@ mod store;
 pub mod conformance;
 #[cfg(feature = "faulty")]
 pub mod faulty;
+#[cfg(feature = "files")]
+pub mod files;
 
 pub use error::{Result, StorageError};
 pub use in_memory::{InMemory, Machine};

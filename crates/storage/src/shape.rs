@@ -51,20 +51,46 @@ impl LogShape {
     /// [`StorageError::Invalid`] when the batch cannot follow this log; nothing of it may be written then.
     pub fn after(&self, batch: &LogBatch) -> Result<LogShape> {
         let mut next = self.clone();
-        if let Some(from) = batch.truncate_from {
-            next.truncate(from)?;
-        }
-        next.check_repaired(&batch.repaired)?;
-        if let Some(base) = &batch.base {
-            next.begin_anew(base, &batch.entries)?;
-        }
-        for run in &batch.entries {
-            next.push(run)?;
-        }
-        if let Some(base) = &batch.base {
-            next.compact(base);
-        }
+        let spans = batch.entries.iter().map(|run| (run.first(), run.last(), run.term()));
+        let truncated = |next: &LogShape| next.check_repaired(&batch.repaired);
+        next.change(batch.truncate_from, truncated, spans, batch.base.as_ref())?;
         Ok(next)
+    }
+
+    /// Goes through what a batch did that was written: cut off, append entries of which only first and last index and term are known, begin after the base.
+    ///
+    /// # Errors
+    /// [`StorageError::Invalid`] when no such batch can have followed this log; what it looks like then is of no use.
+    pub fn replay(
+        &mut self,
+        truncate_from: Option<Index>,
+        spans: impl Iterator<Item = (Index, Index, Term)> + Clone,
+        base: Option<&Base>,
+    ) -> Result<()> {
+        self.change(truncate_from, |_| Ok(()), spans, base)
+    }
+
+    fn change(
+        &mut self,
+        truncate_from: Option<Index>,
+        check_truncated: impl FnOnce(&LogShape) -> Result<()>,
+        spans: impl Iterator<Item = (Index, Index, Term)> + Clone,
+        base: Option<&Base>,
+    ) -> Result<()> {
+        if let Some(from) = truncate_from {
+            self.truncate(from)?;
+        }
+        check_truncated(self)?;
+        if let Some(base) = base {
+            self.begin_anew(base, spans.clone().next().map(|(first, ..)| first))?;
+        }
+        for (first, last, term) in spans {
+            self.push_span(first, last, term)?;
+        }
+        if let Some(base) = base {
+            self.compact(base);
+        }
+        Ok(())
     }
 
     /// Appends a run.
@@ -72,18 +98,22 @@ impl LogShape {
     /// # Errors
     /// [`StorageError::Invalid`] when it does not follow the last entry.
     pub fn push(&mut self, run: &Run) -> Result<()> {
+        self.push_span(run.first(), run.last(), run.term())
+    }
+
+    fn push_span(&mut self, first: Index, last: Index, term: Term) -> Result<()> {
         let expected = self.last_index.next();
-        if run.first() != expected {
-            return Err(invalid(format!("entries begin at {}, expected {expected}: the log has no gaps", run.first())));
+        if first != expected {
+            return Err(invalid(format!("entries begin at {first}, expected {expected}: the log has no gaps")));
         }
-        let term = self.last_term();
-        if run.term() < term {
-            return Err(invalid(format!("the entry at {expected} has term {}, after term {term}", run.term())));
+        let before = self.last_term();
+        if term < before {
+            return Err(invalid(format!("the entry at {expected} has term {term}, after term {before}")));
         }
-        if self.terms.is_empty() || run.term() > term {
-            self.terms.push((run.first(), run.term()));
+        if self.terms.is_empty() || term > before {
+            self.terms.push((first, term));
         }
-        self.last_index = run.last();
+        self.last_index = last;
         Ok(())
     }
 
@@ -121,11 +151,11 @@ impl LogShape {
         Ok(())
     }
 
-    fn begin_anew(&mut self, base: &Base, entries: &[Run]) -> Result<()> {
+    fn begin_anew(&mut self, base: &Base, first: Option<Index>) -> Result<()> {
         if base.index < self.base {
             return Err(invalid(format!("base {} lies before the log's, {}", base.index, self.base)));
         }
-        let continues = entries.first().is_some_and(|run| run.first() == self.last_index.next());
+        let continues = first == Some(self.last_index.next());
         if base.index <= self.last_index || continues {
             return Ok(());
         }

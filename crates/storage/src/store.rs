@@ -78,4 +78,8 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// When it cannot be opened.
     fn kv(&self, group: GroupId) -> Result<Arc<dyn KvStore>>;
+
+    /// Ends what still waits for a server or a device that does not answer: its call returns with [`StorageError::Stopped`](crate::StorageError::Stopped), and so does every later one.
+    /// Called once by a node that has shut down; a store that never waits for long has nothing to do.
+    fn close(&self) {}
 }

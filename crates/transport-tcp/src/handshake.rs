@@ -2,12 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use coracle_transport::{Hello, Host, Hosted, Inbound, Refusal, check_hello};
+use coracle_transport::{
+    Host, Hosted, Inbound, Refusal, check_hello,
+    links::{Member, expect_any, part},
+};
 
 use crate::{
     TcpOptions,
-    link::Member,
-    wire::{Greeting, Io, PacketBuffer, Purpose, WireError, part, preamble, put_greeting, read_preamble, write_whole},
+    wire::{Greeting, Io, PacketBuffer, Purpose, WireError, preamble, put_greeting, read_preamble, write_whole},
 };
 
 /// What both sides said.
@@ -44,21 +46,6 @@ pub(crate) async fn dial(
     put_greeting(&mut out, &Greeting::Welcome, bytes_max)?;
     write_whole(stream, &out).await?;
     Ok(Introduced { ours, theirs: Hosted::of(&theirs) })
-}
-
-/// Checks that somebody we look for is there; the others at this address may come later.
-pub(crate) fn expect_any(theirs: &Hello, members: &[Arc<Member>]) -> Result<(), Refusal> {
-    let theirs = Hosted::of(theirs);
-    let mut first = None;
-    for member in members {
-        match theirs.expect(member.group, member.id, member.incarnation) {
-            Ok(()) => return Ok(()),
-            // A wiped directory is the better explanation than an absence.
-            Err(refusal @ Refusal::Incarnation { .. }) => first = Some(refusal),
-            Err(refusal) => first = first.or(Some(refusal)),
-        }
-    }
-    first.map_or(Ok(()), Err)
 }
 
 /// The side that accepted a connection for frames, its preamble read: hears the other side out, and answers.

@@ -2,15 +2,18 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use coracle_transport::{Frame, FrameError, Hello, Host, Inbound};
+use coracle_transport::{
+    Frame, FrameError, Hello, Host, Inbound,
+    links::{Closing, part},
+};
 use tokio::{io::AsyncWriteExt, sync::OwnedSemaphorePermit, time::timeout};
 
 use crate::{
     TcpOptions, handshake, question,
     secure::Security,
-    shared::{Closing, Shared},
+    shared::Shared,
     wire::{
-        Greeting, Io, Kind, PacketBuffer, Purpose, WireError, decode_frame, decode_greeting, is_client_of_other, part,
+        Greeting, Io, Kind, PacketBuffer, Purpose, WireError, decode_frame, decode_greeting, is_client_of_other,
         preamble, read_preamble,
     },
 };

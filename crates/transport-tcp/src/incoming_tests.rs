@@ -145,8 +145,8 @@ async fn garbage_is_closed_without_an_answer() {
 
 #[tokio::test]
 async fn a_grpc_client_is_told_what_is_spoken_here() {
-    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let (answer, shared, _) = Client::start(TcpOptions::default(), 4096).sends(preface).await;
+    let preface = coracle_transport::links::HTTP2_PREFACE;
+    let (answer, shared, _) = Client::start(TcpOptions::default(), 4096).sends(&preface).await;
     assert_eq!((answer.as_slice(), shared.faults.of(Fault::Garbage)), (&preamble(Purpose::Frames)[..], 1));
 }
 

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use coracle_transport::{Address, Route, TransportError};
+use coracle_transport::{Address, Route, TransportError, links::Closing};
 use tokio::{
     net::{TcpListener, lookup_host},
     time::sleep,
@@ -12,7 +12,7 @@ use crate::{
     dial::prepare,
     incoming::{Arriving, serve},
     secure::Security,
-    shared::{Closing, Shared},
+    shared::Shared,
     wire::Io,
 };
 

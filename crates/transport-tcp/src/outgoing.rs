@@ -1,11 +1,11 @@
 //! The task of a link: connects when there is something to send, and writes it.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
-use coracle_transport::{Address, Fault, Host, Hosted, Refusal, check_hello};
+use coracle_transport::{
+    Address, Fault, Host, Hosted, Refusal, check_hello,
+    links::{Backoff, Closing, Link, Member, Queued, expect_any},
+};
 use tokio::{
     io::AsyncWriteExt,
     time::{sleep, timeout},
@@ -14,8 +14,7 @@ use tokio::{
 use crate::{
     dial::connect,
     handshake,
-    link::{Link, Member, Queued},
-    shared::{Closing, Shared},
+    shared::Shared,
     wire::{Greeting, Io, PacketBuffer, WireError, put_frame, put_greeting, write_whole},
 };
 
@@ -49,7 +48,7 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Arc<Link>, mut closing: Closi
         }
         tokio::select! {
             () = closing.closed() => return,
-            () = sleep(backoff.next()) => link.up(),
+            () = sleep(backoff.next_wait()) => link.up(),
         }
     }
 }
@@ -162,7 +161,7 @@ impl<'a> Session<'a> {
     fn note_members(&mut self) {
         for member in self.link.members() {
             let expected = self.theirs.expect(member.group, member.id, member.incarnation);
-            member.counters.is_connected.store(expected.is_ok(), Ordering::Relaxed);
+            member.counters.set_connected(expected.is_ok());
             if let Err(refusal) = expected {
                 self.stranger(&refusal);
                 self.host.unreachable(member.group, member.id);
@@ -229,9 +228,7 @@ impl<'a> Session<'a> {
             Greeting::Welcome => return Err(WireError::Malformed("an unexpected welcome".to_owned())),
         };
         let members = self.link.members();
-        check_hello(self.host, &theirs)
-            .and_then(|()| handshake::expect_any(&theirs, &members))
-            .map_err(WireError::Refused)?;
+        check_hello(self.host, &theirs).and_then(|()| expect_any(&theirs, &members)).map_err(WireError::Refused)?;
         self.theirs = Hosted::of(&theirs);
         self.note_members();
         Ok(())
@@ -259,7 +256,7 @@ impl<'a> Session<'a> {
         let Queued { frame, member, .. } = queued;
         if let Err(refusal) = self.theirs.expect(member.group, member.id, member.incarnation) {
             member.counters.dropped();
-            member.counters.is_connected.store(false, Ordering::Relaxed);
+            member.counters.set_connected(false);
             // It may have come since: ask, but not for each frame.
             if self.introduced_at.elapsed() >= self.shared.options.backoff_max {
                 self.stranger(&refusal);
@@ -275,7 +272,7 @@ impl<'a> Session<'a> {
             member.counters.dropped();
             return Ok(());
         }
-        member.counters.is_connected.store(true, Ordering::Relaxed);
+        member.counters.set_connected(true);
         let start = self.out.len();
         match put_frame(&mut self.out, &frame, self.shared.options.frame_bytes_max) {
             Ok(()) => member.counters.sent(self.out.len() - start),
@@ -315,51 +312,9 @@ impl<'a> Session<'a> {
 
     async fn part(&mut self, stop: Stop) -> Result<Stop, WireError> {
         for member in self.link.members() {
-            member.counters.is_connected.store(false, Ordering::Relaxed);
+            member.counters.set_connected(false);
         }
         self.stream.shutdown().await?;
         Ok(stop)
-    }
-}
-
-/// How long to wait after each failure in a row.
-struct Backoff {
-    min: Duration,
-    max: Duration,
-    next: Duration,
-}
-
-impl Backoff {
-    fn new(min: Duration, max: Duration) -> Backoff {
-        Backoff { min, max, next: min }
-    }
-
-    fn reset(&mut self) {
-        self.next = self.min;
-    }
-
-    /// Drawn from the upper half of a time that doubles, so that processes that failed together do not come back together.
-    fn next(&mut self) -> Duration {
-        let whole = self.next.min(self.max);
-        self.next = (whole * 2).min(self.max);
-        // Without randomness the wait is merely less spread.
-        let draw = getrandom::u32().unwrap_or_default();
-        whole / 2 + (whole / 2).mul_f64(f64::from(draw) / f64::from(u32::MAX))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_double_up_to_the_limit_and_are_spread() {
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(150));
-        for whole in [50, 100, 150, 150] {
-            let wait = backoff.next();
-            assert!(wait >= Duration::from_millis(whole / 2) && wait <= Duration::from_millis(whole), "{wait:?}");
-        }
-        backoff.reset();
-        assert!(backoff.next() <= Duration::from_millis(50));
     }
 }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use coracle_transport::{Address, Host, TransportError};
+use coracle_transport::{Address, Host, TransportError, links::part};
 
 use crate::{
     TcpOptions,
     dial::{Resolve, connect},
-    wire::{Io, Kind, PacketBuffer, Purpose, WireError, part, preamble, put_raw, read_preamble, write_whole},
+    wire::{Io, Kind, PacketBuffer, Purpose, WireError, preamble, put_raw, read_preamble, write_whole},
 };
 
 /// Asks the process at `address`.

@@ -1,18 +1,17 @@
 //! What all tasks of a transport share.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
+use std::sync::{Arc, OnceLock};
+
+use coracle_transport::{
+    Address, Fault, FaultCounters, FrameError, Host, LogLimit, Route,
+    links::{LOG_INTERVAL, LinkLimits, Peers},
 };
+use tokio::sync::Semaphore;
 
-use coracle_transport::{Fault, FaultCounters, FrameError, Host, LogLimit};
-use tokio::sync::{Semaphore, mpsc, watch};
-
-use crate::{TcpOptions, dial::Resolve, peers::Peers, wire::WireError};
+use crate::{TcpOptions, dial::Resolve, wire::WireError};
 
 /// Lines in the log about others' connections: a stranger can make many.
 const LOG_LINES_MAX: u32 = 10;
-pub(crate) const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 pub(crate) struct Shared {
     pub(crate) options: TcpOptions,
@@ -30,13 +29,15 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(options: TcpOptions, resolver: Arc<dyn Resolve>) -> Shared {
+        let TcpOptions { queue_bytes_max, queue_frames_max, frame_bytes_max, .. } = options;
+        let limits = LinkLimits { queue_bytes_max, queue_frames_max, frame_bytes_max };
         Shared {
             connections: Arc::new(Semaphore::new(options.connections_max)),
             handshakes: Arc::new(Semaphore::new(options.handshakes_max)),
+            peers: Peers::new(limits, is_ours),
             options,
             resolver,
             host: OnceLock::new(),
-            peers: Peers::default(),
             faults: Arc::default(),
             log: LogLimit::new(LOG_LINES_MAX, LOG_INTERVAL),
         }
@@ -77,21 +78,7 @@ impl Shared {
     }
 }
 
-/// A task's view of the end: it is alive as long as it holds this.
-#[derive(Clone)]
-pub(crate) struct Closing {
-    signal: watch::Receiver<bool>,
-    _alive: mpsc::Sender<()>,
-}
-
-impl Closing {
-    pub(crate) fn new(signal: watch::Receiver<bool>, alive: mpsc::Sender<()>) -> Closing {
-        Closing { signal, _alive: alive }
-    }
-
-    /// Waits until the transport is shut down or dropped.
-    pub(crate) async fn closed(&mut self) {
-        // The error says that the transport was dropped.
-        let _ = self.signal.wait_for(|closing| *closing).await;
-    }
+/// Whether this transport speaks what the address asks for.
+pub(crate) fn is_ours(address: &Address) -> bool {
+    matches!(address.route(), Route::Tcp { .. } | Route::Unix { .. })
 }

@@ -8,7 +8,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_core::{GroupId, NodeId};
-use coracle_transport::{Address, FaultCounters, Frame, Host, Peer, PeerStats, Sent, Transport, TransportError};
+use coracle_transport::{
+    Address, FaultCounters, Frame, Host, Peer, PeerStats, Sent, Transport, TransportError, links::Closing,
+};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
@@ -18,11 +20,9 @@ use tokio::{
 use crate::{
     TcpOptions,
     dial::{Resolve, SystemResolver},
-    listen, outgoing,
-    peers::is_ours,
-    question,
+    listen, outgoing, question,
     secure::security,
-    shared::{Closing, Shared},
+    shared::{Shared, is_ours},
 };
 
 /// MessagePack over TCP and Unix sockets. Dropping it ends all its tasks.
@@ -116,7 +116,7 @@ impl Transport for TcpTransport {
         if !peer.addresses.iter().any(is_ours) {
             tracing::warn!(%group, %id, addresses = ?peer.addresses, "no address of this peer is a TCP or Unix socket");
         }
-        let new = self.shared.peers.set(peer, &self.shared.options);
+        let new = self.shared.peers.set(peer);
         if let (Some(link), Some(closing)) = (new, self.state().closing.clone()) {
             self.runtime.spawn(outgoing::run(self.shared.clone(), link, closing));
         }

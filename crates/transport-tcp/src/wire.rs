@@ -6,7 +6,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use coracle_core::{GroupId, Message};
 #[cfg(feature = "tls")]
 use coracle_transport::tls::TlsError;
-use coracle_transport::{Fault, Frame, FrameError, Hello, PROTOCOL_VERSION, Refusal};
+use coracle_transport::{
+    Fault, Frame, FrameError, Hello, PROTOCOL_VERSION, Refusal, links::MESSAGEPACK_MAGIC as MAGIC,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -15,8 +17,6 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// Not text, so that no text protocol is taken for this one; the line end shows a stream that was "corrected".
-const MAGIC: [u8; 8] = *b"\xC0RACLE\r\n";
 const PREAMBLE_LEN: usize = MAGIC.len() + 4 + 1;
 const LENGTH_LEN: usize = 4;
 /// How much room is made at once: memory grows as bytes arrive, not as a header announces them.
@@ -349,22 +349,6 @@ impl PacketBuffer {
 pub(crate) async fn write_whole(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes).await?;
     stream.flush().await
-}
-
-/// Says a last word and waits, within limits, until the other side has read it: closing at once would discard it together with what was not read here.
-pub(crate) async fn part(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), last: &[u8]) {
-    const DISCARDED_BYTES_MAX: usize = 64 << 10;
-    if stream.write_all(last).await.is_err() || stream.shutdown().await.is_err() {
-        return;
-    }
-    let mut scratch = [0; 1024];
-    let mut discarded = 0;
-    while discarded < DISCARDED_BYTES_MAX {
-        match stream.read(&mut scratch).await {
-            Ok(read) if read > 0 => discarded += read,
-            _ => return,
-        }
-    }
 }
 
 #[cfg(test)]

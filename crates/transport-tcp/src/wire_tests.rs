@@ -2,9 +2,12 @@ use coracle_core::{
     AppendResult, Base, Body, ClusterId, Entry, Forwarded, Incarnation, Index, InstallSnapshot, Membership, NodeId,
     Run, SnapshotMeta, Term,
 };
-use coracle_transport::GroupHello;
+use coracle_transport::{
+    GroupHello,
+    links::{HTTP2_PREFACE, HTTP2_SETTINGS},
+};
 use proptest::prelude::*;
-use tokio::io::duplex;
+use tokio::io::{AsyncWriteExt, duplex};
 
 use super::*;
 
@@ -336,7 +339,8 @@ async fn error_of_slow(bytes: &[u8]) -> String {
 async fn other_protocols_are_named() {
     let settings = b"\0\0\x18\x04\0\0\0\0\0\0\x03\0\0\0d";
     for (bytes, name) in [
-        (&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], "gRPC (HTTP/2)"),
+        (&HTTP2_PREFACE[..], "gRPC (HTTP/2)"),
+        (&HTTP2_SETTINGS, "gRPC (HTTP/2)"),
         (settings, "gRPC (HTTP/2)"),
         (b"HTTP/1.1 400 Bad Request\r\n", "it is HTTP"),
         (b"\x16\x03\x01\x02\0\x01\0\x01", "it is TLS"),

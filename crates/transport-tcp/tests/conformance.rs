@@ -3,9 +3,12 @@
 
 mod common;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use common::options;
@@ -20,7 +23,9 @@ use tempfile::TempDir;
 const FRAME_BYTES_MAX: usize = 2 << 20;
 
 fn transport() -> Arc<dyn Transport> {
-    Arc::new(TcpTransport::new(TcpOptions { frame_bytes_max: FRAME_BYTES_MAX, ..options() }))
+    // The suite breaks hundreds of connections, and each waits before it is made again.
+    let backoff_max = Duration::from_millis(5);
+    Arc::new(TcpTransport::new(TcpOptions { frame_bytes_max: FRAME_BYTES_MAX, backoff_max, ..options() }))
 }
 
 /// TCP, at an address whose port the system chooses.

@@ -3,6 +3,7 @@
 //! [`Transport`] is what an adapter implements; [`Address`] says which one is meant.
 //! One transport carries many groups and nodes: a [`Frame`] names group, sender and receiver.
 //! What every adapter has to check of a peer is here once: [`Hosted`] and [`Inbound`].
+//! [`links`] is what those that make connections need besides.
 //! With the feature `conformance`, the module of that name has the suite that every adapter passes.
 
 mod address;
@@ -12,6 +13,7 @@ pub mod conformance;
 mod fault;
 mod frame;
 mod hello;
+pub mod links;
 mod peer_table;
 mod session;
 #[cfg(feature = "tls")]

@@ -275,7 +275,7 @@ impl StateMachine for LevelMachine {
     }
 
     fn is_durable(&self) -> bool {
-        true
+        self.kv.is_durable()
     }
 
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>> {

@@ -1,6 +1,6 @@
 //! Why a node does not start, or stops, as an exit code and words.
 
-use coracle::{BuildError, FoundingRefusal, JoinRefusal, StartError, StopReason, storage::StorageError};
+use coracle::{BuildError, FoundingRefusal, JoinRefusal, StartError, StopReason, StorageUrl, storage::StorageError};
 
 use crate::{
     cli::ServeArgs,
@@ -19,8 +19,11 @@ pub(crate) fn of_start(error: BuildError, args: &ServeArgs) -> Failure {
                 "Do not delete {} while the other nodes need this one's copy. \
                  When a majority of them is whole, the way back is as a new node: `coracle leave` with this one's id (`coracle members` shows it), \
                  then move the data away and start with --join.",
-                args.storage
+                args.storage.as_ref().map_or_else(|| "the data".to_owned(), ToString::to_string)
             )),
+            StorageError::Invalid(_) if matches!(args.storage, Some(StorageUrl::Redis(_))) => failure.hint(
+                "Change the server's settings, or say --allow-weaker-durability if losing what was acknowledged is acceptable.",
+            ),
             _ => failure,
         },
         BuildError::Start(StartError::Transport(_)) => {
@@ -43,8 +46,8 @@ fn start_code(error: &BuildError) -> Code {
 fn storage_code(error: &StorageError) -> Code {
     match error {
         StorageError::Io { .. } | StorageError::Full { .. } | StorageError::Stopped(_) => Code::Io,
-        StorageError::Damaged { .. } => Code::Damaged,
-        StorageError::Locked { .. } | StorageError::Engine { .. } => Code::Configuration,
+        StorageError::Damaged { .. } | StorageError::Lost { .. } => Code::Damaged,
+        StorageError::Locked { .. } | StorageError::Engine { .. } | StorageError::Invalid(_) => Code::Configuration,
         _ => Code::Internal,
     }
 }

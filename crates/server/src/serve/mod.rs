@@ -10,7 +10,7 @@ mod tls;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use coracle::{JoinRole, Node, transport::Route};
+use coracle::{JoinRole, Node, StoreOptions, transport::Route};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time};
 
 use self::{leave::Leave, source::NodeSource};
@@ -65,7 +65,7 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome {
 async fn start(args: &ServeArgs, api: SocketAddr, log_entries_kept: u64) -> Outcome<Node> {
     let mut builder = Node::builder()
         .cluster(args.cluster.clone())
-        .storage(&args.storage)
+        .store_options(StoreOptions::default().allow_weaker_durability(args.allow_weaker_durability))
         .client_address(advertised(args, api))
         .heartbeat_interval(args.heartbeat)
         .election_timeout(args.election_timeout.min..=args.election_timeout.max)
@@ -77,6 +77,9 @@ async fn start(args: &ServeArgs, api: SocketAddr, log_entries_kept: u64) -> Outc
                 options.replica.raft.lease_duration = args.election_timeout.min;
             }
         });
+    if let Some(storage) = &args.storage {
+        builder = builder.storage_url(storage.clone());
+    }
     for address in &args.addresses {
         builder = builder.address(address);
     }

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use coracle_storage::Result;
+use coracle_storage::{Result, files};
 
-use super::{Engine, lock};
+use super::Engine;
 use crate::SledOptions;
 
 /// Opens the database in `path` for a process that will not outlive it.
 pub(crate) fn open(path: &Path) -> Result<Engine> {
-    Engine::open_with(path, &SledOptions::default(), lock(path)?, Box::new(|| Ok(())))
+    Engine::open_with(path, &SledOptions::default(), files::lock(path)?, Box::new(|| Ok(())))
 }

@@ -65,6 +65,10 @@ impl KvStore for FaultyKv {
     fn replace_end(&self, applied: Index) -> Result<()> {
         self.faults.operate(Op::KvWrite, 0, || self.inner.replace_end(applied))
     }
+
+    fn is_durable(&self) -> bool {
+        self.inner.is_durable()
+    }
 }
 
 fn size(op: &KvOp) -> u64 {

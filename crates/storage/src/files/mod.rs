@@ -1,15 +1,24 @@
-//! Ordinary files that appear as a whole or not at all.
+//! What adapters with a directory of their own share: files that appear as a whole or not at all, the identity, the lock, snapshots, and the bytes of small records.
+
+pub mod codec;
+pub mod identity;
+mod snapshot;
+
+pub use snapshot::FileSnapshots;
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{ErrorKind, Write},
     path::{Path, PathBuf},
 };
 
-use coracle_storage::{Result, StorageError};
+use crate::{Result, StorageError};
 
 /// Makes a directory and those above it, durably.
-pub(crate) fn ensure_dir(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// When one cannot be made or synced.
+pub fn ensure_dir(path: &Path) -> Result<()> {
     let missing: Vec<&Path> = path.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
     fs::create_dir_all(path).map_err(io("create the directory", path))?;
     for dir in missing {
@@ -20,30 +29,45 @@ pub(crate) fn ensure_dir(path: &Path) -> Result<()> {
 }
 
 /// Makes the names in a directory durable.
-pub(crate) fn sync_dir(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// When it cannot be synced.
+pub fn sync_dir(path: &Path) -> Result<()> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(io("sync the directory", path))
 }
 
 /// Replaces a file, durably when this returns.
-pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
+///
+/// # Errors
+/// When it cannot be written or synced; the old one is then still there.
+pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let temporary = write_beside(path, content, true)?;
     rename(&temporary, path)
 }
 
 /// Replaces a file; after a power cut it may be the old one, or damaged.
-pub(crate) fn replace_lazily(path: &Path, content: &[u8]) -> Result<()> {
+///
+/// # Errors
+/// When it cannot be written.
+pub fn replace_lazily(path: &Path, content: &[u8]) -> Result<()> {
     let temporary = write_beside(path, content, false)?;
     fs::rename(&temporary, path).map_err(io("replace", path))
 }
 
 /// Gives a file its name, durably.
-pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
+///
+/// # Errors
+/// When it cannot be renamed, or the directory cannot be synced.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(io("replace", to))?;
     sync_dir(to.parent().unwrap_or(Path::new(".")))
 }
 
 /// A file's content; `None` when it is not there.
-pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(content) => Ok(Some(content)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -52,15 +76,33 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 }
 
 /// Deletes a file; that it is absent is no error.
-pub(crate) fn remove(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// When it is there and cannot be deleted.
+pub fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(io("delete", path)(error)),
         _ => Ok(()),
     }
 }
 
+/// Keeps other processes out of a directory for as long as the file is open.
+///
+/// # Errors
+/// [`StorageError::Locked`] when another has it.
+pub fn lock(dir: &Path) -> Result<File> {
+    let name = dir.join("lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&name);
+    let file = file.map_err(io("open", &name))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StorageError::Locked { place: dir.display().to_string() }),
+        Err(TryLockError::Error(error)) => Err(io("lock", &name)(error)),
+    }
+}
+
 /// Makes an error of the system name what was tried, and on which path.
-pub(crate) fn io<'a>(operation: &'a str, path: &'a Path) -> impl FnOnce(std::io::Error) -> StorageError + 'a {
+pub fn io<'a>(operation: &'a str, path: &'a Path) -> impl FnOnce(std::io::Error) -> StorageError + 'a {
     move |error| StorageError::io(format!("{operation} {}", path.display()), error)
 }
 

@@ -13,11 +13,11 @@ use std::{
     },
 };
 
+use crate::{Result, SnapshotStore, SnapshotWriter, StorageError};
 use bytes::Bytes;
 use coracle_core::SnapshotMeta;
-use coracle_storage::{Result, SnapshotStore, SnapshotWriter, StorageError};
 
-use crate::{codec, files};
+use crate::files::{self, codec};
 
 const META_NAME: &[u8] = b"snapshot";
 const DATA: &str = "snapshot";
@@ -27,7 +27,7 @@ const NEW: &str = "new";
 
 /// One group's snapshots.
 #[derive(Debug)]
-pub(crate) struct SledSnapshots {
+pub struct FileSnapshots {
     dir: Dir,
     next_new: AtomicU64,
 }
@@ -40,9 +40,12 @@ struct Dir {
     listing: Arc<Mutex<()>>,
 }
 
-impl SledSnapshots {
+impl FileSnapshots {
     /// Opens the directory, or makes it, and deletes what a crash left half done and nobody can go on with.
-    pub(crate) fn open(path: PathBuf) -> Result<SledSnapshots> {
+    ///
+    /// # Errors
+    /// When it cannot be made, listed or tidied.
+    pub fn open(path: PathBuf) -> Result<FileSnapshots> {
         files::ensure_dir(&path)?;
         let dir = Dir { path, listing: Arc::default() };
         for path in dir.list(NEW)?.into_iter().chain(dir.list("tmp")?) {
@@ -53,7 +56,7 @@ impl SledSnapshots {
                 files::remove(&data)?;
             }
         }
-        Ok(SledSnapshots { dir, next_new: AtomicU64::new(0) })
+        Ok(FileSnapshots { dir, next_new: AtomicU64::new(0) })
     }
 }
 
@@ -119,7 +122,7 @@ fn read_meta(path: &Path) -> Result<SnapshotMeta> {
     Ok(meta)
 }
 
-impl SnapshotStore for SledSnapshots {
+impl SnapshotStore for FileSnapshots {
     fn latest(&self) -> Result<Option<SnapshotMeta>> {
         let _unchanged = self.dir.lock();
         let all: Vec<SnapshotMeta> = self.dir.list(META)?.iter().map(|path| read_meta(path)).collect::<Result<_>>()?;
@@ -268,7 +271,7 @@ mod tests {
     use coracle_core::{Index, Membership, NodeId, Term};
 
     use super::*;
-    use crate::codec::tests::hex;
+    use crate::files::codec::tests::hex;
 
     fn meta(data: &[u8]) -> SnapshotMeta {
         SnapshotMeta {
@@ -300,7 +303,7 @@ mod tests {
     #[test]
     fn damaged_files_are_told() {
         let dir = tempfile::tempdir().unwrap();
-        let store = SledSnapshots::open(dir.path().join("1")).unwrap();
+        let store = FileSnapshots::open(dir.path().join("1")).unwrap();
         let mut writer = store.begin().unwrap();
         writer.write(b"abc").unwrap();
         writer.commit(&meta(b"abc")).unwrap();
@@ -326,7 +329,7 @@ mod tests {
             fs::write(dir.path().join(name), b"x").unwrap();
         }
         fs::write(dir.path().join("0000000000000004.part"), b"kept").unwrap();
-        let store = SledSnapshots::open(dir.path().to_owned()).unwrap();
+        let store = FileSnapshots::open(dir.path().to_owned()).unwrap();
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
         assert_eq!(left, ["0000000000000004.part"]);
         let resumed = SnapshotMeta { content: 4, size: 10, ..meta(b"") };

@@ -10,32 +10,48 @@ use std::{
 };
 
 use coracle_core::{Body, Forwarded, GroupId, Incarnation, Message, NodeId, encoded_len};
-use coracle_transport::{Address, Frame, LogLimit, PeerStats, Sent};
 use tokio::sync::Notify;
 
-use crate::{TcpOptions, shared::LOG_INTERVAL};
+use crate::{Address, Frame, LogLimit, PeerStats, Sent, links::LOG_INTERVAL};
+
+/// How much may wait for one remote process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkLimits {
+    /// How many bytes of frames.
+    pub queue_bytes_max: usize,
+    /// How many frames.
+    pub queue_frames_max: usize,
+    /// The largest frame, in bytes.
+    pub frame_bytes_max: usize,
+}
 
 /// A node at a remote process.
-pub(crate) struct Member {
-    pub(crate) group: GroupId,
-    pub(crate) id: NodeId,
-    pub(crate) incarnation: Incarnation,
-    pub(crate) counters: Arc<Counters>,
+#[derive(Debug)]
+pub struct Member {
+    /// Its group.
+    pub group: GroupId,
+    /// Who it is.
+    pub id: NodeId,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// What was counted for it.
+    pub counters: Arc<Counters>,
 }
 
 /// What was counted for a node; outlives changes of its addresses.
-#[derive(Default)]
-pub(crate) struct Counters {
-    pub(crate) is_connected: AtomicBool,
-    pub(crate) frames_sent: AtomicU64,
-    pub(crate) frames_received: AtomicU64,
-    pub(crate) frames_dropped: AtomicU64,
-    pub(crate) bytes_sent: AtomicU64,
-    pub(crate) bytes_received: AtomicU64,
+#[derive(Debug, Default)]
+pub struct Counters {
+    is_connected: AtomicBool,
+    frames_sent: AtomicU64,
+    frames_received: AtomicU64,
+    frames_dropped: AtomicU64,
+    bytes_sent: AtomicU64,
+    bytes_received: AtomicU64,
 }
 
 impl Counters {
-    pub(crate) fn stats(&self) -> PeerStats {
+    /// All of it.
+    pub fn stats(&self) -> PeerStats {
         PeerStats {
             is_connected: self.is_connected.load(Ordering::Relaxed),
             frames_sent: self.frames_sent.load(Ordering::Relaxed),
@@ -46,24 +62,32 @@ impl Counters {
         }
     }
 
-    pub(crate) fn sent(&self, bytes: usize) {
+    /// Whether there is a connection over which the node is reached.
+    pub fn set_connected(&self, is_connected: bool) {
+        self.is_connected.store(is_connected, Ordering::Relaxed);
+    }
+
+    /// A frame of so many bytes was written.
+    pub fn sent(&self, bytes: usize) {
         self.frames_sent.fetch_add(1, Ordering::Relaxed);
         self.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(crate) fn received(&self, bytes: usize) {
+    /// A frame of so many bytes has arrived.
+    pub fn received(&self, bytes: usize) {
         self.frames_received.fetch_add(1, Ordering::Relaxed);
         self.bytes_received.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(crate) fn dropped(&self) {
+    /// A frame was dropped.
+    pub fn dropped(&self) {
         self.frames_dropped.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// Where a link is between nothing to do and a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
+enum Phase {
     /// Without a connection, and nothing was tried in vain lately: frames are queued.
     Ready,
     /// Waiting before another attempt: frames are dropped.
@@ -73,15 +97,15 @@ pub(crate) enum Phase {
 }
 
 /// The nodes at one remote process, and the frames that wait for them.
-pub(crate) struct Link {
-    pub(crate) addresses: Vec<Address>,
+#[derive(Debug)]
+pub struct Link {
+    /// Where it is, in the order to try.
+    pub addresses: Vec<Address>,
     /// For lines about faults.
-    pub(crate) log: LogLimit,
+    pub log: LogLimit,
     /// For lines about processes that are merely not there; they are not to suppress the others.
-    pub(crate) absence_log: LogLimit,
-    bytes_max: usize,
-    frames_max: usize,
-    frame_bytes_max: usize,
+    pub absence_log: LogLimit,
+    limits: LinkLimits,
     queue: Mutex<Queue>,
     /// Raised when the queue ceases to be empty, and when the link closes; the link's task alone waits.
     changed: Notify,
@@ -90,27 +114,31 @@ pub(crate) struct Link {
     joined: Notify,
 }
 
+#[derive(Debug)]
 struct Queue {
     phase: Phase,
     frames: VecDeque<Queued>,
     bytes: usize,
 }
 
-pub(crate) struct Queued {
-    pub(crate) frame: Frame,
-    pub(crate) member: Arc<Member>,
+/// A frame that waits.
+#[derive(Debug)]
+pub struct Queued {
+    /// The frame.
+    pub frame: Frame,
+    /// Whom it is for.
+    pub member: Arc<Member>,
     size: usize,
 }
 
 impl Link {
-    pub(crate) fn new(addresses: Vec<Address>, options: &TcpOptions) -> Link {
+    /// A link without members.
+    pub fn new(addresses: Vec<Address>, limits: LinkLimits) -> Link {
         Link {
             addresses,
             log: LogLimit::new(1, LOG_INTERVAL),
             absence_log: LogLimit::new(1, LOG_INTERVAL),
-            bytes_max: options.queue_bytes_max,
-            frames_max: options.queue_frames_max,
-            frame_bytes_max: options.frame_bytes_max,
+            limits,
             queue: Mutex::new(Queue { phase: Phase::Ready, frames: VecDeque::new(), bytes: 0 }),
             changed: Notify::new(),
             members: Mutex::default(),
@@ -119,14 +147,15 @@ impl Link {
     }
 
     /// Puts a frame into the queue, if there is room and hope.
-    pub(crate) fn push(&self, frame: Frame, member: Arc<Member>) -> Sent {
+    pub fn push(&self, frame: Frame, member: Arc<Member>) -> Sent {
         let size = frame_size(&frame.message);
         let mut queue = lock(&self.queue);
         if queue.phase != Phase::Ready {
             return Sent::Unreachable;
         }
-        let is_full = queue.frames.len() >= self.frames_max || queue.bytes.saturating_add(size) > self.bytes_max;
-        if is_full || size > self.frame_bytes_max {
+        let LinkLimits { queue_bytes_max, queue_frames_max, frame_bytes_max } = self.limits;
+        let is_full = queue.frames.len() >= queue_frames_max || queue.bytes.saturating_add(size) > queue_bytes_max;
+        if is_full || size > frame_bytes_max {
             return Sent::Full;
         }
         queue.bytes += size;
@@ -138,7 +167,7 @@ impl Link {
     }
 
     /// Waits until there are frames; `false` when the link is closed. May be cancelled without loss.
-    pub(crate) async fn ready(&self) -> bool {
+    pub async fn ready(&self) -> bool {
         loop {
             {
                 let queue = lock(&self.queue);
@@ -150,8 +179,13 @@ impl Link {
         }
     }
 
+    /// Whether frames wait.
+    pub fn is_waiting(&self) -> bool {
+        !lock(&self.queue).frames.is_empty()
+    }
+
     /// Takes the frames of one write: all there are, up to `bytes_max`, and at least one.
-    pub(crate) fn take(&self, bytes_max: usize, batch: &mut Vec<Queued>) {
+    pub fn take(&self, bytes_max: usize, batch: &mut Vec<Queued>) {
         let mut queue = lock(&self.queue);
         let mut bytes = 0;
         while let Some(next) = queue.frames.front() {
@@ -165,15 +199,15 @@ impl Link {
     }
 
     /// After a failure: drops what waits, and from here on what comes, until [`Link::up`].
-    pub(crate) fn down(&self) {
+    pub fn down(&self) {
         self.leave(Phase::Down);
         for member in self.members() {
-            member.counters.is_connected.store(false, Ordering::Relaxed);
+            member.counters.set_connected(false);
         }
     }
 
     /// The next attempt may begin as soon as there is something to send.
-    pub(crate) fn up(&self) {
+    pub fn up(&self) {
         let mut queue = lock(&self.queue);
         if queue.phase == Phase::Down {
             queue.phase = Phase::Ready;
@@ -181,7 +215,7 @@ impl Link {
     }
 
     /// Ends the link's task.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         self.leave(Phase::Closed);
         self.changed.notify_one();
     }
@@ -198,22 +232,24 @@ impl Link {
         frames.iter().for_each(|queued| queued.member.counters.dropped());
     }
 
-    pub(crate) fn members(&self) -> Vec<Arc<Member>> {
+    /// The nodes there.
+    pub fn members(&self) -> Vec<Arc<Member>> {
         lock(&self.members).values().cloned().collect()
     }
 
-    pub(crate) fn join(&self, member: Arc<Member>) {
+    /// A node is there from here on.
+    pub fn join(&self, member: Arc<Member>) {
         lock(&self.members).insert((member.group, member.id), member);
         self.joined.notify_one();
     }
 
     /// Waits until somebody has joined since this was last waited for. May be cancelled without loss.
-    pub(crate) async fn joined(&self) {
+    pub async fn joined(&self) {
         self.joined.notified().await;
     }
 
-    /// Whether nobody is left.
-    pub(crate) fn leave_member(&self, group: GroupId, id: NodeId) -> bool {
+    /// A node is not there any more; returns whether nobody is left.
+    pub fn leave_member(&self, group: GroupId, id: NodeId) -> bool {
         let mut members = lock(&self.members);
         members.remove(&(group, id));
         members.is_empty()
@@ -256,10 +292,13 @@ mod tests {
 
     use super::*;
 
-    fn link(options: &TcpOptions) -> (Link, Arc<Member>) {
+    const LIMITS: LinkLimits =
+        LinkLimits { queue_bytes_max: 16 << 20, queue_frames_max: 16_384, frame_bytes_max: 8 << 20 };
+
+    fn link(limits: LinkLimits) -> (Link, Arc<Member>) {
         let member = Member { group: GroupId(1), id: NodeId(2), incarnation: Incarnation(2), counters: Arc::default() };
         let member = Arc::new(member);
-        let link = Link::new(Vec::new(), options);
+        let link = Link::new(Vec::new(), limits);
         link.join(member.clone());
         (link, member)
     }
@@ -272,8 +311,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_says_so() {
-        let options = TcpOptions { queue_frames_max: 2, queue_bytes_max: 1000, ..TcpOptions::default() };
-        let (link, member) = link(&options);
+        let (link, member) = link(LinkLimits { queue_frames_max: 2, queue_bytes_max: 1000, ..LIMITS });
         let push = |len| link.push(frame(len), member.clone());
         assert_eq!([push(0), push(900), push(0), push(0)], [Sent::Queued, Sent::Full, Sent::Queued, Sent::Full]);
         let mut batch = Vec::new();
@@ -283,14 +321,13 @@ mod tests {
 
     #[test]
     fn a_frame_beyond_the_limit_is_never_queued() {
-        let options = TcpOptions { frame_bytes_max: 1000, ..TcpOptions::default() };
-        let (link, member) = link(&options);
+        let (link, member) = link(LinkLimits { frame_bytes_max: 1000, ..LIMITS });
         assert_eq!(link.push(frame(1000), member), Sent::Full);
     }
 
     #[test]
     fn a_batch_is_bounded_and_never_empty() {
-        let (link, member) = link(&TcpOptions::default());
+        let (link, member) = link(LIMITS);
         for len in [5000, 10, 10, 5000] {
             assert_eq!(link.push(frame(len), member.clone()), Sent::Queued);
         }
@@ -305,7 +342,7 @@ mod tests {
 
     #[test]
     fn what_waits_is_dropped_and_counted_when_the_link_goes_down() {
-        let (link, member) = link(&TcpOptions::default());
+        let (link, member) = link(LIMITS);
         assert_eq!(link.push(frame(0), member.clone()), Sent::Queued);
         link.down();
         assert_eq!(link.push(frame(0), member.clone()), Sent::Unreachable);

@@ -1,19 +1,20 @@
 //! The identity, in a file of lines that people can read.
 //!
-//! It lies outside of sled, so that a damaged database cannot pass for a new node.
+//! It lies outside of the engine's own files, so that a damaged database cannot pass for a new node.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
+use crate::{Identity, Result, StorageError};
 use coracle_core::{ClusterId, GroupId, Incarnation, NodeId};
-use coracle_storage::{Identity, Result, StorageError};
 
-use crate::{ENGINE, files};
+use super as files;
 
 #[cfg(feature = "fuzzing")]
-pub(crate) mod fuzzing;
+#[doc(hidden)]
+pub mod fuzzing;
 
 /// The first line; the number is the version of this file and of the directory's layout.
 const TITLE: &str = "coracle identity 1";
@@ -30,24 +31,33 @@ pub(crate) fn path(dir: &Path) -> PathBuf {
 }
 
 /// Reads it; `None` when there is none yet.
-pub(crate) fn read(dir: &Path) -> Result<Option<Identity>> {
+///
+/// # Errors
+/// When it cannot be read, or is damaged.
+pub fn read(dir: &Path) -> Result<Option<Identity>> {
     let path = path(dir);
     let Some(content) = files::read(&path)? else { return Ok(None) };
     let identity = parse(&content).map_err(|what| StorageError::damaged(path.display().to_string(), what))?;
     Ok(Some(identity))
 }
 
-/// Refuses what another engine has made.
-pub(crate) fn check_engine(dir: &Path, identity: &Identity) -> Result<()> {
-    if identity.engine == ENGINE {
+/// Refuses what another engine than `expected` has made.
+///
+/// # Errors
+/// [`StorageError::Engine`] then.
+pub fn check_engine(dir: &Path, identity: &Identity, expected: &str) -> Result<()> {
+    if identity.engine == expected {
         return Ok(());
     }
     let place = dir.display().to_string();
-    Err(StorageError::Engine { place, found: identity.engine.clone(), expected: ENGINE.into() })
+    Err(StorageError::Engine { place, found: identity.engine.clone(), expected: expected.into() })
 }
 
 /// Writes it, durably when this returns.
-pub(crate) fn write(dir: &Path, identity: &Identity) -> Result<()> {
+///
+/// # Errors
+/// When it cannot be written, or a name in it has more than one line.
+pub fn write(dir: &Path, identity: &Identity) -> Result<()> {
     if [&identity.cluster_name, &identity.engine].iter().any(|text| text.contains(['\n', '\r'])) {
         return Err(StorageError::Invalid("a cluster's name is one line".into()));
     }

@@ -5,21 +5,21 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use coracle_core::{GroupId, NodeId};
-use coracle_transport::{Address, Frame, Peer, PeerStats, Route, Sent};
-
 use crate::{
-    TcpOptions,
-    link::{Link, Member},
+    Address, Frame, Peer, PeerStats, Sent,
+    links::{Link, LinkLimits, Member},
 };
+use coracle_core::{GroupId, NodeId};
 
 /// All nodes that frames may be sent to.
-#[derive(Default)]
-pub(crate) struct Peers {
+#[derive(Debug)]
+pub struct Peers {
+    limits: LinkLimits,
+    is_spoken: fn(&Address) -> bool,
     registry: RwLock<Registry>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Registry {
     nodes: HashMap<(GroupId, NodeId), Known>,
     /// One for each remote process, by its addresses.
@@ -27,6 +27,7 @@ struct Registry {
     closed: bool,
 }
 
+#[derive(Debug)]
 struct Known {
     member: Arc<Member>,
     /// `None` when this transport speaks none of the node's addresses.
@@ -34,10 +35,15 @@ struct Known {
 }
 
 impl Peers {
+    /// Nobody yet. `is_spoken` tells which addresses the transport can reach.
+    pub fn new(limits: LinkLimits, is_spoken: fn(&Address) -> bool) -> Peers {
+        Peers { limits, is_spoken, registry: RwLock::default() }
+    }
+
     /// Sets where a node is; returns its link when that is new and needs a task.
-    pub(crate) fn set(&self, peer: Peer, options: &TcpOptions) -> Option<Arc<Link>> {
+    pub fn set(&self, peer: Peer) -> Option<Arc<Link>> {
         let mut registry = self.registry.write().unwrap_or_else(PoisonError::into_inner);
-        let addresses: Vec<Address> = peer.addresses.into_iter().filter(is_ours).collect();
+        let addresses: Vec<Address> = peer.addresses.into_iter().filter(self.is_spoken).collect();
         let key = (peer.group, peer.id);
         let previous = registry.nodes.get(&key);
         let unchanged = previous.is_some_and(|known| {
@@ -51,7 +57,7 @@ impl Peers {
         registry.remove(peer.group, peer.id);
         let member = Member { group: peer.group, id: peer.id, incarnation: peer.incarnation, counters };
         let member = Arc::new(member);
-        let (link, new) = registry.link(addresses, options);
+        let (link, new) = registry.link(addresses, self.limits);
         if let Some(link) = &link {
             link.join(member.clone());
         }
@@ -59,11 +65,13 @@ impl Peers {
         new
     }
 
-    pub(crate) fn remove(&self, group: GroupId, id: NodeId) {
+    /// Forgets a node; its link is closed when nobody else is there.
+    pub fn remove(&self, group: GroupId, id: NodeId) {
         self.registry.write().unwrap_or_else(PoisonError::into_inner).remove(group, id);
     }
 
-    pub(crate) fn send(&self, frame: Frame) -> Sent {
+    /// Puts a frame into the queue of the process where its receiver is.
+    pub fn send(&self, frame: Frame) -> Sent {
         let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
         let Some(known) = registry.nodes.get(&(frame.group, frame.message.to)) else { return Sent::Unreachable };
         let sent = match &known.link {
@@ -77,7 +85,7 @@ impl Peers {
     }
 
     /// Counts frames that arrived: group, sender, bytes.
-    pub(crate) fn received(&self, frames: impl Iterator<Item = (GroupId, NodeId, usize)>) {
+    pub fn received(&self, frames: impl Iterator<Item = (GroupId, NodeId, usize)>) {
         let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
         for (group, from, bytes) in frames {
             if let Some(known) = registry.nodes.get(&(group, from)) {
@@ -86,13 +94,14 @@ impl Peers {
         }
     }
 
-    pub(crate) fn stats(&self, group: GroupId, id: NodeId) -> PeerStats {
+    /// What was counted for a node.
+    pub fn stats(&self, group: GroupId, id: NodeId) -> PeerStats {
         let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
         registry.nodes.get(&(group, id)).map(|known| known.member.counters.stats()).unwrap_or_default()
     }
 
     /// No node is reachable from here on, and none can be added; the links' tasks write what is queued.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         let mut registry = self.registry.write().unwrap_or_else(PoisonError::into_inner);
         registry.closed = true;
         registry.links.clear();
@@ -101,14 +110,14 @@ impl Peers {
 }
 
 impl Registry {
-    fn link(&mut self, addresses: Vec<Address>, options: &TcpOptions) -> (Option<Arc<Link>>, Option<Arc<Link>>) {
+    fn link(&mut self, addresses: Vec<Address>, limits: LinkLimits) -> (Option<Arc<Link>>, Option<Arc<Link>>) {
         if addresses.is_empty() {
             return (None, None);
         }
         if let Some(link) = self.links.get(&addresses) {
             return (Some(link.clone()), None);
         }
-        let link = Arc::new(Link::new(addresses.clone(), options));
+        let link = Arc::new(Link::new(addresses.clone(), limits));
         self.links.insert(addresses, link.clone());
         (Some(link.clone()), Some(link))
     }
@@ -120,9 +129,4 @@ impl Registry {
             self.links.remove(&link.addresses);
         }
     }
-}
-
-/// Whether this transport speaks what the address asks for.
-pub(crate) fn is_ours(address: &Address) -> bool {
-    matches!(address.route(), Route::Tcp { .. } | Route::Unix { .. })
 }

@@ -1,0 +1,242 @@
+//! A disk in memory whose power can be cut.
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use crate::{
+    disk::{Disk, DiskFile},
+    format::SECTOR,
+};
+
+/// What is on the disk and what is only in its cache. Clones are the same disk.
+#[derive(Clone, Default)]
+pub(super) struct SimDisk {
+    shared: Arc<Mutex<State>>,
+}
+
+#[derive(Clone)]
+pub(super) struct State {
+    names: BTreeMap<String, u64>,
+    files: BTreeMap<u64, Content>,
+    next_file: u64,
+    /// How many bytes may still be reserved.
+    pub(super) space: u64,
+    /// What each further sync and write does.
+    pub(super) fails_sync: bool,
+    pub(super) fails_write: bool,
+    pub(super) syncs: usize,
+    pub(super) writes: usize,
+    /// How the disk was after each call, if that is wanted.
+    pub(super) history: Option<Vec<State>>,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            names: BTreeMap::new(),
+            files: BTreeMap::new(),
+            next_file: 0,
+            space: u64::MAX,
+            fails_sync: false,
+            fails_write: false,
+            syncs: 0,
+            writes: 0,
+            history: None,
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Content {
+    durable: Vec<u8>,
+    /// Sectors in the order in which they were written.
+    cached: Vec<(usize, [u8; SECTOR])>,
+}
+
+impl Content {
+    fn write_sector(&mut self, at: usize, sector: &[u8; SECTOR]) {
+        let end = (at + SECTOR).min(self.durable.len());
+        self.durable[at..end].copy_from_slice(&sector[..end - at]);
+    }
+
+    fn sync(&mut self) {
+        for (at, sector) in std::mem::take(&mut self.cached) {
+            self.write_sector(at, &sector);
+        }
+    }
+
+    fn seen(&self) -> Vec<u8> {
+        let mut whole = self.clone();
+        whole.sync();
+        whole.durable
+    }
+}
+
+impl State {
+    fn record(&mut self) {
+        if let Some(mut history) = self.history.take() {
+            history.push(self.clone());
+            self.history = Some(history);
+        }
+    }
+
+    fn file(&mut self, file: u64) -> &mut Content {
+        self.files.entry(file).or_default()
+    }
+
+    /// How many sectors a power cut may lose.
+    pub(super) fn cached(&self) -> usize {
+        self.files.values().map(|file| file.cached.len()).sum()
+    }
+
+    /// What is on the disk after a power cut that only those sectors survive for which `survives` says so.
+    pub(super) fn cut(&self, survives: impl Fn(usize) -> bool) -> SimDisk {
+        let mut state = State { history: None, ..self.clone() };
+        let mut number = 0;
+        for file in state.files.values_mut() {
+            for (at, sector) in std::mem::take(&mut file.cached) {
+                if survives(number) {
+                    file.write_sector(at, &sector);
+                }
+                number += 1;
+            }
+        }
+        SimDisk { shared: Arc::new(Mutex::new(state)) }
+    }
+}
+
+impl SimDisk {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.lock().unwrap()
+    }
+
+    /// Begins to record how the disk is after each call, and how it is before.
+    pub(super) fn begin_history(&self) {
+        let mut state = self.lock();
+        state.history = Some(Vec::new());
+        state.record();
+    }
+
+    /// How many syncs and writes there were.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.syncs, state.writes)
+    }
+
+    /// The names and the contents of all files.
+    pub(super) fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let state = self.lock();
+        state.names.iter().map(|(name, file)| (name.clone(), state.files[file].seen())).collect()
+    }
+
+    /// Changes what is on the disk.
+    pub(super) fn edit(&self, name: &str, edit: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.lock();
+        let file = state.names[name];
+        state.file(file).sync();
+        edit(&mut state.file(file).durable);
+    }
+
+    /// Another disk with the same content, all of it durable.
+    pub(super) fn copy(&self) -> SimDisk {
+        self.lock().cut(|_| true)
+    }
+
+    fn handle(&self, file: u64) -> Arc<dyn DiskFile> {
+        Arc::new(SimFile { disk: self.clone(), file })
+    }
+}
+
+impl Disk for SimDisk {
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.lock().names.keys().cloned().collect())
+    }
+
+    fn allocate(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let mut state = self.lock();
+        if state.space < bytes {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        state.space -= bytes;
+        let file = state.next_file;
+        state.next_file += 1;
+        state.files.insert(file, Content { durable: vec![0; bytes as usize], cached: Vec::new() });
+        state.names.insert(name.to_owned(), file);
+        state.record();
+        drop(state);
+        Ok(self.handle(file))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.lock().names.get(name).copied().ok_or(io::ErrorKind::NotFound)?;
+        Ok(self.handle(file))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.lock();
+        let file = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        state.names.insert(to.to_owned(), file);
+        state.record();
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.lock();
+        if let Some(file) = state.names.remove(name) {
+            state.space = state.space.saturating_add(state.files[&file].durable.len() as u64);
+        }
+        state.record();
+        Ok(())
+    }
+
+    fn place(&self, name: &str) -> String {
+        format!("sim/{name}")
+    }
+}
+
+struct SimFile {
+    disk: SimDisk,
+    file: u64,
+}
+
+impl DiskFile for SimFile {
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.disk.lock().file(self.file).durable.len() as u64)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut state = self.disk.lock();
+        let file = state.file(self.file);
+        let seen = if file.cached.is_empty() { Cow::Borrowed(&file.durable) } else { Cow::Owned(file.seen()) };
+        let range = offset as usize..offset as usize + buffer.len();
+        buffer.copy_from_slice(seen.get(range).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        assert!(offset.is_multiple_of(SECTOR as u64) && bytes.len().is_multiple_of(SECTOR), "whole sectors");
+        let mut state = self.disk.lock();
+        state.writes += 1;
+        let count = if state.fails_write { 1 } else { bytes.len() / SECTOR };
+        for (number, sector) in bytes.as_chunks::<SECTOR>().0.iter().take(count).enumerate() {
+            state.file(self.file).cached.push((offset as usize + number * SECTOR, *sector));
+        }
+        state.record();
+        if state.fails_write { Err(io::Error::from_raw_os_error(5)) } else { Ok(()) }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.disk.lock();
+        state.syncs += 1;
+        if state.fails_sync {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        state.file(self.file).sync();
+        state.record();
+        Ok(())
+    }
+}
