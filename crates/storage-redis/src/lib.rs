@@ -45,6 +45,9 @@
 
 mod answer;
 mod codec;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod kv;
 mod link;

@@ -13,6 +13,9 @@ use coracle_storage::{Result, StorageError, files};
 
 use crate::SledOptions;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
 /// sled's name for its file.
 const DATABASE: &str = "db";
 /// Values over a quarter of a segment go to files of their own that sled never syncs. This is far above the largest page of full-sized rows.

@@ -16,6 +16,9 @@ mod codec;
 mod connection;
 mod convert;
 mod dial;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod incoming;
 mod listen;
 mod options;
