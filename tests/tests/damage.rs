@@ -31,7 +31,7 @@ fn noise(folder: &Path, from: usize) {
 
 #[test]
 fn c01_a_database_that_cannot_be_opened_is_an_error_with_the_way_back() {
-    let mut cluster = Cluster::start(&[]);
+    let mut cluster = Cluster::arranged(3, &[], |nodes| nodes.iter_mut().for_each(Node::keep_in_sled));
     for index in 0..20 {
         cluster.cli(&["put", &format!("key-{index}"), "boat"]).expect(0);
     }
