@@ -4,7 +4,7 @@
 
 use std::io::{self, Write};
 
-use coracle_tests::{cluster::Cluster, ledger::Ledger, small_disk::SmallDisk, wait::eventually};
+use coracle_tests::{cluster::Cluster, small_disk::SmallDisk, wait::eventually};
 
 /// Room for two segments, a third one, and what lies beside them.
 const DISK_BYTES: u64 = 80 << 20;
@@ -61,41 +61,4 @@ async fn c18_the_others_go_on_without_a_leader_whose_disk_is_full() {
         if read.stdout == "meanwhile\n" { Ok(()) } else { Err(format!("{read:?}")) }
     });
     assert!(cluster.status(full)["no_space"].is_null());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn c18_writes_wait_for_space_when_every_disk_is_full_and_reads_go_on() {
-    let Some((mut cluster, disks)) = on_small_disks() else { return };
-    cluster.cli(&["put", "before", "boat"]).expect(0);
-    for disk in &disks {
-        disk.fill();
-    }
-    let leader = cluster.leader();
-    write_until_full(&cluster, leader);
-    eventually("the command line says so", || {
-        let ended = cluster.cli(&["--timeout", "1s", "put", "refused", "x"]);
-        let is_said = ended.code == Some(69) && ended.stderr.contains("no space in");
-        if is_said { Ok(()) } else { Err(format!("{ended:?}")) }
-    });
-    for node in 0..3 {
-        assert_eq!(cluster.cli_at(node, &["get", "--stale", "before"]).expect(0).stdout, "boat\n");
-    }
-    // Those who try again are answered when there is space.
-    let ledger = Ledger::start(&cluster);
-    for disk in &disks {
-        disk.free();
-    }
-    ledger.goes_on();
-    let before = ledger.stop().await;
-    cluster.kill_all();
-    cluster.restart_all();
-    for key in ["large", "before"] {
-        cluster.cli(&["del", key]).expect(0);
-    }
-    // What was refused may have had no effect only.
-    cluster.cli(&["get", "refused"]).expect(1);
-    before.are_in(&cluster).await;
-    for node in 0..3 {
-        before.reach(&cluster.client_at(node)).await;
-    }
 }
