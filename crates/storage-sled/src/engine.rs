@@ -136,7 +136,10 @@ fn guarded<T>(place: &str, operation: &str, call: impl FnOnce() -> sled::Result<
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(sled::Error::Io(error))) => Err(StorageError::io(format!("{operation} in {place}"), error)),
-        Ok(Err(error @ sled::Error::Corruption { .. })) => Err(StorageError::damaged(place, error.to_string())),
+        // sled also says of its own parameters that they are not supported when they are damaged.
+        Ok(Err(error @ (sled::Error::Corruption { .. } | sled::Error::Unsupported(_)))) => {
+            Err(StorageError::damaged(place, error.to_string()))
+        }
         Ok(Err(error)) => Err(StorageError::io(format!("{operation} in {place}"), io::Error::other(error))),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -199,6 +202,22 @@ pub(crate) mod tests {
         assert_eq!(syncs.load(Ordering::Relaxed), 1);
         let refused = open(Box::new(|| Err(io::Error::from_raw_os_error(5))));
         assert!(matches!(refused, Err(StorageError::Io { .. })), "what cannot be synced is not told");
+    }
+
+    #[test]
+    fn damaged_parameters_of_sled_are_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Engine::open(dir.path(), &SledOptions::default());
+        drop(open().unwrap());
+        let path = dir.path().join("conf");
+        let whole = std::fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 4;
+            std::fs::write(&path, damaged).unwrap();
+            let error = open().err();
+            assert!(matches!(error, Some(StorageError::Damaged { .. })), "byte {at} was flipped: {error:?}");
+        }
     }
 
     #[test]
