@@ -32,14 +32,14 @@ pub struct Node {
     pub api_port: u16,
     /// Its directory.
     pub data: PathBuf,
+    /// The URL of its storage; `None` for plain files in its directory.
+    pub storage: Option<String>,
     /// The cluster's name, `None` for the default.
     pub cluster: Option<String>,
     /// Who founds the cluster; empty for a node alone.
     pub peers: Vec<String>,
     /// Further arguments of `serve`.
     pub extra: Vec<String>,
-    /// The URL of its storage; `None` for a sled database in its directory.
-    pub storage: Option<String>,
     /// The host in its address, as a multiaddr begins.
     host: String,
     /// Where its Unix socket is, if peers come to one.
@@ -71,15 +71,16 @@ pub enum NotReady {
 impl Node {
     /// A node with ports of its own, not started.
     pub fn new(name: &str, folder: &Path) -> Node {
+        let data = folder.join(name);
         Node {
             name: name.to_owned(),
             peer_port: ports::free(),
             api_port: ports::free(),
-            data: folder.join(name),
+            storage: None,
+            data,
             cluster: None,
             peers: Vec::new(),
             extra: Vec::new(),
-            storage: None,
             socket: None,
             host: "/ip4/127.0.0.1".to_owned(),
             ending: "",
@@ -118,6 +119,17 @@ impl Node {
         self.host = format!("/{protocol}/{host}");
     }
 
+    /// It keeps its data in this directory, in plain files, from now on; `query` is the end of the URL, from the question mark on.
+    pub fn keep_in_files(&mut self, data: PathBuf, query: &str) {
+        self.storage = Some(format!("file:{}{query}", data.display()));
+        self.data = data;
+    }
+
+    /// It keeps its data in a sled database from now on.
+    pub fn keep_in_sled(&mut self) {
+        self.storage = Some(format!("sled:{}", self.data.display()));
+    }
+
     /// Where clients find it.
     pub fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.api_port)
@@ -125,7 +137,7 @@ impl Node {
 
     /// The arguments of its process.
     pub fn arguments(&self) -> Vec<String> {
-        let storage = self.storage.clone().unwrap_or_else(|| format!("sled:{}", self.data.display()));
+        let storage = self.storage.clone().unwrap_or_else(|| format!("file:{}", self.data.display()));
         let mut arguments = vec![
             "serve".to_owned(),
             self.address(),
@@ -247,7 +259,7 @@ impl Node {
         text.lines().find_map(|line| line.strip_prefix(field)).map(|rest| rest.trim().to_owned())
     }
 
-    /// The id of its process.
+    /// The number of its process.
     ///
     /// # Panics
     /// When it does not run.

@@ -219,7 +219,10 @@ impl Server {
                     }
                     return Ok(done);
                 }
-                Err(Trouble::Fatal(error)) => return Err(self.fatal(error)),
+                Err(Trouble::Fatal(error)) => {
+                    self.note_loss(&error);
+                    return Err(self.fatal(error));
+                }
                 Err(Trouble::Disconnected(why) | Trouble::Refused(why)) => why,
             };
             if until.is_some_and(|until| Instant::now() >= until) {

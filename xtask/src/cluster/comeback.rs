@@ -26,7 +26,7 @@ pub(super) fn restart(binary: &Path, storage: &Storage, nodes: &mut [Node], plac
         None => "gone already".to_owned(),
     };
     let others: Vec<String> =
-        nodes.iter().filter(|node| node.number != number).map(|node| node.ports.peer_address()).collect();
+        nodes.iter().filter(|node| node.number != number).map(|node| node.address.clone()).collect();
     nodes[place].start_to_join(&others.join(","))?;
     Ok(format!("node {number} had its data in memory: its old id ({old}) has left, and it joins as a new node"))
 }

@@ -3,8 +3,10 @@
 mod comeback;
 mod demo;
 mod input;
+mod link;
 mod node;
 mod play;
+mod redis;
 mod state;
 mod storage;
 mod verdict;
@@ -23,8 +25,10 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use self::{
-    node::{Node, Ports, StartError},
+    link::{Link, Transport},
+    node::{Node, Ports, Setting, StartError},
     play::Play,
+    redis::Servers,
     storage::Storage,
     view::View,
 };
@@ -36,8 +40,14 @@ pub(crate) struct Options {
     /// How many nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     nodes: u16,
-    /// Where the nodes keep their data, as `coracle serve` takes it: sled: (under target/cluster), sled:DIRECTORY (with a directory in it for each node), or memory:, where a killed node comes back as a new one
-    #[arg(long, value_name = "URL", default_value = "sled:")]
+    /// What the nodes speak to each other
+    #[arg(long, value_enum, default_value_t = Transport::Tcp)]
+    transport: Transport,
+    /// Over TLS, with certificates that are made for it
+    #[arg(long)]
+    tls: bool,
+    /// Where the nodes keep their data: file or sled (under target/cluster), file:DIRECTORY or sled:DIRECTORY (with a directory in it for each node), memory, where a killed node comes back as a new one, or redis, with a server for each node that is started with it
+    #[arg(long, value_name = "ENGINE", default_value = "file")]
     storage: Storage,
     /// Go on with the data of the last run (else it is deleted)
     #[arg(long, conflicts_with_all = ["smoke", "free_ports"])]
@@ -70,7 +80,7 @@ const LEADER_WAIT: Duration = Duration::from_secs(30);
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if options.storage == Storage::Memory && options.nodes < 3 {
         bail!(
-            "--storage memory: needs --nodes 3 or more: the killed node comes back as a new one, and a majority must be left to take it in"
+            "--storage memory needs --nodes 3 or more: the killed node comes back as a new one, and a majority must be left to take it in"
         );
     }
     if options.storage.holds_data() && !options.keep_data {
@@ -86,7 +96,16 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     println!("building the release binary");
     let binary = build_binary("coracle-server", "coracle", true)?;
     let stays = !options.smoke && io::stdout().is_terminal();
-    let mut nodes = start(options, &folder, &binary)?;
+    let link = match options.tls {
+        true => Link::over_tls(options.transport, &folder, &binary)?,
+        false => Link::plain(options.transport),
+    };
+    // Dropped after the nodes, which need them to the end.
+    let servers = match options.storage {
+        Storage::Redis => Servers::start(options.nodes.into(), &folder)?,
+        _ => Servers::none(),
+    };
+    let mut nodes = start(options, &servers, &Setting { link: &link, folder: &folder, binary: &binary })?;
     let view = View::new(stays && io::stderr().is_terminal(), &nodes);
     let leader = state::wait_for_leader(&binary, &nodes, LEADER_WAIT)?;
     view.say(&format!("node {} leads; counting words with {} clients", leader.number, options.clients));
@@ -112,38 +131,39 @@ fn prepare(folder: &Path, keep_data: bool) -> Result<()> {
 }
 
 /// Starts all nodes and waits until each says that it is ready.
-fn start(options: &Options, folder: &Path, binary: &Path) -> Result<Vec<Node>> {
+fn start(options: &Options, servers: &Servers, setting: &Setting<'_>) -> Result<Vec<Node>> {
     let is_free = options.uses_free_ports();
     let mut attempts = 0;
     loop {
         attempts += 1;
         let ports = if is_free { Ports::free(options.nodes)? } else { Ports::documented(options.nodes)? };
-        match start_on(&ports, &options.storage, folder, binary) {
+        match start_on(&ports, &options.storage, servers, setting) {
             Ok(nodes) => return Ok(nodes),
-            Err(StartError::PortTaken(_)) if is_free && attempts < PORT_ATTEMPTS => prepare(folder, false)?,
+            // Nothing was founded: that takes all nodes. What is there already stays, and other ports are drawn.
+            Err(StartError::PortTaken(_)) if is_free && attempts < PORT_ATTEMPTS => {}
             Err(StartError::PortTaken(error) | StartError::Other(error)) => return Err(error),
         }
     }
 }
 
-fn start_on(ports: &[Ports], storage: &Storage, folder: &Path, binary: &Path) -> Result<Vec<Node>, StartError> {
-    let peers: Vec<String> = ports.iter().map(Ports::peer_address).collect();
+fn start_on(
+    ports: &[Ports],
+    storage: &Storage,
+    servers: &Servers,
+    setting: &Setting<'_>,
+) -> Result<Vec<Node>, StartError> {
+    let peers: Vec<String> = ports.iter().map(|ports| ports.peer_address(setting.link)).collect();
     let peers = peers.join(",");
     let mut nodes = Vec::new();
     for (number, ports) in (1..).zip(ports) {
-        let mut node = Node::new(number, *ports, &peers, &storage.of_node(number, folder), folder, binary);
+        let mut node = Node::new(number, *ports, &peers, &storage.of_node(number, setting.folder, servers), setting);
         node.start()?;
         nodes.push(node);
     }
     // All run before one is waited for: a new cluster is founded only once all of them answer.
     for node in &mut nodes {
         node.wait_until_ready()?;
-        println!(
-            "node {} is ready: peers {}, clients {}",
-            node.number,
-            node.ports.peer_address(),
-            node.ports.endpoint()
-        );
+        println!("node {} is ready: peers {}, clients {}", node.number, node.address, node.ports.endpoint());
     }
     Ok(nodes)
 }

@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 
+use super::link::Link;
 use crate::process::tail;
 
 const READY_WAIT: Duration = Duration::from_secs(30);
@@ -45,10 +46,20 @@ impl From<Error> for StartError {
 pub(super) struct Node {
     pub(super) number: usize,
     pub(super) ports: Ports,
+    /// Where its peers find it.
+    pub(super) address: String,
     binary: PathBuf,
     arguments: Vec<String>,
     log: PathBuf,
     process: Option<Process>,
+}
+
+/// What is the same for all nodes.
+pub(super) struct Setting<'a> {
+    pub(super) link: &'a Link,
+    /// Where their logs go.
+    pub(super) folder: &'a Path,
+    pub(super) binary: &'a Path,
 }
 
 struct Process {
@@ -83,8 +94,8 @@ impl Ports {
     }
 
     /// Where its peers find it.
-    pub(super) fn peer_address(&self) -> String {
-        format!("/ip4/127.0.0.1/tcp/{}", self.peers)
+    pub(super) fn peer_address(&self, link: &Link) -> String {
+        link.address(self.peers)
     }
 
     /// Where clients find it.
@@ -94,15 +105,20 @@ impl Ports {
 }
 
 impl Node {
-    pub(super) fn new(number: usize, ports: Ports, peers: &str, storage: &str, folder: &Path, binary: &Path) -> Node {
-        let (address, endpoint) = (ports.peer_address(), ports.endpoint());
+    /// The node `number` at `ports`, of a cluster of `peers`; its data are in `storage`.
+    pub(super) fn new(number: usize, ports: Ports, peers: &str, storage: &str, setting: &Setting<'_>) -> Node {
+        let Setting { link, folder, binary } = setting;
+        let (address, endpoint) = (ports.peer_address(link), ports.endpoint());
         let arguments =
             ["serve", &address, "--peers", peers, "--storage", storage, "--api", &endpoint, "--exit-with-stdin"];
+        let mut arguments = arguments.map(str::to_owned).to_vec();
+        arguments.extend(link.arguments());
         Node {
             number,
             ports,
-            binary: binary.to_owned(),
-            arguments: arguments.map(str::to_owned).to_vec(),
+            address,
+            binary: binary.to_path_buf(),
+            arguments,
             log: folder.join(format!("n{number}.log")),
             process: None,
         }
@@ -230,6 +246,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::cluster::link::Transport;
 
     #[test]
     fn free_ports_differ() {
@@ -243,7 +260,9 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("coracle-xtask-{}", std::process::id()));
         let ports = Ports { peers: 1, clients: 2 };
         // `cargo serve …` is no command, so the process ends at once and complains.
-        let mut node = Node::new(1, ports, "", "memory:", &folder, Path::new(env!("CARGO")));
+        let link = Link::plain(Transport::Tcp);
+        let setting = Setting { link: &link, folder: &folder, binary: Path::new(env!("CARGO")) };
+        let mut node = Node::new(1, ports, "", "memory:", &setting);
         node.start().unwrap();
         let Err(StartError::Other(error)) = node.wait_until_ready() else { panic!("it is ready, or its port taken") };
         let text = error.to_string();
