@@ -27,7 +27,7 @@ pub(crate) fn conflict(membership: &Membership, record: &NodeRecord) -> Option<J
 }
 
 fn ways(record: &NodeRecord) -> Option<Vec<Way>> {
-    record.addresses.iter().map(|address| Some(way(&address.parse().ok()?)?)).collect()
+    record.addresses.iter().map(|address| way(&address.parse().ok()?)).collect()
 }
 
 fn way(address: &Address) -> Option<Way> {
