@@ -27,7 +27,12 @@ impl Redis {
     /// When it does not start.
     pub fn start() -> Redis {
         // A short path: sockets' names are limited.
-        let mut redis = Redis { folder: tempfile::Builder::new().prefix("rd").tempdir().unwrap(), process: None };
+        let mut folder = tempfile::Builder::new();
+        folder.prefix("rd");
+        // In memory where there is such a place: servers are killed, the machine is not, and others may keep the disk busy.
+        let memory = Path::new("/dev/shm");
+        let folder = if memory.is_dir() { folder.tempdir_in(memory) } else { folder.tempdir() };
+        let mut redis = Redis { folder: folder.unwrap(), process: None };
         redis.restart();
         redis
     }

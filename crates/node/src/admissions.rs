@@ -12,6 +12,7 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 use crate::{
     directory::Directory,
     inbox::{Inbox, Request},
+    reach,
 };
 
 /// How many nodes may ask at the same time.
@@ -46,6 +47,11 @@ impl Admissions {
     ) -> JoinAnswer {
         let cluster_name = directory.identity().cluster_name;
         let Status { id, membership, membership_index: index, leader, .. } = status;
+        if request.cluster_name == cluster_name
+            && let Some(refusal) = reach::conflict(membership, &request.record)
+        {
+            return JoinAnswer::Refused(refusal);
+        }
         let asked = Asked { id: *id, cluster_name: &cluster_name, membership, index: *index, leader: *leader };
         match request.consider(asked) {
             Verdict::Answer(answer) => answer,

@@ -8,7 +8,7 @@ use coracle_replica::{
 };
 use coracle_transport::{Address, Transport};
 
-use crate::{Node, directory::Directory};
+use crate::{Node, directory::Directory, reach};
 
 /// Why a node was not taken in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -84,7 +84,8 @@ impl Node {
             InviteAnswer::Refused(refusal) => return Err(refused(refusal)),
         };
         let status = self.leading()?;
-        if let Some(refusal) = conflict(&status.membership, &record) {
+        let refusal = conflict(&status.membership, &record);
+        if let Some(refusal) = refusal.or_else(|| reach::conflict(&status.membership, &record)) {
             return Err(refused(refusal));
         }
         let id = record.id;

@@ -26,6 +26,7 @@ mod operate;
 mod options;
 mod pool;
 mod process;
+mod reach;
 mod requests;
 mod run;
 mod start;

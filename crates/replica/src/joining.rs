@@ -148,6 +148,18 @@ pub enum JoinRefusal {
     /// It founds a cluster of its own, or waits for the peers that it was given.
     #[error("the node is founding a cluster with the peers that it was given: start it to stand by instead")]
     Founding,
+    /// It and a member have no way of talking to each other.
+    #[error(
+        "the node is at {addresses} and the member {member} at {member_addresses}: they have no way of talking in common; give one of them an address of the other's kind as well"
+    )]
+    OutOfReach {
+        /// Where the node is.
+        addresses: String,
+        /// Who cannot talk to it.
+        member: NodeId,
+        /// Where that member is.
+        member_addresses: String,
+    },
     /// Such a membership cannot be.
     #[error("the membership asked for cannot be: {why}")]
     Membership {

@@ -25,11 +25,7 @@ pub(crate) async fn members(cluster: &ClusterArgs, args: MembersArgs) -> Outcome
     let client = connect::client(cluster)?;
     let members = client.members().await?;
     let durabilities = durabilities(&client, &members).await;
-    if args.json {
-        out::line(as_json(&members, &durabilities))
-    } else {
-        out::line(table(&members, &durabilities))
-    }
+    if args.json { out::line(as_json(&members, &durabilities)) } else { out::line(table(&members, &durabilities)) }
 }
 
 /// Asks all members at once: each knows its own store only, and a server's settings may have changed since it was opened.
@@ -132,7 +128,10 @@ mod tests {
         let table = table(&response(), &durabilities());
         let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[0], HEAD);
-        assert_eq!(lines[1], ["0000000000000001", "voter", "*", "/memory/1", "-", "yes", "12", "0", "leading", "power-loss"]);
+        assert_eq!(
+            lines[1],
+            ["0000000000000001", "voter", "*", "/memory/1", "-", "yes", "12", "0", "leading", "power-loss"]
+        );
         assert_eq!(lines[2][1..], ["promotable", "/memory/2", "-", "yes", "5", "7", "replicating", "process-crash"]);
         assert_eq!(lines[3][1..], ["voter", "/memory/3", "-", "no", "-", "-", "silent", "-"]);
         assert_eq!(lines.len(), 4);

@@ -39,7 +39,8 @@ pub(crate) fn binds(args: &ServeArgs) -> Outcome<Vec<Address>> {
     let (is_tls, is_grpc) = kind(first);
     let other = others.iter().find(|other| kind(other) != (is_tls, is_grpc));
     if let (Some(_), Some(other)) = (args.bind.first(), other) {
-        let text = format!("{first} and {other} are spoken to in different ways: it is not clear which of them --bind is");
+        let text =
+            format!("{first} and {other} are spoken to in different ways: it is not clear which of them --bind is");
         return Err(Failure::new(Code::Usage, text).hint("Leave --bind out, or give addresses of one kind."));
     }
     let bind = |bind: &SocketAddr| {

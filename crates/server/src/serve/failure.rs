@@ -66,7 +66,9 @@ fn refusal_code(refusal: &FoundingRefusal) -> Code {
 
 fn join_code(refusal: &JoinRefusal) -> Code {
     match refusal {
-        JoinRefusal::ClusterName { .. } | JoinRefusal::OtherCluster { .. } => Code::Configuration,
+        JoinRefusal::ClusterName { .. } | JoinRefusal::OtherCluster { .. } | JoinRefusal::OutOfReach { .. } => {
+            Code::Configuration
+        }
         _ => Code::Refused,
     }
 }
