@@ -170,6 +170,9 @@ impl Server {
         if promised.is_some() && condition.run_id != run_id {
             tracing::info!(place = self.place, run_id, "the Redis server was started anew");
         }
+        if promised.is_some_and(|promised| promised != durability) {
+            tracing::warn!(place = self.place, %durability, "the Redis server's settings have changed: acknowledged writes survive another thing from here on");
+        }
         condition.durability = durability;
         condition.run_id = run_id;
         Ok(())

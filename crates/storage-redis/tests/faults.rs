@@ -139,8 +139,10 @@ fn c18_a_server_that_comes_back_with_less_is_lost_log() {
             true => assert_lost(store.log().read(GROUP, Index(1), Index(3), 100)),
             false => assert_lost(store.log().write(&[append(5)])),
         }
-        assert_stopped(store.log().write(&[append(5)]), "lost what it had acknowledged");
-        assert_stopped(store.log().recover(GROUP, 0), "write 3 of \"log\", 4 were acknowledged");
+        assert_lost(store.log().write(&[append(5)]));
+        let text = store.log().recover(GROUP, 0).unwrap_err().to_string();
+        let expected = ["lost what it had acknowledged", "write 3 of \"log\", 4 were acknowledged"];
+        assert!(expected.iter().all(|part| text.contains(part)), "{text}");
         drop(store);
         // A node that is started again has forgotten what it acknowledged; it is not let in unless that is accepted.
         for _ in 0..2 {

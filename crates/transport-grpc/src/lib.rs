@@ -12,6 +12,7 @@
 //! On arrival a message is gathered in one buffer, of which the entries' data are slices: they are copied no more.
 //! All frames that wait when a stream can take more leave as one message.
 
+mod codec;
 mod connection;
 mod convert;
 mod dial;
