@@ -9,7 +9,7 @@ use coracle_storage::{StateMachine, Store};
 use coracle_transport::{Address, Transport};
 
 use crate::{
-    BuildError, LocalKv, Node, StoreOptions,
+    BuildError, LocalKv, Node, StorageUrl, StorageUrlError, StoreOptions,
     builder::{blocking, key_value_machine, open_named, parse},
     founding::{self, Founding},
     open::{TransportOptions, check_reach},
@@ -88,7 +88,7 @@ pub struct GroupsBuilder {
     cluster: String,
     addresses: Vec<String>,
     bind: Vec<String>,
-    storage: Option<String>,
+    storage: Option<Result<StorageUrl, StorageUrlError>>,
     store: Option<Arc<dyn Store>>,
     store_options: StoreOptions,
     transport: Option<Arc<dyn Transport>>,
@@ -123,7 +123,13 @@ impl GroupsBuilder {
 
     /// Where the data of all groups is kept, as a [`StorageUrl`]. Default `./coracle-data`, by the engine that made it, a new one in plain files.
     pub fn storage(mut self, url: impl ToString) -> GroupsBuilder {
-        self.storage = Some(url.to_string());
+        self.storage = Some(url.to_string().parse());
+        self
+    }
+
+    /// [`GroupsBuilder::storage`] with a URL that was read before. Those of Redis do not show their passwords as text.
+    pub fn storage_url(mut self, url: StorageUrl) -> GroupsBuilder {
+        self.storage = Some(Ok(url));
         self
     }
 
@@ -174,7 +180,7 @@ impl GroupsBuilder {
         if options.addresses.is_empty() {
             return Err(BuildError::NoAddress);
         }
-        let url = self.storage.map(|url| url.parse()).transpose()?;
+        let url = self.storage.transpose()?;
         let store_options = self.store_options;
         let (transport, binds) = match self.transport {
             Some(transport) => (transport, None),

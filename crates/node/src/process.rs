@@ -16,6 +16,9 @@ use crate::{
     run::CLOSE_DEADLINE, status::StoreFacts,
 };
 
+/// How long threads get to end that waited for nothing but the store, once it is closed.
+const CLOSED_DEADLINE: Duration = Duration::from_secs(2);
+
 /// A process that listens, and can host groups.
 pub(crate) struct Process {
     pub(crate) transport: Arc<dyn Transport>,
@@ -56,6 +59,7 @@ impl Process {
     ) -> Result<Arc<Process>, StartError> {
         validate(&options)?;
         let boot_nonce = identity::random()?;
+        let mut unfinished = CloseStoreOnDrop(Some(store.clone()));
         let (options, identity, store) = blocking(move || {
             let identity = identity::establish(&*store, &options.cluster_name, group)?;
             Ok::<_, StartError>((options, identity, store))
@@ -76,9 +80,9 @@ impl Process {
             .map_err(|source| StartError::Environment { what: "cannot start a thread", source })?;
         let parts = Parts { store, identity: Arc::new(Mutex::new(identity.clone())), devices: Arc::new(devices) };
         let open = Mutex::new(Some(Open { parts, ended }));
-        let (closing, _) = watch::channel(false);
         let store = facts;
-        guard.transport = None;
+        (guard.transport, unfinished.0) = (None, None);
+        let (closing, _) = watch::channel(false);
         Ok(Arc::new(Process { transport, host, boot_nonce, addresses, identity, store, open, closing }))
     }
 
@@ -100,7 +104,7 @@ impl Process {
         let _ = self.closing.subscribe().wait_for(|is_closing| *is_closing).await;
     }
 
-    /// Closes the transport, waits for the threads and lets the store go. The groups have ended before; when one of them left something behind, nothing is waited for.
+    /// Closes the transport, waits for the threads and lets the store go. The groups have ended before; when one of them left something behind, there is no more waiting than for the store to let go of it.
     pub(crate) async fn close(&self, is_clean: bool) {
         self.begin_to_close();
         self.transport.shutdown().await;
@@ -111,7 +115,7 @@ impl Process {
         if !is_clean {
             store.close();
         }
-        let deadline = if is_clean { CLOSE_DEADLINE } else { Duration::ZERO };
+        let deadline = if is_clean { CLOSE_DEADLINE } else { CLOSED_DEADLINE };
         let has_ended = ended.within(deadline).await;
         store.close();
         if !has_ended {
@@ -176,8 +180,21 @@ pub(crate) async fn blocking<T: Send + 'static>(
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.lock().is_some() {
+        // Nobody waits for the store any more: what a start that was given up left waiting there ends.
+        if let Some(open) = self.lock().take() {
+            drop(CloseStoreOnDrop(Some(open.parts.store)));
             drop(CloseOnDrop { transport: Some(self.transport.clone()) });
+        }
+    }
+}
+
+/// Closes the store when nobody else does: a call that waits there would hold its thread, and with it the runtime, for ever.
+struct CloseStoreOnDrop(Option<Arc<dyn Store>>);
+
+impl Drop for CloseStoreOnDrop {
+    fn drop(&mut self) {
+        if let Some(store) = self.0.take() {
+            store.close();
         }
     }
 }

@@ -109,3 +109,32 @@ async fn a_shutdown_does_not_wait_for_a_hung_disk_for_ever() {
     assert_eq!(proposal.await.unwrap().unwrap_err(), RequestError::Unknown);
     store.disk.set(Mode::Works);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_ends_its_waits_when_it_is_closed_is_let_go() {
+    let (node, store) = one().await;
+    store.disk.can_be_closed.store(true, Ordering::SeqCst);
+    store.disk.set(Mode::Hangs);
+    let proposal = tokio::spawn({
+        let node = node.clone();
+        async move { node.propose("x").await }
+    });
+    wait_until("it is appended", || node.status().last_index.0 > 2).await;
+    assert_eq!(node.shutdown().await, StopReason::Shutdown);
+    assert_eq!(proposal.await.unwrap().unwrap_err(), RequestError::Unknown);
+    assert_eq!((Arc::strong_count(&store), Arc::strong_count(&store.disk)), (1, 1), "no thread was left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_is_given_up_leaves_nothing_waiting_for_the_store() {
+    let store = stores(1).remove(0);
+    store.disk.can_be_closed.store(true, Ordering::SeqCst);
+    store.disk.set(Mode::HangsWhole);
+    let starting = tokio::spawn({
+        let store = store.clone();
+        async move { start(&MemoryNetwork::new(), &store, options(1, 1)).await.map(drop) }
+    });
+    wait_until("it waits for the log", || store.disk.hanging.load(Ordering::SeqCst) > 0).await;
+    starting.abort();
+    wait_until("the store is let go", || Arc::strong_count(&store.disk) == 1).await;
+}

@@ -219,7 +219,11 @@ impl Server {
         if !self.options.allow_weaker_durability {
             return Err(Trouble::Fatal(self.lost(format!("{lost}, as an earlier process found"))));
         }
-        tracing::warn!(place = self.place, lost, "an earlier process found writes lost that it had acknowledged: this is accepted, since weaker durability is");
+        tracing::warn!(
+            place = self.place,
+            lost,
+            "an earlier process found writes lost that it had acknowledged: this is accepted, since weaker durability is"
+        );
         Ok(())
     }
 
@@ -229,7 +233,11 @@ impl Server {
         let (keys, args) = (vec![self.owner_key()], vec![epoch.into(), what.as_bytes().to_vec()]);
         let call = Call { script: Script::Lose, keys, args };
         if let Err(trouble) = Link::new(self).and_then(|mut link| link.call(&call)) {
-            tracing::warn!(place = self.place, ?trouble, "the loss could not be noted on the server: this node must not be started on it again");
+            tracing::warn!(
+                place = self.place,
+                ?trouble,
+                "the loss could not be noted on the server: this node must not be started on it again"
+            );
         }
     }
 

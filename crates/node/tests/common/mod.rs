@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc, Condvar, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -28,6 +28,8 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) enum Mode {
     Works,
     Hangs,
+    /// What is read hangs, too.
+    HangsWhole,
     Fails,
 }
 
@@ -40,12 +42,26 @@ pub(crate) struct Disk {
     pub(crate) groups_written_max: AtomicUsize,
     /// How many writes hang.
     pub(crate) hanging: AtomicUsize,
+    /// Whether closing the store ends what hangs, as with a server that is away.
+    pub(crate) can_be_closed: AtomicBool,
 }
 
 impl Disk {
     pub(crate) fn set(&self, mode: Mode) {
         *self.mode.lock().unwrap() = mode;
         self.changed.notify_all();
+    }
+
+    /// Waits while the disk is in one of these modes.
+    fn wait(&self, modes: &[Mode]) -> Result<()> {
+        self.hanging.fetch_add(1, Ordering::SeqCst);
+        let mode = self.mode.lock().unwrap();
+        let mode = self.changed.wait_while(mode, |mode| modes.contains(mode)).unwrap();
+        self.hanging.fetch_sub(1, Ordering::SeqCst);
+        match *mode {
+            Mode::Fails => Err(StorageError::io("sync the log", std::io::Error::other("the disk is gone"))),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -64,6 +80,7 @@ impl DiskStore {
             writes: AtomicUsize::new(0),
             groups_written_max: AtomicUsize::new(0),
             hanging: AtomicUsize::new(0),
+            can_be_closed: AtomicBool::new(false),
         };
         DiskStore { memory: MemoryStore::new(), disk: Arc::new(disk) }
     }
@@ -97,6 +114,12 @@ impl Store for DiskStore {
     fn kv(&self, group: GroupId) -> Result<Arc<dyn KvStore>> {
         self.memory.kv(group)
     }
+
+    fn close(&self) {
+        if self.disk.can_be_closed.load(Ordering::SeqCst) {
+            self.disk.set(Mode::Fails);
+        }
+    }
 }
 
 struct DiskLog {
@@ -106,17 +129,12 @@ struct DiskLog {
 
 impl LogStore for DiskLog {
     fn recover(&self, group: GroupId, tail_bytes_max: usize) -> Result<RecoveredLog> {
+        self.disk.wait(&[Mode::HangsWhole])?;
         self.log.recover(group, tail_bytes_max)
     }
 
     fn write(&self, batches: &[LogBatch]) -> Result<()> {
-        self.disk.hanging.fetch_add(1, Ordering::SeqCst);
-        let mode = self.disk.mode.lock().unwrap();
-        let mode = self.disk.changed.wait_while(mode, |mode| *mode == Mode::Hangs).unwrap();
-        self.disk.hanging.fetch_sub(1, Ordering::SeqCst);
-        if *mode == Mode::Fails {
-            return Err(StorageError::io("sync the log", std::io::Error::other("the disk is gone")));
-        }
+        self.disk.wait(&[Mode::Hangs, Mode::HangsWhole])?;
         self.disk.writes.fetch_add(1, Ordering::SeqCst);
         let groups: BTreeSet<GroupId> = batches.iter().map(|batch| batch.group).collect();
         self.disk.groups_written_max.fetch_max(groups.len(), Ordering::SeqCst);
