@@ -125,6 +125,11 @@ impl Trace {
         failed.map(|first| (first.path.as_str(), again(first))).collect()
     }
 
+    /// What was called on files whose paths end so, in order.
+    pub fn calls_on(&self, path_end: &str) -> Vec<&str> {
+        self.calls.iter().filter(|call| call.path.ends_with(path_end)).map(|call| call.name.as_str()).collect()
+    }
+
     /// How many syncs succeeded.
     pub fn syncs(&self) -> usize {
         self.calls.iter().filter(|call| call.name.ends_with("sync") && call.result == "0").count()

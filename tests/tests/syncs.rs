@@ -34,3 +34,16 @@ fn c18_sled_syncs_before_each_acknowledgement() {
 fn c18_files_are_synced_before_each_acknowledgement() {
     syncs_before_each_acknowledgement("file");
 }
+
+/// And the mark, which is no part of the log, is noted without a sync.
+#[test]
+fn a_write_of_the_log_in_files_is_one_call_that_writes_and_one_that_syncs() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("file:{}", folder.path().join("store").display());
+    let writer = env!("CARGO_BIN_EXE_store-writer");
+    let (_, trace) = Trace::of(writer, &[&url, WRITES], &folder.path().join("trace")).unwrap();
+    // The entries, each seventh followed by a wrong tail, and what a segment begins with.
+    let writes = 100 + 100 / 7 + 1;
+    assert_eq!(trace.calls_on(".segment"), ["pwrite64", "fdatasync"].repeat(writes));
+    assert_eq!(trace.calls_on("/log/mark"), ["pwrite64"].repeat(writes));
+}
