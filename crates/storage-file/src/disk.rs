@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::{
+    fs::{FallocateFlags, fallocate},
+    io::retry_on_intr,
+};
 
 /// How much is written at once when a file is filled with zeros.
 const ZEROS: usize = 1024 * 1024;
@@ -106,7 +109,7 @@ impl Disk for OsDisk {
 /// Reserves first, so that a disk without space says so at once, then writes zeros: blocks that were written before are overwritten without a change to the file system's own records, which an fdatasync would have to wait for.
 fn fill(path: &Path, bytes: u64) -> io::Result<File> {
     let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(path)?;
-    match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+    match retry_on_intr(|| fallocate(&file, FallocateFlags::empty(), 0, bytes)) {
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
         Err(error) => return Err(error.into()),
     }

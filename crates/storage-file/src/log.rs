@@ -199,8 +199,8 @@ impl LogStore for FileLog {
         let mut writer = self.writer();
         self.check()?;
         let mut planned = self.plan(&mut writer, batches)?;
-        self.move_old(&mut writer, &mut planned)?;
-        let written = self.commit(&mut writer, batches, planned);
+        let moved = self.move_old(&mut writer, &mut planned);
+        let written = moved.and_then(|()| self.commit(&mut writer, batches, planned));
         if let Err(error) = &written
             && !matches!(error, StorageError::Full { .. })
         {

@@ -108,3 +108,23 @@ fn one_write_of_a_hundred_groups_is_one_sync() {
     // One write of the block, one of the mark.
     assert_eq!(disk.counts(), (syncs + 1, writes + 2));
 }
+
+/// A gap between two segments would be lost log.
+#[test]
+fn segments_that_cannot_be_deleted_keep_those_behind_them() {
+    let (disk, oracle) = (SimDisk::default(), Oracle::new());
+    let log = open(&disk).unwrap();
+    let write = |act| {
+        let batch = oracle.batch(GROUPS[0], act);
+        log.write(std::slice::from_ref(&batch)).unwrap();
+        oracle.log.write(&[batch]).unwrap();
+    };
+    for round in 0..40 {
+        write(Act::Append(3, 300));
+        disk.lock().fails_remove = (10..20).contains(&round);
+        write(Act::Compact(2));
+        let now = disk.lock().cut(|_| false);
+        expect_same(&open(&now).unwrap(), &oracle.state(), &format!("round {round}"));
+    }
+    assert!(disk.files().len() < 8, "what could not be deleted is deleted later");
+}

@@ -14,7 +14,7 @@ use std::{
 
 use crate::{Result, StorageError};
 
-/// Makes a directory and those above it, durably.
+/// Makes a directory and those above it, durably. What is in one that is there already is synced, too: a process that was killed may have left names that are not durable (C3).
 ///
 /// # Errors
 /// When one cannot be made or synced.
@@ -25,7 +25,7 @@ pub fn ensure_dir(path: &Path) -> Result<()> {
         let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
         sync_dir(parent.unwrap_or(Path::new(".")))?;
     }
-    Ok(())
+    sync_dir(path)
 }
 
 /// Makes the names in a directory durable.
