@@ -64,7 +64,7 @@ struct Passed {
 
 #[derive(Args)]
 struct Bench {
-    /// Which benchmark: `core` is the protocol alone, three replicas in one thread; `groups` is many groups on three processes
+    /// Which benchmark: `core` is the protocol alone, three replicas in one thread; `groups` is many groups on three processes; `durable` is the stores on disk beside a plain file
     #[arg(default_value = "core")]
     what: String,
     #[command(flatten)]

@@ -28,6 +28,9 @@ pub(crate) trait Disk: Send + Sync {
     /// Gives a file another name, durably.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
+    /// Makes all names durable that are there: a process that was killed may have left some that are not.
+    fn sync_names(&self) -> io::Result<()>;
+
     /// Deletes a file, durably; that it is absent is no error.
     fn remove(&self, name: &str) -> io::Result<()>;
 
@@ -61,10 +64,6 @@ impl OsDisk {
     pub(crate) fn new(path: PathBuf) -> OsDisk {
         OsDisk { path }
     }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()
-    }
 }
 
 impl Disk for OsDisk {
@@ -84,14 +83,18 @@ impl Disk for OsDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         fs::rename(self.path.join(from), self.path.join(to))?;
-        self.sync_dir()
+        self.sync_names()
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         match fs::remove_file(self.path.join(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => self.sync_dir(),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            // Also when it is gone already: that may not be durable yet.
+            _ => self.sync_names(),
         }
     }
 

@@ -45,7 +45,7 @@ pub(crate) fn scan(disk: &dyn Disk, names: &[String], durable: u64) -> Result<Op
         return Err(StorageError::damaged(disk.place(&Segment::name(missing.0)), "it is missing"));
     }
     let scanned = Scanned { groups: HashMap::new(), segments: VecDeque::new(), position: 0, sequence: 0 };
-    let mut scan = Scan { disk, durable, scanned, buffer: Vec::new() };
+    let mut scan = Scan { disk, durable, scanned, buffer: Vec::new(), doubtful: 0 };
     for number in &numbers {
         scan.segment(*number, number == last)?;
     }
@@ -58,6 +58,8 @@ struct Scan<'a> {
     scanned: Scanned,
     /// The segment that is being read.
     buffer: Vec<u8>,
+    /// Where in it the blocks begin of which the mark does not know that they are durable.
+    doubtful: usize,
 }
 
 impl Scan<'_> {
@@ -99,7 +101,8 @@ impl Scan<'_> {
     }
 
     fn finish(self) -> Result<Scanned> {
-        let Scan { disk, durable, mut scanned, .. } = self;
+        let Scan { disk, durable, mut scanned, buffer, doubtful } = self;
+        let begin = doubtful as u64;
         let place =
             scanned.segments.back().map_or_else(String::new, |last| disk.place(&Segment::name(last.header.number)));
         if durable >= scanned.sequence {
@@ -109,6 +112,10 @@ impl Scan<'_> {
             );
         }
         if let Some(last) = scanned.segments.back() {
+            // After a sync that failed the system may show what is not on the disk, and have nothing left to sync: it is written again (H35).
+            let doubtful = buffer.get(doubtful..scanned.position as usize).unwrap_or_default();
+            let written = if doubtful.is_empty() { Ok(()) } else { last.file.write_at(doubtful, begin) };
+            written.map_err(|error| StorageError::io(format!("write {place}"), error))?;
             last.file.sync().map_err(|error| StorageError::io(format!("sync {place}"), error))?;
         }
         for (id, group) in &mut scanned.groups {
@@ -135,6 +142,7 @@ impl Reader<'_, '_> {
     fn read(&mut self) -> Result<usize> {
         let salt = self.segment.header.salt;
         let mut position = BLOCKS;
+        self.scan.doubtful = BLOCKS;
         loop {
             let sequence = self.scan.scanned.sequence;
             let Some(found) = block::find(self.bytes, position, salt, sequence) else { break };
@@ -144,6 +152,9 @@ impl Reader<'_, '_> {
             self.take(&found, position == BLOCKS)?;
             position += found.bytes;
             self.scan.scanned.sequence += 1;
+            if sequence <= self.scan.durable {
+                self.scan.doubtful = position;
+            }
         }
         let sequence = self.scan.scanned.sequence;
         if block::has_later(self.bytes, position, salt, sequence) {
@@ -200,7 +211,7 @@ impl Reader<'_, '_> {
             let (group, sequence) = (record.group, self.scan.scanned.sequence);
             StorageError::damaged(self.place, format!("block {sequence}, group {group}: {error}"))
         })?;
-        group.apply(record, self.segment, offset as u64);
+        group.replay(record, self.segment, offset as u64);
         if !wrong.is_empty() {
             note_damaged(group, record, self.bytes, offset, wrong);
         }

@@ -1,8 +1,10 @@
 //! After every call, with every set of un-synced sectors that a power cut may leave.
 
+use coracle_core::Run;
 use coracle_storage::{LogBatch, LogStore, RecoveredLog};
 
 use super::{Act, GROUPS, Oracle, SimDisk, disk::State, expect_same, open, singles, states};
+use crate::log::FileLog;
 
 /// Up to so many sectors every subset is tried; beyond, each one alone, all but each one, each beginning, each end.
 const SUBSETS_MAX: usize = 6;
@@ -41,6 +43,7 @@ fn check(workload: &[usize]) -> usize {
     let history = disk.lock().history.take().unwrap();
     let mut tried = 0;
     for (call, state) in history.iter().enumerate() {
+        kill(state, (&old, &new), &format!("{workload:?}, killed at call {call}"));
         for subset in subsets(state.cached()) {
             crash(state, &subset, (&old, &new), &format!("{workload:?}, call {call}, {subset:?}"));
             tried += 1;
@@ -77,18 +80,42 @@ fn crash(state: &State, subset: &[bool], (old, new): (&[RecoveredLog], &[Recover
     }
 }
 
+/// What a killed process left in caches is durable before the next one tells it (C3).
+fn kill(state: &State, (old, new): (&[RecoveredLog], &[RecoveredLog]), what: &str) {
+    let disk = state.kill();
+    let log = open(&disk).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let found = states(&log).unwrap();
+    assert!(found == old || found == new, "{what}: {found:#?}, expected {old:#?} or {new:#?}");
+    go_on(&disk, &found, what);
+    append(&log, &found, what);
+    drop(log);
+    expect_appended(&disk, &found, what);
+}
+
 /// What was found is durable, and stays so when the log goes on and the power is cut again.
 fn go_on(disk: &SimDisk, found: &[RecoveredLog], what: &str) {
     let disk = disk.lock().cut(|_| false);
     let log = open(&disk).unwrap_or_else(|error| panic!("{what}, again: {error}"));
     expect_same(&log, found, what);
-    let last = found[0].last_index;
-    let term = found[0].hard_state.term.next();
-    let entry = super::run(last.0 + 1, term.0, 1, 10);
-    log.write(&[LogBatch::append(GROUPS[0], vec![entry.clone()])]).unwrap();
+    append(&log, found, what);
     drop(log);
+    expect_appended(&disk, found, what);
+}
+
+fn next_entry(found: &[RecoveredLog]) -> Run {
+    super::run(found[0].last_index.0 + 1, found[0].hard_state.term.0 + 1, 1, 10)
+}
+
+fn append(log: &FileLog, found: &[RecoveredLog], what: &str) {
+    let written = log.write(&[LogBatch::append(GROUPS[0], vec![next_entry(found)])]);
+    written.unwrap_or_else(|error| panic!("{what}, continued: {error}"));
+}
+
+/// It was acknowledged, and so it survives a power cut that loses all that may be lost.
+fn expect_appended(disk: &SimDisk, found: &[RecoveredLog], what: &str) {
     let log = open(&disk.lock().cut(|_| false)).unwrap_or_else(|error| panic!("{what}, continued: {error}"));
     let continued = log.recover(GROUPS[0], usize::MAX).unwrap();
+    let entry = next_entry(found);
     assert_eq!((continued.last_index, singles(&continued.tail).last()), (entry.last(), Some(&entry)), "{what}");
 }
 

@@ -20,7 +20,10 @@ pub(super) struct SimDisk {
 
 #[derive(Clone)]
 pub(super) struct State {
+    /// As every process sees them.
     names: BTreeMap<String, u64>,
+    /// As they are after a power cut.
+    durable_names: BTreeMap<String, u64>,
     files: BTreeMap<u64, Content>,
     next_file: u64,
     /// How many bytes may still be reserved.
@@ -28,6 +31,7 @@ pub(super) struct State {
     /// What each further sync and write does.
     pub(super) fails_sync: bool,
     pub(super) fails_write: bool,
+    pub(super) fails_remove: bool,
     pub(super) syncs: usize,
     pub(super) writes: usize,
     /// How the disk was after each call, if that is wanted.
@@ -38,11 +42,13 @@ impl Default for State {
     fn default() -> State {
         State {
             names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
             files: BTreeMap::new(),
             next_file: 0,
             space: u64::MAX,
             fails_sync: false,
             fails_write: false,
+            fails_remove: false,
             syncs: 0,
             writes: 0,
             history: None,
@@ -53,6 +59,8 @@ impl Default for State {
 #[derive(Clone, Default)]
 struct Content {
     durable: Vec<u8>,
+    /// Sectors of which a sync has failed: still seen, and written by no other sync.
+    dropped: Vec<(usize, [u8; SECTOR])>,
     /// Sectors in the order in which they were written.
     cached: Vec<(usize, [u8; SECTOR])>,
 }
@@ -71,8 +79,15 @@ impl Content {
 
     fn seen(&self) -> Vec<u8> {
         let mut whole = self.clone();
+        for (at, sector) in std::mem::take(&mut whole.dropped) {
+            whole.write_sector(at, &sector);
+        }
         whole.sync();
         whole.durable
+    }
+
+    fn has_dropped(&self) -> bool {
+        !self.dropped.is_empty()
     }
 }
 
@@ -90,7 +105,13 @@ impl State {
 
     /// How many sectors a power cut may lose.
     pub(super) fn cached(&self) -> usize {
-        self.files.values().map(|file| file.cached.len()).sum()
+        let sectors: usize = self.files.values().map(|file| file.cached.len()).sum();
+        sectors + usize::from(self.names != self.durable_names)
+    }
+
+    /// What another process finds when this one is killed: nothing is lost, and nothing more is durable.
+    pub(super) fn kill(&self) -> SimDisk {
+        SimDisk { shared: Arc::new(Mutex::new(State { history: None, ..self.clone() })) }
     }
 
     /// What is on the disk after a power cut that only those sectors survive for which `survives` says so.
@@ -98,6 +119,7 @@ impl State {
         let mut state = State { history: None, ..self.clone() };
         let mut number = 0;
         for file in state.files.values_mut() {
+            file.dropped.clear();
             for (at, sector) in std::mem::take(&mut file.cached) {
                 if survives(number) {
                     file.write_sector(at, &sector);
@@ -105,6 +127,10 @@ impl State {
                 number += 1;
             }
         }
+        if state.names != state.durable_names && !survives(number) {
+            state.names = state.durable_names.clone();
+        }
+        state.durable_names = state.names.clone();
         SimDisk { shared: Arc::new(Mutex::new(state)) }
     }
 }
@@ -164,7 +190,7 @@ impl Disk for SimDisk {
         state.space -= bytes;
         let file = state.next_file;
         state.next_file += 1;
-        state.files.insert(file, Content { durable: vec![0; bytes as usize], cached: Vec::new() });
+        state.files.insert(file, Content { durable: vec![0; bytes as usize], ..Content::default() });
         state.names.insert(name.to_owned(), file);
         state.record();
         drop(state);
@@ -181,16 +207,28 @@ impl Disk for SimDisk {
         let file = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.names.insert(to.to_owned(), file);
         state.record();
+        drop(state);
+        self.sync_names()
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        let mut state = self.lock();
+        state.durable_names = state.names.clone();
+        state.record();
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.lock();
+        if state.fails_remove {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         if let Some(file) = state.names.remove(name) {
             state.space = state.space.saturating_add(state.files[&file].durable.len() as u64);
         }
         state.record();
-        Ok(())
+        drop(state);
+        self.sync_names()
     }
 
     fn place(&self, name: &str) -> String {
@@ -211,7 +249,11 @@ impl DiskFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let mut state = self.disk.lock();
         let file = state.file(self.file);
-        let seen = if file.cached.is_empty() { Cow::Borrowed(&file.durable) } else { Cow::Owned(file.seen()) };
+        let seen = if file.cached.is_empty() && !file.has_dropped() {
+            Cow::Borrowed(&file.durable)
+        } else {
+            Cow::Owned(file.seen())
+        };
         let range = offset as usize..offset as usize + buffer.len();
         buffer.copy_from_slice(seen.get(range).ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
@@ -233,6 +275,10 @@ impl DiskFile for SimFile {
         let mut state = self.disk.lock();
         state.syncs += 1;
         if state.fails_sync {
+            // The system lets go of what it could not write, and does not try again.
+            let file = state.file(self.file);
+            let lost = std::mem::take(&mut file.cached);
+            file.dropped.extend(lost);
             return Err(io::Error::from_raw_os_error(5));
         }
         state.file(self.file).sync();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use coracle_storage::{LogStore, StorageError};
 
-use super::{Act, GROUPS, Oracle, SEGMENT_BYTES, SimDisk, expect_same, open};
+use super::{Act, GROUPS, Oracle, SEGMENT_BYTES, SimDisk, expect_same, open, states};
 use crate::log::{FileLog, LogOptions};
 
 #[test]
@@ -26,6 +26,25 @@ fn c18_a_failed_sync_is_never_tried_again() {
     // The kernel may have dropped what it could not write.
     let log = open(&disk.lock().cut(|_| false)).unwrap();
     expect_same(&log, &oracle.state(), "after a failed sync");
+}
+
+/// After a failed sync the system shows what is not on the disk, and a sync of another process has nothing left to write (H35).
+#[test]
+fn h35_what_a_failed_sync_left_in_caches_is_written_before_it_is_told() {
+    let (disk, oracle) = (SimDisk::default(), Oracle::new());
+    let log = open(&disk).unwrap();
+    // The segment begins with a block of its own.
+    log.write(&[oracle.batch(GROUPS[1], Act::Vote)]).unwrap();
+    let batch = oracle.batch(GROUPS[0], Act::Append(2, 50));
+    disk.lock().fails_sync = true;
+    assert!(matches!(log.write(&[batch]), Err(StorageError::Io { .. })));
+    disk.lock().fails_sync = false;
+    drop(log);
+    let disk = disk.lock().kill();
+    let log = open(&disk).unwrap();
+    let told = states(&log).unwrap();
+    drop(log);
+    expect_same(&open(&disk.lock().cut(|_| false)).unwrap(), &told, "after a power cut");
 }
 
 #[test]
