@@ -125,12 +125,15 @@ async fn receive(
             shared.dropped(error);
             is_news |= matches!(error, FrameError::Receiver { group, .. } if told.insert(*group));
         }
+        // Who does not read what it is told is not heard for ever.
         if is_news {
-            handshake::say_hello(stream, host.as_ref(), options.hello_bytes_max).await?;
+            let said = handshake::say_hello(stream, host.as_ref(), options.hello_bytes_max);
+            timeout(options.write_timeout, said).await.map_err(|_| WireError::Timeout)??;
         }
         if let Some(hello) = stopped? {
             told.clear();
-            announced(stream, host.as_ref(), &mut inbound, &hello, options.hello_bytes_max).await?;
+            let answered = announced(stream, host.as_ref(), &mut inbound, &hello, options.hello_bytes_max);
+            timeout(options.write_timeout, answered).await.map_err(|_| WireError::Timeout)??;
             continue;
         }
         match timeout(options.idle_timeout, packets.fill(stream)).await {

@@ -1,4 +1,4 @@
-use std::sync::Mutex;
+use std::{sync::Mutex, time::Duration};
 
 use bytes::Bytes;
 use coracle_core::{Body, GroupId, Incarnation, Message, NodeId, Term};
@@ -232,4 +232,20 @@ async fn who_says_nothing_is_closed() {
     idle.stream.write_all(&introduction()).await.unwrap();
     (&mut idle.serving).await.unwrap();
     assert_eq!(idle.shared.faults.total(), 0, "to have nothing to say is no fault");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_what_it_is_told_is_closed() {
+    let mut deaf = Client::start(TcpOptions::default(), 100);
+    let mut bytes = introduction();
+    for _ in 0..100 {
+        put_greeting(&mut bytes, &Greeting::Hello(hello(2)), MAX).unwrap();
+    }
+    let (_unread, mut write) = tokio::io::split(deaf.stream);
+    let patience = Duration::from_secs(3600);
+    let sending = timeout(patience, write.write_all(&bytes));
+    let (sent, served) = tokio::join!(sending, timeout(patience, &mut deaf.serving));
+    served.expect("in time").unwrap();
+    assert!(sent.expect("in time").is_err(), "it is closed");
+    assert_eq!(deaf.shared.faults.of(Fault::Timeout), 1);
 }

@@ -20,6 +20,7 @@
 //! Fields by position are read only by builds of the same preamble version; why that is worth it is in `docs/decisions/messagepack-arrays.md`.
 
 mod dial;
+mod elements;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

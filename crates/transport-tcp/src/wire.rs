@@ -12,6 +12,8 @@ use coracle_transport::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::elements;
+
 /// A stream of bytes both ways.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -68,6 +70,8 @@ pub(crate) enum WireError {
     Garbage([u8; MAGIC.len()]),
     #[error("a packet of {len} bytes was announced, {max} are allowed")]
     Oversized { len: usize, max: usize },
+    #[error("a packet has {count} elements or more, {max} are allowed")]
+    Elements { count: usize, max: usize },
     #[error("a packet does not decode: {0}")]
     Malformed(String),
     #[error("refused by the other side: {0}")]
@@ -91,7 +95,7 @@ impl WireError {
             WireError::NoSecurity(_) => Fault::Tls,
             WireError::Timeout => Fault::Timeout,
             WireError::Garbage(_) => Fault::Garbage,
-            WireError::Oversized { .. } => Fault::Oversized,
+            WireError::Oversized { .. } | WireError::Elements { .. } => Fault::Oversized,
             WireError::Malformed(_) => Fault::Malformed,
             WireError::RefusedThere(_) => Fault::RefusedThere,
             WireError::Refused(Refusal::Version { .. }) => Fault::Version,
@@ -243,6 +247,7 @@ fn packet_bytes_max(bytes_max: usize) -> usize {
 }
 
 pub(crate) fn decode_frame(body: &[u8]) -> Result<Frame, WireError> {
+    elements::check(body)?;
     let (group, message) = decode::<(GroupId, Message)>(body)?;
     Ok(Frame { group, message })
 }
