@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use coracle_tests::{cli::coracle, cluster::Cluster, wait::eventually};
+use coracle_tests::{cli::coracle, cluster::Cluster, node::Node, wait::eventually};
 
 type Ruin = fn(&Path);
 

@@ -19,9 +19,9 @@ fn folder(target: &Target) -> PathBuf {
 /// The files of a target, in order.
 fn corpus(target: &Target) -> Vec<(PathBuf, Vec<u8>)> {
     let files = fs::read_dir(folder(target)).unwrap_or_else(|error| panic!("{}: {error}", target.name));
-    let mut paths: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> = files.map(|file| file.expect("an entry").path()).collect();
     paths.sort();
-    paths.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    paths.into_iter().map(|path| (path.clone(), fs::read(path).expect("a seed"))).collect()
 }
 
 fn hold(target: &Target, what: &str, data: &[u8]) {
