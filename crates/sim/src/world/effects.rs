@@ -392,7 +392,7 @@ impl World {
                     self.passes(Milestone::SnapshotOnLaterLeader);
                 }
                 self.is_elected(node, term)?;
-                self.nobody_else_has_a_lease(node)?;
+                self.no_earlier_leader_has_a_lease(node, term)?;
                 self.ghost.leads(self.nodes[node].key, term, &self.nodes[node].issued)?;
                 self.note_role(node, true);
                 self.overlap()?;

@@ -42,10 +42,10 @@ impl Rounds {
 }
 
 impl World {
-    /// C13: `node` leads from now on; whoever led before has no lease any more, by its own clock.
-    pub(super) fn nobody_else_has_a_lease(&self, node: usize) -> Step {
+    /// C13: `node` leads in `term` from now on; whoever led in an earlier one has no lease any more, by its own clock. A later one may have begun before a paused node counts its votes.
+    pub(super) fn no_earlier_leader_has_a_lease(&self, node: usize, term: Term) -> Step {
         let has_lease = |slot: &usize| {
-            let running = self.nodes[*slot].running.as_ref().filter(|_| *slot != node);
+            let running = self.nodes[*slot].running.as_ref().filter(|it| it.replica.raft().term() < term);
             running.is_some_and(|it| it.replica.raft().has_lease_at(it.clock.read(self.now)))
         };
         match (0..self.nodes.len()).find(has_lease) {
