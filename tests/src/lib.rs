@@ -6,16 +6,24 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 pub mod binary;
+pub mod certs;
 pub mod cli;
 pub mod cluster;
 pub mod cutter;
+pub mod dice;
+pub mod demo;
 pub mod history;
+pub mod inject;
+pub mod ledger;
 pub mod load;
+pub mod network;
 pub mod node;
 pub mod peer;
 pub mod ports;
 pub mod power;
 pub mod proxy;
+pub mod small_disk;
+pub mod redis;
 pub mod state;
 pub mod tools;
 pub mod trace;

@@ -32,6 +32,8 @@ pub struct Node {
     pub api_port: u16,
     /// Its directory.
     pub data: PathBuf,
+    /// The URL of its storage; `None` for plain files in its directory.
+    pub storage: Option<String>,
     /// The cluster's name, `None` for the default.
     pub cluster: Option<String>,
     /// Who founds the cluster; empty for a node alone.
@@ -40,6 +42,8 @@ pub struct Node {
     pub extra: Vec<String>,
     /// The host in its address, as a multiaddr begins.
     host: String,
+    /// Where its Unix socket is, if peers come to one.
+    socket: Option<PathBuf>,
     /// How its address ends.
     ending: &'static str,
     log: PathBuf,
@@ -67,14 +71,17 @@ pub enum NotReady {
 impl Node {
     /// A node with ports of its own, not started.
     pub fn new(name: &str, folder: &Path) -> Node {
+        let data = folder.join(name);
         Node {
             name: name.to_owned(),
             peer_port: ports::free(),
             api_port: ports::free(),
-            data: folder.join(name),
+            storage: None,
+            data,
             cluster: None,
             peers: Vec::new(),
             extra: Vec::new(),
+            socket: None,
             host: "/ip4/127.0.0.1".to_owned(),
             ending: "",
             log: folder.join(format!("{name}.log")),
@@ -85,18 +92,42 @@ impl Node {
 
     /// Where its peers find it.
     pub fn address(&self) -> String {
+        if let Some(socket) = &self.socket {
+            return format!("/unix/{}", socket.display().to_string().replace('/', "%2F"));
+        }
         format!("{}/tcp/{}{}", self.host, self.peer_port, self.ending)
     }
 
     /// Peers come over TLS from now on.
     pub fn over_tls(&mut self) {
-        self.ending = "/tls";
+        self.ends_with("/tls");
+    }
+
+    /// Its address ends like this from now on: `/tls`, `/http` for gRPC, `/tls/http`.
+    pub fn ends_with(&mut self, ending: &'static str) {
+        self.ending = ending;
+    }
+
+    /// Peers come to a Unix socket beside its directory from now on.
+    pub fn over_unix(&mut self) {
+        self.socket = Some(self.data.with_extension("sock"));
     }
 
     /// Peers are told this name of the host, or this IPv4 address of it, from now on.
     pub fn advertise(&mut self, host: &str) {
         let protocol = if host.parse::<std::net::Ipv4Addr>().is_ok() { "ip4" } else { "dns4" };
         self.host = format!("/{protocol}/{host}");
+    }
+
+    /// It keeps its data in this directory, in plain files, from now on; `query` is the end of the URL, from the question mark on.
+    pub fn keep_in_files(&mut self, data: PathBuf, query: &str) {
+        self.storage = Some(format!("file:{}{query}", data.display()));
+        self.data = data;
+    }
+
+    /// It keeps its data in a sled database from now on.
+    pub fn keep_in_sled(&mut self) {
+        self.storage = Some(format!("sled:{}", self.data.display()));
     }
 
     /// Where clients find it.
@@ -106,7 +137,7 @@ impl Node {
 
     /// The arguments of its process.
     pub fn arguments(&self) -> Vec<String> {
-        let storage = format!("sled:{}", self.data.display());
+        let storage = self.storage.clone().unwrap_or_else(|| format!("file:{}", self.data.display()));
         let mut arguments = vec![
             "serve".to_owned(),
             self.address(),
@@ -228,7 +259,11 @@ impl Node {
         text.lines().find_map(|line| line.strip_prefix(field)).map(|rest| rest.trim().to_owned())
     }
 
-    fn pid(&self) -> u32 {
+    /// The number of its process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pid(&self) -> u32 {
         self.process.as_ref().expect("it runs").child.id()
     }
 

@@ -17,14 +17,20 @@ const EXT4_BYTES: u64 = 512 << 20;
 
 /// A file system that is unmounted when this goes.
 #[derive(Debug)]
-struct Mounted {
-    at: PathBuf,
+pub(crate) struct Mounted {
+    pub(crate) at: PathBuf,
 }
 
 impl Mounted {
+    /// Mounts an image.
     fn new(image: &Path, at: PathBuf) -> Result<Mounted, String> {
+        Mounted::with(&[Path::new("-o"), Path::new("loop"), image], at)
+    }
+
+    /// Mounts what the arguments of `mount` say.
+    pub(crate) fn with(what: &[&Path], at: PathBuf) -> Result<Mounted, String> {
         fs::create_dir_all(&at).map_err(|error| format!("{} cannot be made: {error}", at.display()))?;
-        tools::run("mount", [Path::new("-o"), Path::new("loop"), image, &at])?;
+        tools::run("mount", what.iter().chain(&[&*at]))?;
         Ok(Mounted { at })
     }
 }
@@ -56,9 +62,7 @@ impl Rig {
     /// # Errors
     /// Says in a line what this machine lacks: root, loop devices, a tool.
     pub fn new() -> Result<Rig, String> {
-        if tools::run("id", ["-u"])?.trim() != "0" {
-            return Err("only root can mount".to_owned());
-        }
+        check_root()?;
         if !Path::new("/dev/loop-control").exists() {
             return Err("there are no loop devices".to_owned());
         }
@@ -99,6 +103,11 @@ impl Rig {
         let kept = fs::read(self.live.at.join(&canary)).unwrap_or_default();
         assert!(kept.is_empty(), "a file that was never synced survived the power cut: this rig shows nothing");
     }
+}
+
+/// Whether file systems can be mounted.
+pub(crate) fn check_root() -> Result<(), String> {
+    if tools::run("id", ["-u"])?.trim() == "0" { Ok(()) } else { Err("only root can mount".to_owned()) }
 }
 
 fn sparse(path: &Path, bytes: u64) -> Result<(), String> {

@@ -17,7 +17,7 @@ pub type State = BTreeMap<Bytes, Bytes>;
 ///
 /// # Errors
 /// As [`Kv::page`] does.
-pub async fn stale(client: &Client) -> Result<State, coracle::level::Error> {
+pub async fn stale(client: &dyn Kv) -> Result<State, coracle::level::Error> {
     let mut state = State::new();
     let mut from = Bound::Unbounded;
     loop {
@@ -38,15 +38,35 @@ pub async fn stale(client: &Client) -> Result<State, coracle::level::Error> {
 /// When one has another state in the end.
 pub async fn agree(clients: &[Client], expected: &State) {
     for client in clients {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            let found = stale(client).await;
-            if found.as_ref() == Ok(expected) {
-                break;
-            }
-            let is_over = tokio::time::Instant::now() >= deadline;
-            assert!(!is_over, "{client:?} has {} keys instead of {}", found.map_or(0, |s| s.len()), expected.len());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        reaches(client, expected).await;
     }
+}
+
+/// Waits until one node has exactly this state.
+///
+/// # Panics
+/// When it has another state in the end.
+pub async fn reaches(node: &dyn Kv, expected: &State) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let found = stale(node).await;
+        if found.as_ref() == Ok(expected) {
+            return;
+        }
+        let is_over = tokio::time::Instant::now() >= deadline;
+        assert!(
+            !is_over,
+            "a node has {}",
+            found.map_or_else(|error| error.to_string(), |state| difference(&state, expected))
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What a state has otherwise than it should.
+fn difference(found: &State, expected: &State) -> String {
+    let keys: std::collections::BTreeSet<_> = found.keys().chain(expected.keys()).collect();
+    let differs = keys.into_iter().filter(|key| found.get(*key) != expected.get(*key));
+    let shown: Vec<_> = differs.take(10).map(|key| (key, found.get(key), expected.get(key))).collect();
+    format!("{} keys instead of {}; (key, found, expected): {shown:?}", found.len(), expected.len())
 }

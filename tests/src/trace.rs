@@ -42,9 +42,16 @@ impl Trace {
         if !ended.status.success() {
             return Err(format!("strace {program}: {}", String::from_utf8_lossy(&ended.stderr).trim()));
         }
+        Ok((String::from_utf8_lossy(&ended.stdout).into_owned(), Trace::read(output)?))
+    }
+
+    /// Reads what `strace -f -y` wrote.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(output: &Path) -> Result<Trace, String> {
         let text = fs::read(output).map_err(|error| format!("{} cannot be read: {error}", output.display()))?;
-        let printed = String::from_utf8_lossy(&ended.stdout).into_owned();
-        Ok((printed, Trace::parse(&String::from_utf8_lossy(&text))))
+        Ok(Trace::parse(&String::from_utf8_lossy(&text)))
     }
 
     fn parse(text: &str) -> Trace {
@@ -107,6 +114,17 @@ impl Trace {
         self.sync(&folder.to_string_lossy(), rename.ends, to).is_some()
     }
 
+    /// The files of which a sync failed, each with the calls that synced it again.
+    pub fn failed_syncs(&self) -> Vec<(&str, Vec<&str>)> {
+        let syncs = || self.calls.iter().filter(|call| call.name.ends_with("sync"));
+        let again = |first: &Call| {
+            let later = syncs().filter(|call| call.path == first.path && call.begins > first.ends);
+            later.map(|call| call.name.as_str()).collect()
+        };
+        let failed = syncs().filter(|call| call.result.starts_with('-'));
+        failed.map(|first| (first.path.as_str(), again(first))).collect()
+    }
+
     /// How many syncs succeeded.
     pub fn syncs(&self) -> usize {
         self.calls.iter().filter(|call| call.name.ends_with("sync") && call.result == "0").count()
@@ -159,6 +177,16 @@ mod tests {
         assert!(check(&[WRITE, &SYNC.replace("db", "other"), SAID]).unwrap_err().contains("/x/db was written"));
         assert!(check(&[WRITE, &SYNC.replace("= 0", "= -1 EIO (Input/output error)"), SAID]).is_err());
         assert!(check(&[WRITE, SYNC]).unwrap_err().contains("never printed"));
+    }
+
+    #[test]
+    fn a_file_that_is_synced_again_after_a_failure_is_found() {
+        let failed = "8 fdatasync(9</x/db>) = -1 EIO (Input/output error) (INJECTED)\n";
+        let other = "7 fsync(4</x/other>) = 0\n";
+        let trace = |lines: &[&str]| Trace::parse(&lines.concat());
+        assert_eq!(trace(&[SYNC, other]).failed_syncs(), []);
+        assert_eq!(trace(&[SYNC, failed, other]).failed_syncs(), [("/x/db", vec![])]);
+        assert_eq!(trace(&[failed, other, SYNC]).failed_syncs(), [("/x/db", vec!["fdatasync"])]);
     }
 
     #[test]

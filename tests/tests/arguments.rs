@@ -47,7 +47,7 @@ fn a_flag_that_does_not_parse_is_named_with_what_was_expected() {
         ("--log-entries-kept", "100000", ["less than --log-entries-max", "100000"]),
         ("--storage", "rocks:./a", ["\"rocks\" is unknown", "sled:"]),
         ("--storage", "sled:", ["directory after sled: is missing", "memory:"]),
-        ("--storage", "redis://127.0.0.1", ["redis", "not part of this version"]),
+        ("--storage", "redis://127.0.0.1", ["namespace is missing", "redis://"]),
     ] {
         let address = format!("/ip4/127.0.0.1/tcp/{}", ports::free());
         coracle(["serve", &address, flag, value]).expect(2).says(&[flag]).says(&parts);

@@ -76,7 +76,7 @@ fn the_status_shows_every_node_also_those_that_are_down() {
         assert_eq!(status["up"], json!(node != away), "{status}");
     }
     let status = &statuses[leader];
-    assert_eq!((&status["storage"], &status["durability"]), (&json!("sled"), &json!("power-loss")));
+    assert_eq!((&status["storage"], &status["durability"]), (&json!("file"), &json!("power-loss")));
     assert_eq!(status["members"].as_array().map(Vec::len), Some(3));
     let table = cluster.cli(&["status"]).expect(0).stdout;
     assert!(table.contains("leader") && table.contains("unreachable"), "{table}");

@@ -68,8 +68,8 @@ fn attacks(victim: &Value, other: &Value) -> Vec<(Vec<u8>, &'static str)> {
     let oversized = |len: u32| [&start[..], &len.to_be_bytes(), &[1; 64]].concat();
     let malformed = [&start[..], &[0, 0, 0, 3, 1, 0xc1, 0xc1]].concat();
     vec![
-        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), "does not speak this protocol"),
-        ((0..=255).cycle().take(1 << 20).collect(), "does not speak this protocol"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), "does not speak MessagePack over TCP"),
+        ((0..=255).cycle().take(1 << 20).collect(), "does not speak MessagePack over TCP"),
         (oversized(u32::MAX), "a packet of 4294967294 bytes was announced"),
         (oversized(1 << 30), "a packet of 1073741823 bytes was announced"),
         (malformed, "a packet does not decode"),

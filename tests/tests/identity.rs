@@ -102,7 +102,7 @@ fn refused_with_identity(field: &str, value: &str, parts: &[&str]) {
 
 #[test]
 fn a_directory_of_another_engine_is_refused() {
-    refused_with_identity("engine", "other", &["made by other", "sled"]);
+    refused_with_identity("engine", "other", &["made by other", "file"]);
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn a_directory_of_another_node_is_refused() {
     let mut cluster = Cluster::of(1, &[]);
     cluster.nodes[0].signal("TERM");
     assert!(cluster.nodes[0].wait().success());
-    let store = open_store(&StorageUrl::Sled { path: cluster.nodes[0].data.clone() }).unwrap();
+    let store = open_store(&StorageUrl::of_directory(&cluster.nodes[0].data).unwrap()).unwrap();
     let identity = store.identity().unwrap().unwrap();
     // The node in the identity is none that the log knows.
     store.set_identity(&Identity { node: NodeId(7), clusters: Default::default(), ..identity }).unwrap();

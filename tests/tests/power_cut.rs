@@ -89,3 +89,8 @@ fn survives_power_cuts(engine: &str) {
 fn p01_sled_keeps_what_it_acknowledged_through_power_cuts() {
     survives_power_cuts("sled");
 }
+
+#[test]
+fn p01_files_keep_what_they_acknowledged_through_power_cuts() {
+    survives_power_cuts("file");
+}

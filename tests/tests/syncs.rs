@@ -29,3 +29,8 @@ fn syncs_before_each_acknowledgement(engine: &str) {
 fn c18_sled_syncs_before_each_acknowledgement() {
     syncs_before_each_acknowledgement("sled");
 }
+
+#[test]
+fn c18_files_are_synced_before_each_acknowledgement() {
+    syncs_before_each_acknowledgement("file");
+}

@@ -1,31 +1,13 @@
 //! A cluster over TLS, and those who are not let in.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use coracle_tests::{cli::coracle, cluster::Cluster, node::Node};
-
-/// Makes certificates of the CA in this directory, and the CA if it is not there.
-fn certs(folder: &Path, hosts: &[&str]) {
-    let mut arguments = vec!["certs", "--dir", folder.to_str().unwrap()];
-    hosts.iter().for_each(|host| arguments.extend(["--host", host]));
-    let made = coracle(arguments).expect(0);
-    let line = format!("/tls --tls-ca {}", folder.join("ca.pem").display());
-    assert!(made.stdout.contains(&line), "it says how they are used: {}", made.stdout);
-}
-
-/// Gives a node the certificate for `host` in this directory.
-fn equip(node: &mut Node, folder: &Path, host: &str) {
-    let file = |name: String| folder.join(name).display().to_string();
-    node.extra = [
-        ("--tls-ca", file("ca.pem".to_owned())),
-        ("--tls-cert", file(format!("{host}.pem"))),
-        ("--tls-key", file(format!("{host}.key"))),
-    ]
-    .into_iter()
-    .flat_map(|(name, file)| [name.to_owned(), file])
-    .collect();
-}
+use coracle_tests::{
+    certs::{equip, make as certs},
+    cluster::Cluster,
+    node::Node,
+};
 
 /// Three nodes over TLS, and the directory of their certificates.
 fn cluster() -> (Cluster, PathBuf) {

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod debian;
+mod fuzz;
 mod nostd;
 mod process;
 mod redis;
@@ -48,6 +49,11 @@ enum Task {
     Model(Passed),
     /// Run the benchmarks, which are a workspace of their own (`cargo xtask bench core`)
     Bench(Bench),
+    /// Fuzz the decoders, and recovery from what is damaged: each target for a while (`cargo xtask fuzz --seconds 60`)
+    ///
+    /// Runs on stable Rust, through cargo-fuzz, which is built into target/tools when the system has none.
+    /// Begins with the corpus in crates/fuzz/seeds; what is found on the way is kept in target/fuzz/corpus.
+    Fuzz(fuzz::Options),
     /// Fetch the programs that tests use and the system lacks, into target/tools
     Tools,
     /// Check the style that no compiler checks: layers, file sizes, copies, leftovers
@@ -64,7 +70,7 @@ struct Passed {
 
 #[derive(Args)]
 struct Bench {
-    /// Which benchmark: `core` is the protocol alone, three replicas in one thread; `groups` is many groups on three processes
+    /// Which benchmark: `core` is the protocol alone, three replicas in one thread; `groups` is many groups on three processes; `durable` is the stores on disk beside a plain file
     #[arg(default_value = "core")]
     what: String,
     #[command(flatten)]
@@ -100,6 +106,7 @@ fn run(task: Task) -> Result<ExitCode> {
                 .args(passed.args);
             return process::pass_through(&mut cargo);
         }
+        Task::Fuzz(options) => return fuzz::run(&options),
         Task::Tools => tools::run()?,
         Task::Tidy(options) => tidy::run(&options)?,
     }

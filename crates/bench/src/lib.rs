@@ -4,6 +4,8 @@
 //! This crate is a workspace of its own, so that what peers depend on stays out of Coracle's lock file.
 
 pub mod counting;
+#[cfg(feature = "durable")]
+pub mod durable;
 #[cfg(feature = "groups")]
 pub mod groups;
 pub mod machine;

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the protocol alone beside a peer, or many groups beside one, each in one table.
+//! `cargo xtask bench`: the protocol alone beside a peer, many groups beside one, or stores beside a plain file, each in one table.
 
 use std::{
     env,
@@ -31,6 +31,15 @@ Usage: cargo xtask bench groups [--quick] [--groups <number>] [--clients <number
   --clients <number>       in each group, instead of 4
   --runs <number>          instead of 5
   --dir <directory>        where the stores on disk are, instead of the system's directory for temporary files
+
+Durable writes of the stores on disk, beside a plain file that is written and synced: per second, latency, CPU time and allocations.
+
+Usage: cargo xtask bench durable [--quick] [--rounds <number>] [--only <subject>] [--dir <directory>]
+
+  --quick                  few rounds: to see that it works, not to believe the figures
+  --rounds <number>        instead of 80
+  --only <subject>         `plain`, `file` or `sled` alone, as a profiler wants it
+  --dir <directory>        where the files are, instead of the system's directory for temporary files
 ";
 
 /// What to measure, how long and how often.
@@ -85,7 +94,9 @@ fn main() -> ExitCode {
         Some("core") => Plan::parse(words).map(|plan| core(&plan)),
         #[cfg(feature = "groups")]
         Some("groups") => coracle_bench::groups::Plan::parse(words).map(|plan| coracle_bench::groups::run(&plan)),
-        other => Err(format!("the benchmarks are `core` and `groups`, got `{}`", other.unwrap_or_default())),
+        #[cfg(feature = "durable")]
+        Some("durable") => coracle_bench::durable::Plan::parse(words).map(|plan| coracle_bench::durable::run(&plan)),
+        other => Err(format!("the benchmarks are `core`, `groups` and `durable`, got `{}`", other.unwrap_or_default())),
     };
     match done {
         Ok(Ok(())) => ExitCode::SUCCESS,

@@ -37,6 +37,8 @@ pub fn open_store(url: &StorageUrl) -> Result<Arc<dyn Store>, BuildError> {
 /// # Errors
 /// Those of [`open_store`].
 pub fn open_store_with(url: &StorageUrl, options: &StoreOptions) -> Result<Arc<dyn Store>, BuildError> {
+    #[cfg(not(feature = "redis"))]
+    let StoreOptions { allow_weaker_durability: _ } = options;
     match url {
         StorageUrl::Memory => memory_store(),
         StorageUrl::Sled { path } => sled_store(path),

@@ -43,6 +43,9 @@ pub use command::{
 pub use deadlines::HoldDeadlines;
 pub use kv::*;
 pub use limits::{Limits, SessionLimits};
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use machine::fuzzing;
 pub use machine::{LevelMachine, LevelOptions};
 pub use memory::MemoryKv;
 pub use shell::{HandleOptions, Level, Scan, Snapshot, WriteBatch};

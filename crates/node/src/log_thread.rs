@@ -91,7 +91,7 @@ impl Writer<'_> {
         }
         let Some(what) = &self.failure else { return };
         for group in writes.groups() {
-            tell(&ends, group, Completion::Failed { what: what.clone(), is_log: true });
+            tell(&ends, group, Completion::Failed { what: what.clone(), is_log: true, is_damage: false });
         }
     }
 

@@ -35,7 +35,7 @@ pub(crate) struct Shared {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) transport: Arc<dyn Transport>,
-    pub(crate) store: StoreFacts,
+    pub(crate) store: Arc<StoreFacts>,
     pub(crate) addresses: Vec<Address>,
     pub(crate) status: watch::Receiver<Arc<Status>>,
     pub(crate) events: broadcast::Sender<NodeEvent>,
@@ -106,7 +106,7 @@ impl Node {
         let stopped = shared.stopped.borrow().as_ref().map(StopReason::to_string);
         let status = shared.status.borrow().clone();
         let dropped = shared.inbox.dropped();
-        status::compose(&status, shared.store, &shared.directory, &*shared.transport, dropped, stopped)
+        status::compose(&status, &shared.store, &shared.directory, &*shared.transport, dropped, stopped)
     }
 
     /// Where clients reach the leader, if that is known.

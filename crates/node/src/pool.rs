@@ -230,7 +230,7 @@ impl Turn for Job {
 }
 
 fn panicked(what: &str) -> Completion {
-    Completion::Failed { what: format!("{what} panicked"), is_log: false }
+    Completion::Failed { what: format!("{what} panicked"), is_log: false, is_damage: false }
 }
 
 /// A panic is caught before it reaches a lock.

@@ -25,7 +25,7 @@ pub(crate) struct Process {
     pub(crate) addresses: Vec<Address>,
     /// Who it is; what the groups add to it meanwhile is in [`Parts`].
     pub(crate) identity: Identity,
-    pub(crate) store: StoreFacts,
+    pub(crate) store: Arc<StoreFacts>,
     /// `None` once it is closed.
     open: Mutex<Option<Open>>,
     closing: watch::Sender<bool>,
@@ -71,7 +71,7 @@ impl Process {
                 return Err(error);
             }
         };
-        let facts = StoreFacts { engine: store.engine(), durability: store.durability() };
+        let facts = Arc::new(StoreFacts::of(&store));
         let (devices, ended) = Devices::new(store.log())
             .map_err(|source| StartError::Environment { what: "cannot start a thread", source })?;
         let parts = Parts { store, identity: Arc::new(Mutex::new(identity.clone())), devices: Arc::new(devices) };

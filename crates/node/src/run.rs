@@ -75,8 +75,8 @@ pub(crate) struct Loop {
     /// When the status was last published, and whether it may have changed since.
     pub(crate) last_published: Time,
     pub(crate) is_changed: bool,
-    /// What failed first: the replica's reason to stop does not say it.
-    pub(crate) failure: Option<String>,
+    /// What failed first, and whether that was the data's fault: the replica's reason to stop does not say it.
+    pub(crate) failure: Option<(String, bool)>,
     /// There was no space for a snapshot; one that succeeds ends it.
     pub(crate) has_given_up_snapshot: bool,
     /// Why the replica stopped, once it has.
@@ -182,8 +182,8 @@ impl Loop {
     /// What the replica does not see of a completion: the words. What is tried again and again is said once.
     fn note(&mut self, completion: &Completion) {
         match completion {
-            Completion::Failed { what, .. } => {
-                self.failure.get_or_insert_with(|| what.clone());
+            Completion::Failed { what, is_damage, .. } => {
+                self.failure.get_or_insert_with(|| (what.clone(), *is_damage));
             }
             Completion::NoSpace(what) => {
                 let is_known = self.directory.set_no_space(Some(what.to_string()));
@@ -249,11 +249,7 @@ impl Loop {
                 None
             }
             Effect::Fatal { reason, what } => {
-                let what = match self.failure.take() {
-                    Some(failure) if failure != what => format!("{what}: {failure}"),
-                    _ => what,
-                };
-                self.fatal = Some(stop_reason(reason, what));
+                self.fatal = Some(stop_reason(reason, what, self.failure.take()));
                 None
             }
             Effect::Wake { .. } => None,
@@ -411,10 +407,16 @@ fn parse_addresses(node: &NodeRecord) -> Vec<coracle_transport::Address> {
     parsed.collect()
 }
 
-/// By whose fault a replica stopped.
-fn stop_reason(reason: Option<Fatal>, what: String) -> StopReason {
+/// By whose fault a replica stopped, with what failed before, and whether that was the data's fault.
+fn stop_reason(reason: Option<Fatal>, what: String, failure: Option<(String, bool)>) -> StopReason {
+    let is_damage = failure.as_ref().is_some_and(|(_, is_damage)| *is_damage);
+    let what = match failure {
+        Some((failure, _)) if failure != what => format!("{what}: {failure}"),
+        _ => what,
+    };
     match reason {
         Some(Fatal::Damaged { .. } | Fatal::LostLog { .. }) => StopReason::Damaged(what),
+        Some(Fatal::PersistFailed) | None if is_damage => StopReason::Damaged(what),
         Some(Fatal::PersistFailed) | None => StopReason::Storage(what),
         Some(_) => StopReason::Internal(what),
     }

@@ -147,7 +147,7 @@ impl Assembly {
         let beside =
             Beside { directory: directory.clone(), transport: transport_too, inbox: inbox.clone(), status: status_too };
         attend(beside, &options);
-        let (store, addresses) = (process.store, process.addresses.clone());
+        let (store, addresses) = (process.store.clone(), process.addresses.clone());
         let (inbox_too, directory_too) = (inbox.clone(), directory.clone());
         let end = End {
             inbox: inbox_too,

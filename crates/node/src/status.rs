@@ -1,7 +1,9 @@
 //! A node, seen from outside.
 
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
 use coracle_core::{ClusterId, GroupId, Incarnation, Index, MemberRole, NodeId, Role, Status, Term};
-use coracle_storage::Durability;
+use coracle_storage::{Durability, Store};
 use coracle_transport::{PeerStats, Transport};
 use serde::Serialize;
 
@@ -46,7 +48,7 @@ pub struct NodeStatus {
     pub commit_index: Index,
     /// What is applied.
     pub applied_index: Index,
-    /// What an acknowledged write survives.
+    /// What an acknowledged write survives, as the store says at this moment.
     pub durability: Durability,
     /// The store's engine.
     pub engine: String,
@@ -98,17 +100,35 @@ pub struct PeerProgress {
     pub is_installing: bool,
 }
 
-/// What a store says of itself, kept for the status after the store is closed.
-#[derive(Clone, Copy, Debug)]
+/// What a store says of itself, also after it is closed. It does not keep the store open.
+#[derive(Debug)]
 pub(crate) struct StoreFacts {
     pub(crate) engine: &'static str,
-    pub(crate) durability: Durability,
+    store: Weak<dyn Store>,
+    /// What it said last.
+    durability: Mutex<Durability>,
+}
+
+impl StoreFacts {
+    pub(crate) fn of(store: &Arc<dyn Store>) -> StoreFacts {
+        let durability = Mutex::new(store.durability());
+        StoreFacts { engine: store.engine(), store: Arc::downgrade(store), durability }
+    }
+
+    /// As it is now: the settings of a server may change while a node runs.
+    fn durability(&self) -> Durability {
+        let mut durability = self.durability.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = self.store.upgrade() {
+            *durability = store.durability();
+        }
+        *durability
+    }
 }
 
 /// Puts a status together.
 pub(crate) fn compose(
     status: &Status,
-    store: StoreFacts,
+    store: &StoreFacts,
     directory: &Directory,
     transport: &dyn Transport,
     messages_dropped: u64,
@@ -151,7 +171,7 @@ pub(crate) fn compose(
         is_disk_slow: status.is_disk_slow,
         commit_index: status.commit_index,
         applied_index: status.applied_index,
-        durability: store.durability,
+        durability: store.durability(),
         engine: store.engine.to_owned(),
         messages_dropped,
         members: members.collect(),

@@ -96,7 +96,7 @@ impl GroupWrites {
         while !self.waiting.is_empty() {
             let (group, ticket) = (self.waiting[0].group, self.waiting[0].ticket);
             let completion = match &written.failure {
-                Some(what) => Completion::Failed { what: what.clone(), is_log: true },
+                Some(what) => Completion::Failed { what: what.clone(), is_log: true, is_damage: false },
                 None => match log.write(&self.waiting[0].batches) {
                     Err(StorageError::Full { place, needed }) => {
                         written.no_space = Some(NoSpace { place, needed });

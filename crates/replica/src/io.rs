@@ -176,6 +176,8 @@ pub enum Completion {
         what: String,
         /// Whether it was the log.
         is_log: bool,
+        /// Whether the data is damaged or lost, rather than the storage out of order.
+        is_damage: bool,
     },
 }
 

@@ -56,7 +56,7 @@ pub(crate) fn complete(ticket: Ticket, result: Result<&(), &StorageError>) -> Co
 }
 
 fn failed(error: &StorageError) -> Completion {
-    Completion::Failed { what: format!("the log: {error}"), is_log: true }
+    Completion::Failed { what: format!("the log: {error}"), is_log: true, is_damage: error.is_damage() }
 }
 
 /// The batches that together do what `writes` do one after the other.

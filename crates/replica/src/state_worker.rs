@@ -260,7 +260,7 @@ pub(crate) fn is_no_space(error: &StorageError) -> bool {
 }
 
 pub(crate) fn failed(what: &str, error: &StorageError) -> Completion {
-    Completion::Failed { what: format!("{what}: {error}"), is_log: false }
+    Completion::Failed { what: format!("{what}: {error}"), is_log: false, is_damage: error.is_damage() }
 }
 
 #[cfg(test)]

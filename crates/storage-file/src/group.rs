@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    slice,
     sync::Arc,
 };
 
@@ -9,7 +10,7 @@ use coracle_core::{Base, HardState, Index, LogRead, Term};
 use coracle_storage::{LogShape, Result, StorageError};
 
 use crate::{
-    format::record::{Outline, Record, RunRecord},
+    format::record::{Change, EntryId, Extent, Outline, Record, RunRecord},
     segment::{Held, Segment},
 };
 
@@ -38,7 +39,38 @@ struct Piece {
     held: Held,
     offset: u64,
     /// The size of each entry with its header. Never empty.
-    sizes: Vec<u32>,
+    sizes: Sizes,
+}
+
+/// A log written entry by entry has one in each piece: that one needs no memory of its own.
+#[derive(Debug)]
+enum Sizes {
+    One(u32),
+    Many(Box<[u32]>),
+}
+
+impl Sizes {
+    fn of(sizes: &[u32]) -> Sizes {
+        match sizes {
+            [size] => Sizes::One(*size),
+            sizes => Sizes::Many(sizes.into()),
+        }
+    }
+
+    fn as_slice(&self) -> &[u32] {
+        match self {
+            Sizes::One(size) => slice::from_ref(size),
+            Sizes::Many(sizes) => sizes,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    fn iter(&self) -> slice::Iter<'_, u32> {
+        self.as_slice().iter()
+    }
 }
 
 /// Where an entry lies.
@@ -58,7 +90,9 @@ impl Piece {
 
     /// Cuts off all entries from the `count`th on and returns them; neither part is empty.
     fn split(&mut self, count: usize) -> Piece {
-        let sizes = self.sizes.split_off(count);
+        let (kept, rest) = self.sizes.as_slice().split_at(count);
+        let (kept, sizes) = (Sizes::of(kept), Sizes::of(rest));
+        self.sizes = kept;
         let offset = self.offset + self.bytes();
         let held = self.held.split(sizes.iter().map(|size| u64::from(*size)).sum());
         Piece { term: self.term, held, offset, sizes }
@@ -88,22 +122,42 @@ impl GroupLog {
         }
     }
 
-    /// Carries out a record that was written to `segment` with its data at `offset`, and returns the offset behind them. The shape is the caller's affair.
-    pub(crate) fn apply(&mut self, record: &Record, segment: &Arc<Segment>, mut offset: u64) -> u64 {
-        if let Some(from) = record.truncate_from {
+    /// Carries out what was written to `segment` with its data at `offset`, and returns the offset behind them. The shape is the caller's affair.
+    pub(crate) fn apply(&mut self, change: &Change<'_>, segment: &Arc<Segment>, offset: u64) -> u64 {
+        let Change { truncate_from, base, hard_state, .. } = change;
+        self.carry_out(*truncate_from, change.extents(), *base, *hard_state, segment, offset)
+    }
+
+    /// The same with what was read.
+    pub(crate) fn replay(&mut self, record: &Record, segment: &Arc<Segment>, offset: u64) {
+        let Record { truncate_from, base, hard_state, runs, .. } = record;
+        let runs = runs.iter().map(RunRecord::extent);
+        self.carry_out(*truncate_from, runs, base.as_ref(), *hard_state, segment, offset);
+    }
+
+    fn carry_out(
+        &mut self,
+        truncate_from: Option<Index>,
+        runs: impl Iterator<Item = Extent<impl ExactSizeIterator<Item = EntryId>>>,
+        base: Option<&Base>,
+        hard_state: Option<HardState>,
+        segment: &Arc<Segment>,
+        mut offset: u64,
+    ) -> u64 {
+        if let Some(from) = truncate_from {
             self.truncate(from);
         }
-        for run in &record.runs {
+        for run in runs {
             if run.replaces {
-                self.clear(run.first, run.last());
+                self.clear(run.first, run.first.plus(run.entries.len() as u64 - 1));
             }
             offset = self.insert(run, segment, offset);
         }
-        if let Some(base) = &record.base {
+        if let Some(base) = base {
             self.compact(base.index);
             self.base = base.clone();
         }
-        self.hard_state = record.hard_state.unwrap_or(self.hard_state);
+        self.hard_state = hard_state.unwrap_or(self.hard_state);
         offset
     }
 
@@ -144,28 +198,40 @@ impl GroupLog {
         }
     }
 
-    fn insert(&mut self, run: &RunRecord, segment: &Arc<Segment>, mut offset: u64) -> u64 {
-        let mut index = run.first;
-        let mut sizes = Vec::new();
-        let mut bytes = 0;
-        for (at, entry) in run.entries.iter().enumerate() {
-            if entry.is_membership() {
-                self.memberships.insert(run.first.plus(at as u64));
-            }
-            sizes.push(entry.size() as u32);
-            bytes += entry.size() as u64;
-            let is_full = sizes.len() == PIECE_ENTRIES_MAX || bytes >= PIECE_BYTES;
-            if is_full || at + 1 == run.entries.len() {
-                sizes.shrink_to_fit();
-                let held = Held::new(segment.clone(), bytes);
-                let next = index.plus(sizes.len() as u64);
-                let piece = Piece { term: run.term, held, offset, sizes: std::mem::take(&mut sizes) };
-                self.pieces.insert(index, piece);
-                offset += std::mem::take(&mut bytes);
-                index = next;
-            }
+    fn insert(
+        &mut self,
+        run: Extent<impl ExactSizeIterator<Item = EntryId>>,
+        segment: &Arc<Segment>,
+        mut offset: u64,
+    ) -> u64 {
+        let Extent { first: mut index, term, mut entries, .. } = run;
+        while entries.len() > 0 {
+            let (sizes, bytes) = self.take_piece(index, &mut entries);
+            let next = index.plus(sizes.len() as u64);
+            let held = Held::new(segment.clone(), bytes);
+            self.pieces.insert(index, Piece { term, held, offset, sizes });
+            offset += bytes;
+            index = next;
         }
         offset
+    }
+
+    /// The sizes of the entries of the next piece, which begins at `first`, one by one and together. Notes which are memberships.
+    fn take_piece(&mut self, first: Index, entries: &mut impl ExactSizeIterator<Item = EntryId>) -> (Sizes, u64) {
+        let mut sizes = [0; PIECE_ENTRIES_MAX];
+        let (mut count, mut bytes) = (0, 0);
+        while count < PIECE_ENTRIES_MAX
+            && bytes < PIECE_BYTES
+            && let Some(entry) = entries.next()
+        {
+            if entry.is_membership() {
+                self.memberships.insert(first.plus(count as u64));
+            }
+            sizes[count] = entry.size() as u32;
+            bytes += entry.size() as u64;
+            count += 1;
+        }
+        (Sizes::of(&sizes[..count]), bytes)
     }
 
     /// Notes every entry as damaged of which is not known where it lies.

@@ -5,16 +5,17 @@ mod writer;
 
 use std::{
     collections::{HashMap, hash_map::Entry as Slot},
+    slice,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use coracle_core::{GroupId, Index, LogRead, Membership, Run};
-use coracle_storage::{LogBatch, LogShape, LogStore, RecoveredLog, Result, StorageError};
+use coracle_storage::{LogBatch, LogEnd, LogShape, LogStore, RecoveredLog, Result, StorageError};
 
 use self::writer::Writer;
 use crate::{
     disk::Disk,
-    format::record::{self, ENTRY_BYTES_END, Record, RunRecord},
+    format::record::{self, Change, ENTRY_BYTES_END},
     group::GroupLog,
     mark::Mark,
     scan,
@@ -48,13 +49,12 @@ pub(crate) struct FileLog {
 
 type Groups = HashMap<GroupId, GroupLog>;
 
-/// A write that was checked.
+/// What a write that was checked brings along beside its batches.
+#[derive(Default)]
 struct Planned {
-    /// First those that move entries, then one for each batch.
-    records: Vec<Record>,
-    /// What the logs look like afterwards, where the batches change that.
+    /// What logs look like afterwards, if the batches do more than append.
     shapes: HashMap<GroupId, LogShape>,
-    /// The entries that are moved.
+    /// The entries that are moved: written first.
     moved: Vec<(GroupId, Run)>,
 }
 
@@ -105,49 +105,65 @@ impl FileLog {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Checks batches and says what is to be written for them.
-    fn plan(&self, batches: &[LogBatch]) -> Result<Planned> {
-        let groups = self.groups();
-        let mut planned = Planned {
-            records: Vec::with_capacity(batches.len()),
-            shapes: HashMap::with_capacity(batches.len()),
-            moved: Vec::new(),
-        };
-        for batch in batches {
-            check(batch)?;
-            if changes_shape(batch) {
-                let shape = match planned.shapes.entry(batch.group) {
-                    Slot::Occupied(slot) => slot.into_mut(),
-                    Slot::Vacant(slot) => {
-                        slot.insert(groups.get(&batch.group).map(|group| group.shape.clone()).unwrap_or_default())
-                    }
-                };
-                *shape = shape.after(batch)?;
-            }
-            planned.records.push(record_of(batch));
-        }
-        if planned.records.iter().map(Record::data_len).sum::<usize>() > WRITE_BYTES_MAX {
+    /// Checks batches, and says what they make of the logs where they do more than append.
+    fn plan(&self, writer: &mut Writer, batches: &[LogBatch]) -> Result<Planned> {
+        batches.iter().try_for_each(check)?;
+        if batches.iter().map(|batch| Change::of(batch).data_len()).sum::<usize>() > WRITE_BYTES_MAX {
             return Err(StorageError::Invalid(format!("a write of more than {WRITE_BYTES_MAX} bytes of entries")));
         }
-        Ok(planned)
+        let shapes = if batches.iter().all(only_appends) {
+            self.check_appended(writer.cleared_ends(), batches)?;
+            HashMap::new()
+        } else {
+            self.shapes_after(batches)?
+        };
+        Ok(Planned { shapes, ..Planned::default() })
+    }
+
+    /// Checks batches that only append, which takes no more than the logs' ends.
+    fn check_appended(&self, ends: &mut HashMap<GroupId, LogEnd>, batches: &[LogBatch]) -> Result<()> {
+        let groups = self.groups();
+        for batch in batches.iter().filter(|batch| !batch.entries.is_empty()) {
+            let end = || groups.get(&batch.group).map_or(LogShape::default().end(), |group| group.shape.end());
+            let end = ends.entry(batch.group).or_insert_with(end);
+            *end = batch.entries.iter().try_fold(*end, LogEnd::after)?;
+        }
+        Ok(())
+    }
+
+    /// What the logs look like afterwards, where the batches change that.
+    fn shapes_after(&self, batches: &[LogBatch]) -> Result<HashMap<GroupId, LogShape>> {
+        let groups = self.groups();
+        let mut shapes = HashMap::with_capacity(batches.len());
+        for batch in batches.iter().filter(|batch| changes_shape(batch)) {
+            let shape = match shapes.entry(batch.group) {
+                Slot::Occupied(slot) => slot.into_mut(),
+                Slot::Vacant(slot) => {
+                    slot.insert(groups.get(&batch.group).map(|group| group.shape.clone()).unwrap_or_default())
+                }
+            };
+            *shape = shape.after(batch)?;
+        }
+        Ok(shapes)
     }
 
     /// Writes what was planned, in one block with one sync, and takes it up.
     fn commit(&self, writer: &mut Writer, batches: &[LogBatch], planned: Planned) -> Result<()> {
-        let Planned { records, shapes, moved } = planned;
+        let Planned { shapes, moved } = planned;
+        let changes = moved.iter().map(moves).chain(batches.iter().map(Change::of));
         let mut encoder = writer.take_encoder();
-        let bytes = encoder.begin(&records);
+        let bytes = encoder.begin(changes.clone());
         writer.reserve(bytes, &self.groups())?;
-        let runs = batches.iter().flat_map(|batch| {
-            let runs = batch.repaired.iter().chain(&batch.entries);
-            runs.map(|run| (batch.group, run))
-        });
-        let runs = moved.iter().map(|(group, run)| (*group, run)).chain(runs);
-        let (segment, mut offset) = writer.write(&mut encoder, runs)?;
+        let (segment, mut offset) = writer.write(&mut encoder, changes.clone())?;
         writer.keep_encoder(encoder);
         let mut groups = self.groups_mut();
-        for record in &records {
-            offset = groups.entry(record.group).or_default().apply(record, &segment, offset);
+        for change in changes {
+            let group = groups.entry(change.group).or_default();
+            offset = group.apply(&change, &segment, offset);
+            if shapes.is_empty() {
+                // They were checked to follow.
+                change.appended.iter().try_for_each(|run| group.shape.push(run))?;
+            }
         }
         for (group, shape) in shapes {
             groups.entry(group).or_default().shape = shape;
@@ -182,7 +198,7 @@ impl LogStore for FileLog {
     fn write(&self, batches: &[LogBatch]) -> Result<()> {
         let mut writer = self.writer();
         self.check()?;
-        let mut planned = self.plan(batches)?;
+        let mut planned = self.plan(&mut writer, batches)?;
         let moved = self.move_old(&mut writer, &mut planned);
         let written = moved.and_then(|()| self.commit(&mut writer, batches, planned));
         if let Err(error) = &written
@@ -243,8 +259,12 @@ impl FileLog {
     }
 }
 
+fn only_appends(batch: &LogBatch) -> bool {
+    batch.truncate_from.is_none() && batch.base.is_none() && batch.repaired.is_empty()
+}
+
 fn changes_shape(batch: &LogBatch) -> bool {
-    batch.truncate_from.is_some() || batch.base.is_some() || !batch.entries.is_empty() || !batch.repaired.is_empty()
+    !only_appends(batch) || !batch.entries.is_empty()
 }
 
 /// Refuses what could not be read back.
@@ -261,16 +281,7 @@ fn check(batch: &LogBatch) -> Result<()> {
     }
 }
 
-fn record_of(batch: &LogBatch) -> Record {
-    let LogBatch { group, truncate_from, repaired, entries, hard_state, base } = batch;
-    let repaired = repaired.iter().map(|run| RunRecord::new(run, true));
-    let entries = entries.iter().map(|run| RunRecord::new(run, false));
-    Record {
-        group: *group,
-        truncate_from: *truncate_from,
-        hard_state: *hard_state,
-        base: base.clone(),
-        outline: None,
-        runs: repaired.chain(entries).collect(),
-    }
+/// Puts entries into another place.
+fn moves((group, run): &(GroupId, Run)) -> Change<'_> {
+    Change { replaced: slice::from_ref(run), ..Change::new(*group) }
 }

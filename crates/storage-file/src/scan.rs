@@ -211,7 +211,7 @@ impl Reader<'_, '_> {
             let (group, sequence) = (record.group, self.scan.scanned.sequence);
             StorageError::damaged(self.place, format!("block {sequence}, group {group}: {error}"))
         })?;
-        group.apply(record, self.segment, offset as u64);
+        group.replay(record, self.segment, offset as u64);
         if !wrong.is_empty() {
             note_damaged(group, record, self.bytes, offset, wrong);
         }

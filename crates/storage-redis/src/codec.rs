@@ -50,7 +50,7 @@ pub(crate) fn open<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> std::result
     Ok(value)
 }
 
-fn checksum(name: &str, body: &[u8]) -> u32 {
+pub(crate) fn checksum(name: &str, body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(name.as_bytes());
     hasher.update(body);

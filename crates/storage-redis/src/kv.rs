@@ -81,6 +81,11 @@ impl RedisKv {
         commands.push_all("ZADD", &self.order_key, Kind::Sorted, order);
     }
 
+    /// A key is in both places or in none: else somebody threw one of them away.
+    fn half(&self, what: &str, key: &[u8]) -> StorageError {
+        StorageError::damaged(&self.server.place, format!("{what} the key \"{}\"", key.escape_ascii()))
+    }
+
     /// One page of a scan, from `lower` to `upper` as the server writes bounds.
     fn page(&self, range: &ScanRange, bounds: &[Vec<u8>; 2], rows: usize, bytes: usize) -> Result<Page> {
         let (command, [first, last]) = match (range.reverse, bounds) {
@@ -97,10 +102,7 @@ impl RedisKv {
             let key = key?.unwrap_or_default();
             match answered.next().transpose()?.flatten() {
                 Some(value) => page.push((key, value)),
-                None => {
-                    let what = format!("the value of the key \"{}\" is missing", key.escape_ascii());
-                    return Err(StorageError::damaged(&self.server.place, what));
-                }
+                None => return Err(self.half("the value is missing of", &key)),
             }
         }
         Ok(page)
@@ -139,8 +141,15 @@ impl KvStore for RedisKv {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         let mut commands = Commands::default();
         commands.push("HGET", &self.values_key, Kind::Hash, [key.to_vec()]);
-        let value = self.server.read(commands)?.into_iter().next().unwrap_or_default();
-        answer::bytes(value).map_err(|what| self.server.malformed(&what))
+        commands.push("ZSCORE", &self.order_key, Kind::Sorted, [key.to_vec()]);
+        let mut answered = self.server.read(commands)?.into_iter();
+        let value = answered.next().map_or(Ok(None), answer::bytes).map_err(|what| self.server.malformed(&what))?;
+        let is_key = answered.next().is_some_and(|score| score != Value::Nil);
+        match value {
+            Some(_) if !is_key => Err(self.half("there is a value, but not", key)),
+            None if is_key => Err(self.half("the value is missing of", key)),
+            value => Ok(value),
+        }
     }
 
     fn scan(&self, range: &ScanRange, count_max: usize, bytes_max: usize) -> Result<Page> {

@@ -5,7 +5,7 @@
 //!
 //! | Key | What it holds |
 //! |---|---|
-//! | `owner` | The fence: the epoch of the last opening, and who it was |
+//! | `owner` | The fence: the epoch of the last opening, and who it was; what was found lost |
 //! | `lanes` | The number of the last write to each of: `log`, `identity`, `kv:<group>`, `snapshots:<group>` |
 //! | `identity` | Who the store speaks for |
 //! | `log:<group>`, `log:<group>:rows` | Term, vote, base and outline of a log; its entries by index, each with its index, term and checksum |
@@ -22,6 +22,7 @@
 //! When an answer is lost it is sent again under the same number, and is not carried out twice.
 //! While the server is away, loads its data, is out of memory or refuses writes, requests wait, for ever if need be, until it answers or the store is [closed](RedisStore::close): it is a slow disk (C18).
 //! After each new connection it is compared with what it acknowledged, in every lane; one that came back with less ends the store with [`StorageError::Lost`](coracle_storage::StorageError::Lost).
+//! That is noted on the server, and so is what the next opening is refused with, unless weaker durability is allowed: a node that was started there again would have forgotten its votes.
 //!
 //! A second process is refused with [`StorageError::Locked`](coracle_storage::StorageError::Locked) as long as the server sees the first one connected.
 //! If it does not, the second one takes the fence, and whatever the first one sends after that changes nothing and ends it with [`StorageError::Stopped`](coracle_storage::StorageError::Stopped).
@@ -44,6 +45,9 @@
 
 mod answer;
 mod codec;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod kv;
 mod link;
@@ -75,7 +79,7 @@ const ENGINE: &str = "redis";
 /// How a store is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisOptions {
-    /// Whether a server that can lose what it acknowledged, or does not tell, is accepted; `durability` still says what it is.
+    /// Whether a server that can lose what it acknowledged, does not tell, or is known to have lost some of it, is accepted; `durability` still says what it is.
     pub allow_weaker_durability: bool,
     /// How long one attempt to connect may take.
     pub connect_timeout: Duration,
@@ -133,7 +137,7 @@ impl RedisStore {
     /// Connects to the server and takes the namespace.
     ///
     /// # Errors
-    /// [`StorageError::Locked`] when another process is connected to the namespace, [`StorageError::Invalid`] when the server's settings promise too little or its password is refused, [`StorageError::Engine`] when another version wrote the namespace, [`StorageError::Io`] when the server cannot be reached in time.
+    /// [`StorageError::Locked`] when another process is connected to the namespace, [`StorageError::Lost`] when an earlier process found that the server lost what it had acknowledged, [`StorageError::Invalid`] when the server's settings promise too little or its password is refused, [`StorageError::Engine`] when another version wrote the namespace, [`StorageError::Io`] when the server cannot be reached in time.
     pub fn open(url: &RedisUrl, options: RedisOptions) -> Result<RedisStore> {
         let client = client(url, &options.tls)?;
         let server = Arc::new(Server::new(url, client, options, token()?));

@@ -170,6 +170,9 @@ impl Server {
         if promised.is_some() && condition.run_id != run_id {
             tracing::info!(place = self.place, run_id, "the Redis server was started anew");
         }
+        if promised.is_some_and(|promised| promised != durability) {
+            tracing::warn!(place = self.place, %durability, "the Redis server's settings have changed: acknowledged writes survive another thing from here on");
+        }
         condition.durability = durability;
         condition.run_id = run_id;
         Ok(())
@@ -178,12 +181,12 @@ impl Server {
     /// Takes the fence from an owner that is not there any more.
     fn claim(&self, link: &mut Link) -> Attempt<()> {
         let mut owner = redis::cmd("HMGET");
-        owner.arg(self.owner_key()).arg(&["epoch", "token", "format"]);
+        owner.arg(self.owner_key()).arg(&["epoch", "token", "format", "lost"]);
         let Value::Array(owner) = link.command(&owner)? else {
             return Err(Trouble::Fatal(self.malformed("the owner is no list")));
         };
         let field = |at: usize| owner.get(at).map(answer::shown).unwrap_or_default();
-        let (epoch, token, format) = (field(0), field(1), field(2));
+        let (epoch, token, format, lost) = (field(0), field(1), field(2), field(3));
         if !format.is_empty() && format != FORMAT {
             let found = format!("a version that writes format {format}");
             let expected = format!("one of format {FORMAT}");
@@ -192,9 +195,10 @@ impl Server {
         if !token.is_empty() && token != self.token && link.sees(&token)? {
             return Err(Trouble::Refused(IN_USE.into()));
         }
+        self.expect_whole(&lost)?;
         let keys = ["owner", "lanes", "try:hash", "try:sorted"].map(|name| self.key(name)).to_vec();
         let epoch = if epoch.is_empty() { "0".into() } else { epoch };
-        let args = vec![self.token.clone().into(), epoch.into(), FORMAT.into()];
+        let args = vec![self.token.clone().into(), epoch.into(), FORMAT.into(), lost.into()];
         let answered = link.call(&Call { script: Script::Claim, keys, args })?;
         let answer = answer::parse(answered).map_err(|what| Trouble::Fatal(self.malformed(&what)))?;
         if answer.status == crate::script::FENCED {
@@ -205,6 +209,28 @@ impl Server {
         let lanes = self.lanes(rest.get(1..).unwrap_or_default())?;
         self.begin(epoch, lanes);
         Ok(())
+    }
+
+    /// What an earlier process found to be lost stays lost: this one would vote and acknowledge as if it had never been there (C18).
+    fn expect_whole(&self, lost: &str) -> Attempt<()> {
+        if lost.is_empty() {
+            return Ok(());
+        }
+        if !self.options.allow_weaker_durability {
+            return Err(Trouble::Fatal(self.lost(format!("{lost}, as an earlier process found"))));
+        }
+        tracing::warn!(place = self.place, lost, "an earlier process found writes lost that it had acknowledged: this is accepted, since weaker durability is");
+        Ok(())
+    }
+
+    /// Notes on the server that it holds less than it acknowledged, if it can be reached: the process that comes next is then refused.
+    pub(crate) fn note_loss(&self, error: &StorageError) {
+        let (StorageError::Lost { what, .. }, Some(epoch)) = (error, self.epoch()) else { return };
+        let (keys, args) = (vec![self.owner_key()], vec![epoch.into(), what.as_bytes().to_vec()]);
+        let call = Call { script: Script::Lose, keys, args };
+        if let Err(trouble) = Link::new(self).and_then(|mut link| link.call(&call)) {
+            tracing::warn!(place = self.place, ?trouble, "the loss could not be noted on the server: this node must not be started on it again");
+        }
     }
 
     /// Compares what the server holds with what it acknowledged.

@@ -1,5 +1,7 @@
 //! The logs of all groups.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod record;
 mod recover;
 mod row;

@@ -1,4 +1,4 @@
-//! What the server carries out in one piece: four scripts, and the requests for them.
+//! What the server carries out in one piece: some scripts, and the requests for them.
 //!
 //! Each begins with the fence: an epoch that another owner has raised means that this one is out.
 //! A write checks everything before its first change, so that what it answers in place of "done" changed nothing; its number in its lane tells a write that was carried out from one that was lost on the way.
@@ -14,13 +14,15 @@ pub(crate) const SEQUENCE: &str = "sequence";
 pub(crate) const ARGS_MAX: usize = 4_000;
 
 /// Takes the fence, unless another did so meanwhile; tells where the lanes are.
+/// What was lost before counts no more from here on: who claims has accepted it.
 ///
-/// KEYS: owner, lanes, two to try. ARGV: token, the epoch that was seen, format.
+/// KEYS: owner, lanes, two to try. ARGV: token, the epoch that was seen, format, the loss that was seen.
 const CLAIM: &str = r"
 local epoch = redis.call('HGET', KEYS[1], 'epoch') or '0'
 local token = redis.call('HGET', KEYS[1], 'token') or ''
 if token ~= ARGV[1] then
   if epoch ~= ARGV[2] then return {'fenced', epoch} end
+  if (redis.call('HGET', KEYS[1], 'lost') or '') ~= ARGV[4] then return {'fenced', epoch} end
   redis.call('HSET', KEYS[3], 'try', '1')
   redis.call('HDEL', KEYS[3], 'try')
   redis.call('ZADD', KEYS[4], 0, 'try')
@@ -28,11 +30,23 @@ if token ~= ARGV[1] then
   redis.call('UNLINK', KEYS[3], KEYS[4])
   epoch = string.format('%.0f', tonumber(epoch) + 1)
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'token', ARGV[1], 'format', ARGV[3])
+  redis.call('HDEL', KEYS[1], 'lost')
 end
 local answer = redis.call('HGETALL', KEYS[2])
 table.insert(answer, 1, epoch)
 table.insert(answer, 1, 'done')
 return answer
+";
+
+/// Notes that the server holds less than it acknowledged: the next process could not know.
+/// Where nothing is left there is nothing to note either: who comes next is a new node.
+///
+/// KEYS: owner. ARGV: epoch, what is lost.
+const LOSE: &str = r"
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if not epoch or tonumber(epoch) > tonumber(ARGV[1]) then return {'fenced', epoch or ''} end
+redis.call('HSETNX', KEYS[1], 'lost', ARGV[2])
+return {'done'}
 ";
 
 /// Carries out commands that only read.
@@ -106,6 +120,7 @@ return answer
 ";
 
 /// Reads keys in order with their values, up to a limit in rows and one in bytes, but at least one.
+/// Values are read one by one: a page of keys may have values far beyond the limit.
 ///
 /// KEYS: owner, keys, values. ARGV: epoch, the command, its two bounds, rows at most, bytes at most.
 const SCAN: &str = r"
@@ -116,12 +131,12 @@ local rows, bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
 while true do
   local keys = redis.call(ARGV[2], KEYS[2], start, ARGV[4], 'LIMIT', 0, math.min(rows, 128))
   if #keys == 0 then return answer end
-  local values = redis.call('HMGET', KEYS[3], unpack(keys))
-  for i, key in ipairs(keys) do
+  for _, key in ipairs(keys) do
+    local value = redis.call('HGET', KEYS[3], key)
     answer[#answer + 1] = key
-    answer[#answer + 1] = values[i]
+    answer[#answer + 1] = value
     rows = rows - 1
-    bytes = bytes - #key - #(values[i] or '')
+    bytes = bytes - #key - #(value or '')
     if rows <= 0 or bytes <= 0 then return answer end
   end
   start = '(' .. keys[#keys]
@@ -132,6 +147,7 @@ end
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Script {
     Claim,
+    Lose,
     Read,
     Write,
     Rows,
@@ -139,11 +155,14 @@ pub(crate) enum Script {
 }
 
 impl Script {
-    pub(crate) const ALL: [Script; 5] = [Script::Claim, Script::Read, Script::Write, Script::Rows, Script::Scan];
+    /// In the order of their declaration.
+    pub(crate) const ALL: [Script; 6] =
+        [Script::Claim, Script::Lose, Script::Read, Script::Write, Script::Rows, Script::Scan];
 
     pub(crate) fn text(self) -> &'static str {
         match self {
             Script::Claim => CLAIM,
+            Script::Lose => LOSE,
             Script::Read => READ,
             Script::Write => WRITE,
             Script::Rows => ROWS,

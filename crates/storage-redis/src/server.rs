@@ -45,10 +45,18 @@ pub(crate) struct Server {
 /// What may change while the store is open.
 pub(crate) struct Condition {
     /// Why nothing is accepted any more.
-    stopped: Option<String>,
+    stopped: Option<End>,
     pub(crate) durability: Durability,
     /// Which run of the server was last met: another one was started anew.
     pub(crate) run_id: String,
+}
+
+/// Why the store has ended.
+enum End {
+    /// The server came back with less: whoever asks is told of that, not only the first.
+    Lost(String),
+    /// Anything else.
+    Stopped(String),
 }
 
 /// A lane: writes that follow each other, each numbered.
@@ -117,26 +125,30 @@ impl Server {
 
     /// Ends every wait and refuses what comes.
     pub(crate) fn close(&self) {
-        self.stop("the store was closed");
+        self.stop(End::Stopped("the store was closed".to_owned()));
     }
 
-    fn stop(&self, why: &str) {
-        self.condition().stopped.get_or_insert_with(|| why.to_owned());
+    fn stop(&self, end: End) {
+        self.condition().stopped.get_or_insert(end);
         self.changed.notify_all();
         lock(&self.idle).clear();
     }
 
-    /// An error that ends the store: later requests are refused with its text.
+    /// An error that ends the store: later requests are refused with it.
     pub(crate) fn fatal(&self, error: StorageError) -> StorageError {
-        self.stop(&error.to_string());
+        self.stop(match &error {
+            StorageError::Lost { what, .. } => End::Lost(what.clone()),
+            error => End::Stopped(error.to_string()),
+        });
         error
     }
 
     /// # Errors
-    /// [`StorageError::Stopped`] after a fatal error, or when the store was closed.
+    /// [`StorageError::Lost`] once the server came back with less, [`StorageError::Stopped`] after another fatal error, or when the store was closed.
     pub(crate) fn check(&self) -> Result<()> {
         match &self.condition().stopped {
-            Some(why) => Err(StorageError::Stopped(why.clone())),
+            Some(End::Lost(what)) => Err(self.lost(what.clone())),
+            Some(End::Stopped(why)) => Err(StorageError::Stopped(why.clone())),
             None => Ok(()),
         }
     }
@@ -207,7 +219,10 @@ impl Server {
                     }
                     return Ok(done);
                 }
-                Err(Trouble::Fatal(error)) => return Err(self.fatal(error)),
+                Err(Trouble::Fatal(error)) => {
+                    self.note_loss(&error);
+                    return Err(self.fatal(error));
+                }
                 Err(Trouble::Disconnected(why) | Trouble::Refused(why)) => why,
             };
             if until.is_some_and(|until| Instant::now() >= until) {

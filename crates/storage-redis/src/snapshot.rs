@@ -15,6 +15,9 @@ use crate::{
     server::{Lane, Server},
 };
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
 /// How long a piece is, but for the last.
 const PIECE_BYTES: usize = 256 << 10;
 const FIELD: &str = "catalog";

@@ -13,6 +13,11 @@ use coracle_storage::{Result, StorageError, files};
 
 use crate::SledOptions;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
+/// sled's name for its file.
+const DATABASE: &str = "db";
 /// Values over a quarter of a segment go to files of their own that sled never syncs. This is far above the largest page of full-sized rows.
 const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 /// sled collects garbage only where it flushes periodically; every write here is flushed anyway.
@@ -74,7 +79,7 @@ impl Engine {
         let _one = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         self.run("flush", || self.db.flush())?;
         (self.sync_file)()
-            .map_err(|error| StorageError::io(format!("sync {}", self.place), error))
+            .map_err(|error| StorageError::io(format!("sync {}/{DATABASE}", self.place), error))
             .inspect_err(|error| self.stop(error))
     }
 
@@ -97,7 +102,7 @@ impl Engine {
 
 /// Our own descriptor, from before the first write on: write-back errors that sled's flusher only logs are reported to this one too.
 fn open_database_file(path: &Path) -> Result<File> {
-    let name = path.join("db");
+    let name = path.join(DATABASE);
     let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&name);
     file.map_err(files::io("open", &name))
 }

@@ -1,5 +1,7 @@
 //! Key-value data: one tree for each group.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod pending;
 mod rows;
 

@@ -32,6 +32,9 @@
 
 mod codec;
 mod engine;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod kv;
 mod log;
 mod mark;

@@ -3,6 +3,8 @@
 //! A tree holds blocks of consecutive entries of one term (`rows`), the base, and the state (`record`): term, vote, commit hint, last index and the number of writes.
 //! Each batch is one atomic change of the tree, and a write of any number of batches is one flush and one sync.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod record;
 mod recover;
 mod rows;

@@ -72,6 +72,11 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Whether the data is not what was acknowledged, damaged or lost, rather than the storage out of order.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, StorageError::Damaged { .. } | StorageError::Lost { .. })
+    }
+
     /// An error of the environment.
     pub fn io(operation: impl Into<String>, source: std::io::Error) -> StorageError {
         StorageError::Io { operation: operation.into(), source }

@@ -25,6 +25,6 @@ pub use in_memory::{InMemory, Machine};
 pub use kv::{KvBatch, KvOp, KvStore, Page, ScanRange};
 pub use log::{LogBatch, LogStore, RecoveredLog};
 pub use machine::{Applied, SnapshotReader, SnapshotSource, StateMachine};
-pub use shape::{Bounded, LogShape};
+pub use shape::{Bounded, LogEnd, LogShape};
 pub use snapshot::{SnapshotStore, SnapshotWriter};
 pub use store::{Durability, Identity, Store};

@@ -13,6 +13,35 @@ pub struct LogShape {
     last_index: Index,
 }
 
+/// Where a log ends: enough to tell whether a run may follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEnd {
+    last_index: Index,
+    last_term: Term,
+}
+
+impl LogEnd {
+    /// Where the log ends after `run`.
+    ///
+    /// # Errors
+    /// [`StorageError::Invalid`] when the run does not follow.
+    pub fn after(self, run: &Run) -> Result<LogEnd> {
+        self.after_span(run.first(), run.last(), run.term())
+    }
+
+    fn after_span(self, first: Index, last_index: Index, last_term: Term) -> Result<LogEnd> {
+        let expected = self.last_index.next();
+        if first != expected {
+            return Err(invalid(format!("entries begin at {first}, expected {expected}: the log has no gaps")));
+        }
+        if last_term < self.last_term {
+            let before = self.last_term;
+            return Err(invalid(format!("the entry at {expected} has term {last_term}, after term {before}")));
+        }
+        Ok(LogEnd { last_index, last_term })
+    }
+}
+
 impl LogShape {
     /// A log without entries that begins after `base`.
     pub fn new(base: &Base) -> LogShape {
@@ -37,6 +66,11 @@ impl LogShape {
     /// The term at the last index.
     pub fn last_term(&self) -> Term {
         self.terms.last().map_or(self.base_term, |(_, term)| *term)
+    }
+
+    /// Its end alone, which is cheap to copy.
+    pub fn end(&self) -> LogEnd {
+        LogEnd { last_index: self.last_index, last_term: self.last_term() }
     }
 
     /// The first index of each term, in order.
@@ -102,14 +136,8 @@ impl LogShape {
     }
 
     fn push_span(&mut self, first: Index, last: Index, term: Term) -> Result<()> {
-        let expected = self.last_index.next();
-        if first != expected {
-            return Err(invalid(format!("entries begin at {first}, expected {expected}: the log has no gaps")));
-        }
+        self.end().after_span(first, last, term)?;
         let before = self.last_term();
-        if term < before {
-            return Err(invalid(format!("the entry at {expected} has term {term}, after term {before}")));
-        }
         if self.terms.is_empty() || term > before {
             self.terms.push((first, term));
         }

@@ -49,7 +49,7 @@ pub trait Store: Send + Sync {
     /// The engine's name, as in the URL: `memory`, `sled`.
     fn engine(&self) -> &'static str;
 
-    /// What an acknowledged write survives.
+    /// What an acknowledged write survives. It may change while the store is open, with the settings of a server; it is told without waiting.
     fn durability(&self) -> Durability;
 
     /// The identity; `None` in a new store.

@@ -276,6 +276,16 @@ async fn who_was_admitted_sends_no_more_than_a_message_may_take() {
 }
 
 #[tokio::test]
+async fn who_was_admitted_sends_no_message_that_is_larger_than_it_looks() {
+    let node = Node::start(GrpcOptions::default()).await;
+    let mut client = Client::introduced(&node).await;
+    client.says(envelope(vec![pb::Frame::default(); 200_000])).await;
+    assert_eq!(client.ends().await, Code::OutOfRange);
+    node.counts(Fault::Oversized).await;
+    assert!(node.received().is_empty());
+}
+
+#[tokio::test]
 async fn a_connection_carries_one_stream() {
     let node = Node::start(GrpcOptions::default()).await;
     let client = Client::introduced(&node).await;

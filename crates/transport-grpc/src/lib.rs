@@ -12,9 +12,13 @@
 //! On arrival a message is gathered in one buffer, of which the entries' data are slices: they are copied no more.
 //! All frames that wait when a stream can take more leave as one message.
 
+mod codec;
 mod connection;
 mod convert;
 mod dial;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod incoming;
 mod listen;
 mod options;

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// The limits and times of a [`GrpcTransport`](crate::GrpcTransport).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrpcOptions {
-    /// The largest message, in bytes, sent or received: a frame and what surrounds it.
+    /// The largest message, in bytes, sent or received: a frame and what surrounds it. One whose items would take far more memory than that is refused before it is decoded.
     pub message_bytes_max: usize,
     /// How many bytes of frames wait for one remote process.
     pub queue_bytes_max: usize,

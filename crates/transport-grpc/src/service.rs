@@ -103,10 +103,11 @@ impl Service<http::Request<Body>> for Metered {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let options = &self.shared.options;
-        let limit = options.hello_bytes_max.max(options.question_bytes_max) + ENVELOPE_BYTES_MAX;
+        let is_question = request.uri().path().ends_with("/Ask");
+        let limit = if is_question { options.question_bytes_max } else { options.hello_bytes_max } + ENVELOPE_BYTES_MAX;
         let connection = request.extensions().get().cloned();
         // Streams are complained about by who reads them; of a question, the reader does not hear if it does not arrive.
-        let shared = request.uri().path().ends_with("/Ask").then(|| self.shared.clone());
+        let shared = is_question.then(|| self.shared.clone());
         let metered = |inner| Body::new(MeteredBody { inner, left: limit, limit, connection, shared });
         self.inner.call(request.map(metered))
     }

@@ -20,6 +20,9 @@
 //! Fields by position are read only by builds of the same preamble version; why that is worth it is in `docs/decisions/messagepack-arrays.md`.
 
 mod dial;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod incoming;
 mod listen;

@@ -103,6 +103,16 @@ impl Address {
         Address { tls: self.host().is_some(), ..self.clone() }.canonical()
     }
 
+    /// The same host and port with gRPC in place of MessagePack; other addresses stay as they are.
+    #[must_use]
+    pub fn over_grpc(&self) -> Address {
+        let route = match &self.route {
+            Route::Tcp { host, port } => Route::Grpc { host: host.clone(), port: *port },
+            other => other.clone(),
+        };
+        Address { route, ..self.clone() }.canonical()
+    }
+
     /// Whether it is spoken to over TLS only.
     pub fn is_tls(&self) -> bool {
         self.tls

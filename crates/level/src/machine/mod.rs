@@ -1,6 +1,8 @@
 //! The replicated state machine: current values with their revisions, sessions, and the past as far as it is held.
 
 mod batch;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod hash;
 mod holds;
 mod layout;

@@ -139,13 +139,14 @@ fn encode_rows(rows: &Page) -> BytesMut {
 pub(super) struct Reader<'a, 'b> {
     from: &'a mut SnapshotReader<'b>,
     checksum: crc32fast::Hasher,
+    revision: u64,
     rows: u64,
 }
 
 impl<'a, 'b> Reader<'a, 'b> {
     /// Reads the head; the snapshot has to be of `revision`.
     pub(super) fn open(from: &'a mut SnapshotReader<'b>, revision: u64) -> Result<Reader<'a, 'b>> {
-        let mut reader = Reader { from, checksum: crc32fast::Hasher::new(), rows: 0 };
+        let mut reader = Reader { from, checksum: crc32fast::Hasher::new(), revision, rows: 0 };
         let mut head = reader.take(MAGIC.len() + 1 + 8)?;
         let magic = head.split_to(MAGIC.len());
         if magic[..] != MAGIC[..] {
@@ -186,7 +187,7 @@ impl<'a, 'b> Reader<'a, 'b> {
         while !payload.is_empty() {
             let key = field(&mut payload)?;
             let value = field(&mut payload)?;
-            check_row(&key, &value)?;
+            check_row(&key, &value, self.revision)?;
             page.push((key, value));
         }
         self.rows += page.len() as u64;
@@ -226,20 +227,25 @@ fn field(payload: &mut Bytes) -> Result<Bytes> {
     Ok(payload.split_to(len))
 }
 
-/// Whether a row is one that a state can have.
-fn check_row(key: &Bytes, value: &Bytes) -> Result<()> {
-    match key.first() {
-        Some(&layout::DATA) => layout::decode_value(key, value.clone()).map(drop),
+/// Whether a row is one that the state at `revision` can have.
+fn check_row(key: &Bytes, value: &Bytes, revision: u64) -> Result<()> {
+    let is_known = match key.first() {
+        Some(&layout::DATA) => {
+            let value = layout::decode_value(key, value.clone())?;
+            value.created <= value.modified && value.modified.0 <= revision
+        }
         Some(&layout::SESSION) => {
-            layout::parse_session(key)?;
-            layout::SessionRow::decode(key, value.clone()).map(drop)
+            let id = layout::parse_session(key)?;
+            let last_used = layout::SessionRow::decode(key, value.clone())?.last_used;
+            id <= last_used && last_used <= revision
         }
         Some(&layout::REPLY) => {
             layout::parse_reply(key)?;
-            layout::ReplyRow::decode(key, value.clone()).map(drop)
+            layout::ReplyRow::decode(key, value.clone())?.index <= revision
         }
-        _ => Err(layout::damaged(key, "no row of a snapshot has such a key")),
-    }
+        _ => return Err(layout::damaged(key, "no row of a snapshot has such a key")),
+    };
+    if is_known { Ok(()) } else { Err(layout::damaged(key, "it is of a later revision than the snapshot")) }
 }
 
 fn failed(error: std::io::Error) -> StorageError {
@@ -248,4 +254,29 @@ fn failed(error: std::io::Error) -> StorageError {
 
 fn damaged(what: String) -> StorageError {
     StorageError::damaged("the snapshot", what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Revision, Value};
+
+    #[test]
+    fn rows_of_later_revisions_are_refused() {
+        let value = |created, modified| {
+            let value =
+                Value { value: Bytes::new(), created: Revision(created), modified: Revision(modified), version: 1 };
+            (layout::data_key(b"k"), layout::encode_value(&value))
+        };
+        let session = |id, last_used| {
+            (layout::session_key(id), layout::SessionRow { floor: 0, last_used, pending_max: 1 }.encode())
+        };
+        let reply = |index| (layout::reply_key(1, 2), layout::ReplyRow { index, reply: Bytes::new() }.encode());
+        for (key, row) in [value(1, 7), value(7, 7), session(1, 7), session(7, 7), reply(7)] {
+            assert!(check_row(&key, &row, 7).is_ok(), "{key:?}");
+            assert!(check_row(&key, &row, 6).is_err(), "{key:?}");
+        }
+        assert!(check_row(&value(7, 6).0, &value(7, 6).1, 7).is_err());
+        assert!(check_row(&session(7, 6).0, &session(7, 6).1, 7).is_err());
+    }
 }

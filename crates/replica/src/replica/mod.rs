@@ -251,7 +251,7 @@ impl Replica {
             Completion::SnapshotInstalled { applied } => self.on_snapshot_installed(applied),
             // The core decides what a failed log means, and its outcomes come first.
             Completion::Failed { is_log: true, .. } => self.tell_core(RaftInput::PersistFailed),
-            Completion::Failed { what, is_log: false } => self.stop(None, what),
+            Completion::Failed { what, is_log: false, .. } => self.stop(None, what),
         }
     }
 

@@ -169,7 +169,7 @@ fn a_state_machine_that_fails_stops_the_replica() {
     cluster.wait_for(&[request]);
     assert_eq!(cluster.reply(request), Some(&Err(RequestError::Unknown)));
     assert!(cluster.fatal(id).is_some_and(|what| what.contains("by the test")));
-    cluster.input(id, Input::Done(Completion::Failed { what: "again".into(), is_log: false }));
+    cluster.input(id, Input::Done(Completion::Failed { what: "again".into(), is_log: false, is_damage: false }));
     cluster.run_for(SECOND);
 }
 

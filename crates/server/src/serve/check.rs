@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use coracle::transport::Address;
+use coracle::transport::{Address, Route};
 
 use crate::{
     cli::ServeArgs,
@@ -32,16 +32,20 @@ pub(crate) fn plaintext(args: &ServeArgs) -> Outcome {
     ))
 }
 
-/// Where to listen for peers: over TLS if that is how they come.
+/// Where to listen for peers, who come there as the addresses say: over TLS, by gRPC, or plainly.
 pub(crate) fn binds(args: &ServeArgs) -> Outcome<Vec<Address>> {
-    let (secure, plain): (Vec<&Address>, Vec<&Address>) = args.addresses.iter().partition(|address| address.is_tls());
-    if let (Some(_), [secure, ..], [plain, ..]) = (args.bind.first(), &secure[..], &plain[..]) {
-        let text = format!("{secure} is over TLS and {plain} is not: it is not clear what --bind is");
+    let kind = |address: &Address| (address.is_tls(), matches!(address.route(), Route::Grpc { .. }));
+    let Some((first, others)) = args.addresses.split_first() else { return Ok(Vec::new()) };
+    let (is_tls, is_grpc) = kind(first);
+    let other = others.iter().find(|other| kind(other) != (is_tls, is_grpc));
+    if let (Some(_), Some(other)) = (args.bind.first(), other) {
+        let text = format!("{first} and {other} are spoken to in different ways: it is not clear which of them --bind is");
         return Err(Failure::new(Code::Usage, text).hint("Leave --bind out, or give addresses of one kind."));
     }
     let bind = |bind: &SocketAddr| {
         let address = Address::from(*bind);
-        if secure.is_empty() { address } else { address.over_tls() }
+        let address = if is_grpc { address.over_grpc() } else { address };
+        if is_tls { address.over_tls() } else { address }
     };
     Ok(args.bind.iter().map(bind).collect())
 }
@@ -114,14 +118,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_bound_is_over_tls_if_the_addresses_are() {
+    fn what_is_bound_is_spoken_to_as_the_addresses_are() {
         let bound =
             |line: &str| binds(&args(line)).map(|binds| binds.iter().map(ToString::to_string).collect::<Vec<_>>());
         let bind = "--bind 0.0.0.0:1";
         assert_eq!(bound(&format!("coracle serve /dns4/a/tcp/1 {bind}")).unwrap(), ["/ip4/0.0.0.0/tcp/1"]);
         assert_eq!(bound(&format!("coracle serve /dns4/a/tcp/1/tls {bind}")).unwrap(), ["/ip4/0.0.0.0/tcp/1/tls"]);
-        let failure = bound(&format!("coracle serve /dns4/a/tcp/1 /dns4/a/tcp/2/tls {bind}")).unwrap_err();
-        assert!(failure.code == Code::Usage && failure.to_string().contains("--bind"), "{failure}");
+        assert_eq!(bound(&format!("coracle serve /dns4/a/tcp/1/http {bind}")).unwrap(), ["/ip4/0.0.0.0/tcp/1/http"]);
+        let secure = format!("coracle serve /dns4/a/tcp/1/tls/http {bind}");
+        assert_eq!(bound(&secure).unwrap(), ["/ip4/0.0.0.0/tcp/1/tls/http"]);
+        for other in ["/dns4/a/tcp/2/tls", "/dns4/a/tcp/2/http"] {
+            let failure = bound(&format!("coracle serve /dns4/a/tcp/1 {other} {bind}")).unwrap_err();
+            assert!(failure.code == Code::Usage && failure.to_string().contains("--bind"), "{failure}");
+        }
         assert_eq!(bound("coracle serve /dns4/a/tcp/1 /dns4/a/tcp/2/tls").unwrap(), [""; 0]);
     }
 }

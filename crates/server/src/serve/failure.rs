@@ -21,8 +21,13 @@ pub(crate) fn of_start(error: BuildError, args: &ServeArgs) -> Failure {
                  then move the data away and start with --join.",
                 args.storage.as_ref().map_or_else(|| "the data".to_owned(), ToString::to_string)
             )),
+            StorageError::Lost { .. } => failure.hint(
+                "This node must not vote as if nothing had been lost. The way back is as a new node: `coracle leave` with this one's id, \
+                 then start with --join on another namespace. --allow-weaker-durability starts it as it is.",
+            ),
             StorageError::Invalid(_) if matches!(args.storage, Some(StorageUrl::Redis(_))) => failure.hint(
-                "Change the server's settings, or say --allow-weaker-durability if losing what was acknowledged is acceptable.",
+                "Change the server's settings or the URL. \
+                 With --allow-weaker-durability a server is accepted that can lose what was acknowledged, but none that throws keys away.",
             ),
             _ => failure,
         },

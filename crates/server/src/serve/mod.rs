@@ -10,7 +10,7 @@ mod tls;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use coracle::{JoinRole, Node, StoreOptions, transport::Route};
+use coracle::{JoinRole, Node, NodeStatus, StoreOptions, storage::Durability, transport::Route};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time};
 
 use self::{leave::Leave, source::NodeSource};
@@ -44,6 +44,7 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome {
     let (stop, stopped) = oneshot::channel();
     let mut serving = serve(listener, &node, stopped);
     out::line(ready(&node, api))?;
+    warn_of_durability(&args, &node.status());
     let ended = until_the_end(&node, &mut leave, &mut serving).await;
     // The receiver is gone when the interface has ended already.
     let _ = stop.send(());
@@ -149,6 +150,18 @@ fn ready(node: &Node, api: SocketAddr) -> String {
         status.engine,
         status.durability
     )
+}
+
+/// Says what was accepted with --allow-weaker-durability, if it is less than a power loss.
+fn warn_of_durability(args: &ServeArgs, status: &NodeStatus) {
+    let durability = status.durability;
+    if args.allow_weaker_durability && durability < Durability::PowerLoss {
+        let what = match durability {
+            Durability::Volatile => "nothing, not even a crash of the server",
+            _ => "the crash of a process, and not that of the machine",
+        };
+        tracing::warn!(storage = status.engine, %durability, "what this node acknowledges survives {what}");
+    }
 }
 
 /// Waits until somebody asks the node to leave, or it stops by itself.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use coracle_core::{Body, Message, NodeId, Term, Time};
+use coracle_core::{Body, Input, Message, NodeId, Output, Term, Time};
 
 use super::{Step, World, node::Running};
 use crate::{
@@ -118,5 +118,26 @@ impl World {
         }
         let what = format!("n{node} offers a vote to {:?} in spite of {promised:?}", message.to);
         Err(Violation::new(Invariant::Lease, what))
+    }
+
+    /// C13: whoever has just started may have promised something, and offers nobody a vote until that is over. A copy of it is asked, so that nothing comes of it.
+    pub(super) fn offers_nothing_at_start(&self, node: usize) -> Step {
+        let this = &self.nodes[node];
+        let (Some(promised), Some(running)) = (this.promised, &this.running) else { return Ok(()) };
+        let mut others = this.membership().into_iter().flat_map(|membership| &membership.nodes).map(|other| other.id);
+        let Some(other) = others.find(|other| *other != this.id && *other != promised.to) else { return Ok(()) };
+        let mut copy = running.replica.raft().clone();
+        let (term, last_log_index) = (copy.term(), copy.status().last_index.next());
+        let body = Body::PreVote { next_term: term.next(), last_log_index, last_log_term: term };
+        copy.handle(running.clock.read(self.now), Input::Message(Message { from: other, to: this.id, term, body }));
+        loop {
+            match copy.poll() {
+                Output::Send(message) if matches!(message.body, Body::PreVoteResponse { granted: true, .. }) => {
+                    return self.may_offer(node, &message);
+                }
+                Output::Wake { .. } => return Ok(()),
+                _ => {}
+            }
+        }
     }
 }

@@ -178,6 +178,7 @@ impl World {
         let running = Running::new(replica, machine, &self.nodes[node].disk, clock, term);
         self.nodes[node].running = Some(running);
         self.observe_disk(node)?;
+        self.offers_nothing_at_start(node)?;
         self.wake(node, self.now);
         Ok(())
     }

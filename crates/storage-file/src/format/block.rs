@@ -6,11 +6,9 @@
 
 use std::ops::Range;
 
-use coracle_core::{GroupId, Run};
-
 use super::{
     Fields, SECTOR,
-    record::{self, Record},
+    record::{self, Change, Record},
 };
 
 const MAGIC: [u8; 2] = *b"Cb";
@@ -34,10 +32,10 @@ const KEPT_MAX: usize = 4 * 1024 * 1024;
 
 impl Encoder {
     /// Lays out a block and returns its size in bytes.
-    pub(crate) fn begin(&mut self, records: &[Record]) -> u64 {
+    pub(crate) fn begin<'a>(&mut self, changes: impl Iterator<Item = Change<'a>> + Clone) -> u64 {
         self.body.clear();
-        record::encode(records, &mut self.body);
-        self.data_len = records.iter().map(Record::data_len).sum();
+        record::encode(changes.clone(), &mut self.body);
+        self.data_len = changes.map(|change| change.data_len()).sum();
         let body = self.body.len() + 4 * self.data_sectors();
         self.parts = body.div_ceil(PAYLOAD);
         (self.sectors() * SECTOR) as u64
@@ -56,17 +54,12 @@ impl Encoder {
         (self.parts * SECTOR) as u64
     }
 
-    /// The bytes of the block that was laid out. `runs` are those of its records, in order.
-    pub(crate) fn finish<'r>(
-        &mut self,
-        salt: u64,
-        sequence: u64,
-        runs: impl IntoIterator<Item = (GroupId, &'r Run)>,
-    ) -> &[u8] {
+    /// The bytes of the block that was laid out for the same changes.
+    pub(crate) fn finish<'a>(&mut self, salt: u64, sequence: u64, changes: impl Iterator<Item = Change<'a>>) -> &[u8] {
         self.block.clear();
         self.block.resize(self.parts * SECTOR, 0);
-        for (group, run) in runs {
-            record::encode_entries(group, run, &mut self.block);
+        for change in changes {
+            change.runs().for_each(|run| record::encode_entries(change.group, run, &mut self.block));
         }
         let copy = (self.parts + self.data_sectors()) * SECTOR;
         debug_assert_eq!(self.block.len(), self.parts * SECTOR + self.data_len);

@@ -1,6 +1,7 @@
 //! What a block says: the header's body, apart from the entries' data.
 
-use coracle_core::{Base, ClusterId, EntryKind, GroupId, HardState, Index, Membership, NodeId, Run, Term};
+use coracle_core::{Base, ClusterId, Entry, EntryKind, GroupId, HardState, Index, Membership, NodeId, Run, Term};
+use coracle_storage::LogBatch;
 
 use super::Fields;
 
@@ -16,7 +17,7 @@ const HARD_STATE: u8 = 2;
 const BASE: u8 = 4;
 const OUTLINE: u8 = 8;
 
-/// What happens to one group's log, in this order: cut off, put in place, append, begin at the base, set.
+/// What happens to one group's log, in this order: cut off, put in place, append, begin at the base, set. As it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) group: GroupId,
@@ -29,15 +30,79 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// A record that does nothing.
-    pub(crate) fn new(group: GroupId) -> Record {
-        Record { group, truncate_from: None, hard_state: None, base: None, outline: None, runs: Vec::new() }
-    }
-
     /// How many bytes of data its runs have.
     pub(crate) fn data_len(&self) -> usize {
         self.runs.iter().flat_map(|run| &run.entries).map(EntryId::size).sum()
     }
+}
+
+/// The same as it is written: borrowed, so that nothing is copied before it is in the block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Change<'a> {
+    pub(crate) group: GroupId,
+    pub(crate) truncate_from: Option<Index>,
+    pub(crate) hard_state: Option<HardState>,
+    pub(crate) base: Option<&'a Base>,
+    pub(crate) outline: Option<&'a Outline>,
+    /// These take the place of entries that the log has.
+    pub(crate) replaced: &'a [Run],
+    /// These follow its last.
+    pub(crate) appended: &'a [Run],
+}
+
+impl<'a> Change<'a> {
+    /// Does nothing.
+    pub(crate) fn new(group: GroupId) -> Change<'a> {
+        let (truncate_from, hard_state, base, outline) = (None, None, None, None);
+        Change { group, truncate_from, hard_state, base, outline, replaced: &[], appended: &[] }
+    }
+
+    /// What a batch asks for.
+    pub(crate) fn of(batch: &'a LogBatch) -> Change<'a> {
+        let LogBatch { group, truncate_from, repaired, entries, hard_state, base } = batch;
+        let (group, truncate_from, hard_state) = (*group, *truncate_from, *hard_state);
+        Change {
+            group,
+            truncate_from,
+            hard_state,
+            base: base.as_ref(),
+            outline: None,
+            replaced: repaired,
+            appended: entries,
+        }
+    }
+
+    /// All runs, in order.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = &'a Run> + Clone + use<'a> {
+        self.replaced.iter().chain(self.appended)
+    }
+
+    /// The same, as a record has them.
+    pub(crate) fn extents(&self) -> impl Iterator<Item = Extent<impl ExactSizeIterator<Item = EntryId>>> {
+        let extent = |run: &'a Run, replaces| Extent {
+            replaces,
+            first: run.first(),
+            term: run.term(),
+            entries: run.entries().iter().map(EntryId::of),
+        };
+        let replaced = self.replaced.iter().map(move |run| (run, true));
+        replaced.chain(self.appended.iter().map(|run| (run, false))).map(move |(run, replaces)| extent(run, replaces))
+    }
+
+    /// How many bytes of data its runs have.
+    pub(crate) fn data_len(&self) -> usize {
+        self.runs().flat_map(Run::entries).map(|entry| EntryId::of(entry).size()).sum()
+    }
+}
+
+/// Consecutive entries of one term, without their data.
+#[derive(Clone, Debug)]
+pub(crate) struct Extent<I> {
+    /// Whether they take the place of entries that the log has; otherwise they follow its last.
+    pub(crate) replaces: bool,
+    pub(crate) first: Index,
+    pub(crate) term: Term,
+    pub(crate) entries: I,
 }
 
 /// A log's terms, its end, and which entries are memberships.
@@ -59,13 +124,13 @@ pub(crate) struct RunRecord {
 }
 
 impl RunRecord {
-    pub(crate) fn new(run: &Run, replaces: bool) -> RunRecord {
-        let entries = run.entries().iter().map(|entry| EntryId::new(entry.kind, entry.data.len())).collect();
-        RunRecord { replaces, first: run.first(), term: run.term(), entries }
-    }
-
     pub(crate) fn last(&self) -> Index {
         self.first.plus(self.entries.len() as u64 - 1)
+    }
+
+    pub(crate) fn extent(&self) -> Extent<impl ExactSizeIterator<Item = EntryId>> {
+        let RunRecord { replaces, first, term, entries } = self;
+        Extent { replaces: *replaces, first: *first, term: *term, entries: entries.iter().copied() }
     }
 }
 
@@ -74,10 +139,10 @@ impl RunRecord {
 pub(crate) struct EntryId(u32);
 
 impl EntryId {
-    /// An entry with `len` bytes of data, fewer than [`ENTRY_BYTES_END`].
-    pub(crate) fn new(kind: EntryKind, len: usize) -> EntryId {
-        debug_assert!(len < ENTRY_BYTES_END);
-        EntryId((kind as u32) << KIND_SHIFT | len as u32)
+    /// Of an entry with fewer than [`ENTRY_BYTES_END`] bytes of data.
+    pub(crate) fn of(entry: &Entry) -> EntryId {
+        debug_assert!(entry.data.len() < ENTRY_BYTES_END);
+        EntryId((entry.kind as u32) << KIND_SHIFT | entry.data.len() as u32)
     }
 
     fn decode(bits: u32) -> Option<EntryId> {
@@ -103,15 +168,13 @@ pub(crate) fn kind_of(kind: u8) -> Option<EntryKind> {
 }
 
 /// Appends the records of a block to `out`.
-pub(crate) fn encode(records: &[Record], out: &mut Vec<u8>) {
-    put_count(out, records.len());
-    for record in records {
-        encode_record(record, out);
-    }
+pub(crate) fn encode<'a>(changes: impl Iterator<Item = Change<'a>> + Clone, out: &mut Vec<u8>) {
+    put_count(out, changes.clone().count());
+    changes.for_each(|change| encode_change(&change, out));
 }
 
-fn encode_record(record: &Record, out: &mut Vec<u8>) {
-    let Record { group, truncate_from, hard_state, base, outline, runs } = record;
+fn encode_change(change: &Change<'_>, out: &mut Vec<u8>) {
+    let Change { group, truncate_from, hard_state, base, outline, replaced, appended } = change;
     put(out, group.0);
     let flag = |is_there: bool, flag: u8| if is_there { flag } else { 0 };
     out.push(
@@ -139,13 +202,13 @@ fn encode_record(record: &Record, out: &mut Vec<u8>) {
         put_count(out, memberships.len());
         memberships.iter().for_each(|index| put(out, index.0));
     }
-    put_count(out, runs.len());
-    for run in runs {
+    put_count(out, replaced.len() + appended.len());
+    for run in change.extents() {
         out.push(u8::from(run.replaces));
         put(out, run.first.0);
         put(out, run.term.0);
         put_count(out, run.entries.len());
-        run.entries.iter().for_each(|entry| out.extend_from_slice(&entry.0.to_le_bytes()));
+        run.entries.for_each(|entry| out.extend_from_slice(&entry.0.to_le_bytes()));
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use coracle_core::{GroupId, Index, Run};
-use coracle_storage::{Result, StorageError};
+use coracle_storage::{LogEnd, Result, StorageError};
 
 use super::{FileLog, Groups, LogOptions, Planned};
 use crate::{
@@ -14,9 +14,10 @@ use crate::{
     format::{
         SECTOR,
         block::Encoder,
-        record::{Record, RunRecord},
+        record::{Change, Outline},
         segment::{BLOCKS, SegmentHeader},
     },
+    group::GroupLog,
     mark::Mark,
     scan::Scanned,
     segment::Segment,
@@ -43,6 +44,8 @@ pub(super) struct Writer {
     /// Its number.
     sequence: u64,
     encoder: Encoder,
+    /// Where the logs of a write end, while it is checked: kept for its memory alone.
+    ends: HashMap<GroupId, LogEnd>,
     /// Pieces of the oldest segment that are to be moved, so that it can go.
     moving: VecDeque<(GroupId, Index)>,
     /// Whether the next segment was asked for.
@@ -70,6 +73,7 @@ impl Writer {
             position,
             sequence,
             encoder: Encoder::default(),
+            ends: HashMap::new(),
             moving: VecDeque::new(),
             is_prepared: false,
         };
@@ -92,6 +96,11 @@ impl Writer {
         self.encoder = encoder;
     }
 
+    pub(super) fn cleared_ends(&mut self) -> &mut HashMap<GroupId, LogEnd> {
+        self.ends.clear();
+        &mut self.ends
+    }
+
     fn current(&self) -> &Arc<Segment> {
         // There is always one: it is made when the log is.
         &self.segments[self.segments.len() - 1]
@@ -105,7 +114,8 @@ impl Writer {
         if self.position + bytes <= self.current().header.bytes {
             return Ok(());
         }
-        let outline = Encoder::default().begin(&outlines(groups));
+        let outlines = outlines(groups);
+        let outline = Encoder::default().begin(changes(&outlines));
         let needed = BLOCKS as u64 + outline + bytes;
         self.begin_segment(needed.next_multiple_of(SECTOR as u64).max(self.options.segment_bytes))?;
         self.begin_with(groups)?;
@@ -140,22 +150,23 @@ impl Writer {
     /// Writes what every segment begins with: all logs without their entries, so that what lies before it can go.
     fn begin_with(&mut self, groups: &Groups) -> Result<()> {
         let mut encoder = Encoder::default();
-        let bytes = encoder.begin(&outlines(groups));
+        let outlines = outlines(groups);
+        let bytes = encoder.begin(changes(&outlines));
         if self.position + bytes > self.current().header.bytes {
             // Groups were added since the segment was made, without a block in it: it cannot be.
             return Err(StorageError::Invalid(format!("no room for {bytes} bytes at the start of a segment")));
         }
-        self.write(&mut encoder, []).map(|_| ())
+        self.write(&mut encoder, changes(&outlines)).map(|_| ())
     }
 
     /// Writes the block that was laid out, syncs it, and says where its data lie.
-    pub(super) fn write<'r>(
+    pub(super) fn write<'a>(
         &mut self,
         encoder: &mut Encoder,
-        runs: impl IntoIterator<Item = (GroupId, &'r Run)>,
+        changes: impl Iterator<Item = Change<'a>>,
     ) -> Result<(Arc<Segment>, u64)> {
         let segment = self.current().clone();
-        let block = encoder.finish(segment.header.salt, self.sequence, runs);
+        let block = encoder.finish(segment.header.salt, self.sequence, changes);
         let (len, name) = (block.len() as u64, || self.disk.place(&Segment::name(segment.header.number)));
         let written = segment.file.write_at(block, self.position);
         written.map_err(|error| StorageError::io(format!("write {}", name()), error))?;
@@ -202,34 +213,31 @@ impl FileLog {
     pub(super) fn move_old(&self, writer: &mut Writer, planned: &mut Planned) -> Result<()> {
         let number = writer.segments[0].header.number;
         let mut bytes = 0;
-        let mut records = Vec::new();
         while bytes < MOVED_BYTES
             && let Some((group, first)) = writer.moving.pop_front()
         {
             let places = self.groups().get(&group).map(|log| log.piece_in(number, first)).unwrap_or_default();
             // What is damaged stays where it is, until it is repaired.
             let (runs, _) = self.entries(group, &places)?;
-            for run in runs {
-                bytes += run.size();
-                records.push(Record { runs: vec![RunRecord::new(&run, true)], ..Record::new(group) });
-                planned.moved.push((group, run));
-            }
+            bytes += runs.iter().map(Run::size).sum::<usize>();
+            planned.moved.extend(runs.into_iter().map(|run| (group, run)));
         }
-        records.append(&mut planned.records);
-        planned.records = records;
         Ok(())
     }
 }
 
 /// What all logs are without their entries.
-fn outlines(groups: &Groups) -> Vec<Record> {
-    let record = |(id, group): (&GroupId, &crate::group::GroupLog)| Record {
+fn outlines(groups: &Groups) -> Vec<(GroupId, &GroupLog, Outline)> {
+    groups.iter().map(|(id, group)| (*id, group, group.outline())).collect()
+}
+
+fn changes<'a>(outlines: &'a [(GroupId, &'a GroupLog, Outline)]) -> impl Iterator<Item = Change<'a>> + Clone {
+    outlines.iter().map(|(id, group, outline)| Change {
         hard_state: Some(group.hard_state),
-        base: Some(group.base.clone()),
-        outline: Some(group.outline()),
-        ..Record::new(*id)
-    };
-    groups.iter().map(record).collect()
+        base: Some(&group.base),
+        outline: Some(outline),
+        ..Change::new(*id)
+    })
 }
 
 fn random() -> std::io::Result<u64> {

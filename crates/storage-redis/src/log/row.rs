@@ -40,7 +40,7 @@ pub(super) fn decode(group: GroupId, index: Index, row: &Bytes) -> Option<(Term,
     Some((Term(number(BODY + 8)?), Entry { kind, data: row.slice_ref(data) }))
 }
 
-fn checksum(group: GroupId, body: &[u8]) -> u32 {
+pub(super) fn checksum(group: GroupId, body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&group.0.to_le_bytes());
     hasher.update(body);

@@ -12,6 +12,10 @@ use coracle_core::{ClusterId, GroupId, Incarnation, NodeId};
 
 use super as files;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+
 /// The first line; the number is the version of this file and of the directory's layout.
 const TITLE: &str = "coracle identity 1";
 

@@ -266,13 +266,16 @@ fn frame_size(message: &Message) -> usize {
     const FIXED: usize = 128;
     /// A length or an outcome in front of each item of a list.
     const ITEM: usize = 16;
+    /// A node's record rarely takes more than this, and what a membership comes with is far below the limits.
+    const NODE: usize = 256;
     FIXED
         + match &message.body {
             Body::AppendEntries { entries, .. } => encoded_len(entries),
-            Body::InstallSnapshot(piece) => {
-                // A node's record rarely takes more than this, and a snapshot's pieces are far below the limits.
-                piece.data.len() + 256 * piece.meta.membership.nodes.len()
+            Body::FetchEntriesResponse { entries, base, .. } => {
+                let membership = base.as_ref().and_then(|base| base.membership.as_ref());
+                encoded_len(entries) + membership.map_or(0, |membership| NODE * membership.nodes.len())
             }
+            Body::InstallSnapshot(piece) => piece.data.len() + NODE * piece.meta.membership.nodes.len(),
             Body::Propose { commands, .. } => commands.iter().map(|command| ITEM + command.len()).sum(),
             Body::ProposeResponse { outcomes, .. } => outcomes
                 .iter()
@@ -288,7 +291,7 @@ fn frame_size(message: &Message) -> usize {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use coracle_core::Term;
+    use coracle_core::{Entry, EntryKind, Index, InstallSnapshot, Membership, Run, SnapshotMeta, Term};
 
     use super::*;
 
@@ -323,6 +326,39 @@ mod tests {
     fn a_frame_beyond_the_limit_is_never_queued() {
         let (link, member) = link(LinkLimits { frame_bytes_max: 1000, ..LIMITS });
         assert_eq!(link.push(frame(1000), member), Sent::Full);
+    }
+
+    #[test]
+    fn whatever_a_message_brings_counts() {
+        let data = Bytes::from(vec![0; 500]);
+        let entry = Entry { kind: EntryKind::Command, data: data.clone() };
+        let entries = || vec![Run::new(Index(1), Term(1), vec![entry.clone()])];
+        let applied = Forwarded::Applied { index: Index(1), reply: data.clone() };
+        let meta = SnapshotMeta {
+            content: 0,
+            last_included_index: Index(1),
+            last_included_term: Term(1),
+            membership_index: Index(1),
+            membership: Membership::of_voters([NodeId(1)]),
+            size: 500,
+            checksum: 0,
+        };
+        for body in [
+            Body::AppendEntries {
+                prev_log_index: Index(0),
+                prev_log_term: Term(0),
+                leader_commit: Index(0),
+                entries: entries(),
+            },
+            Body::FetchEntriesResponse { first: Index(1), entries: entries(), base: None },
+            Body::InstallSnapshot(Box::new(InstallSnapshot { meta, offset: 0, data: data.clone() })),
+            Body::Propose { nonce: 0, sequence: 0, commands: vec![data.clone()] },
+            Body::ProposeResponse { nonce: 0, sequence: 0, outcomes: vec![applied] },
+        ] {
+            let frame = Frame { message: Message { body, ..frame(0).message }, ..frame(0) };
+            let (link, member) = link(LinkLimits { queue_bytes_max: 500, ..LIMITS });
+            assert_eq!(link.push(frame.clone(), member), Sent::Full, "{frame:?}");
+        }
     }
 
     #[test]
