@@ -236,9 +236,10 @@ async fn who_says_nothing_is_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn who_does_not_read_what_it_is_told_is_closed() {
-    let mut deaf = Client::start(TcpOptions::default(), 100);
+    // There is room for the answer to the handshake, and for no more.
+    let mut deaf = Client::start(TcpOptions::default(), expected_answer().len());
     let mut bytes = introduction();
-    for _ in 0..100 {
+    for _ in 0..1000 {
         put_greeting(&mut bytes, &Greeting::Hello(hello(2)), MAX).unwrap();
     }
     let (_unread, mut write) = tokio::io::split(deaf.stream);
