@@ -35,7 +35,7 @@ pub struct Acknowledged {
 }
 
 impl Acknowledged {
-    /// Takes a line that [`write`] said.
+    /// Takes a line that [`write()`] said.
     ///
     /// # Panics
     /// When it said something else.

@@ -21,11 +21,11 @@
 //! A write is one script: it is carried out as a whole or not at all, and has a number in its lane.
 //! When an answer is lost it is sent again under the same number, and is not carried out twice.
 //! While the server is away, loads its data, is out of memory or refuses writes, requests wait, for ever if need be, until it answers or the store is [closed](RedisStore::close): it is a slow disk (C18).
-//! After each new connection it is compared with what it acknowledged, in every lane; one that came back with less ends the store with [`StorageError::Lost`](coracle_storage::StorageError::Lost).
+//! After each new connection it is compared with what it acknowledged, in every lane; one that came back with less ends the store with [`StorageError::Lost`].
 //! That is noted on the server, and so is what the next opening is refused with, unless weaker durability is allowed: a node that was started there again would have forgotten its votes.
 //!
-//! A second process is refused with [`StorageError::Locked`](coracle_storage::StorageError::Locked) as long as the server sees the first one connected.
-//! If it does not, the second one takes the fence, and whatever the first one sends after that changes nothing and ends it with [`StorageError::Stopped`](coracle_storage::StorageError::Stopped).
+//! A second process is refused with [`StorageError::Locked`] as long as the server sees the first one connected.
+//! If it does not, the second one takes the fence, and whatever the first one sends after that changes nothing and ends it with [`StorageError::Stopped`].
 //! So a process that crashed can come back at once.
 //!
 //! # What it cannot promise
