@@ -66,6 +66,15 @@ impl StorageUrl {
         }
     }
 
+    /// Whether the data cross a network in plaintext.
+    pub fn is_plaintext_beyond_this_machine(&self) -> bool {
+        match self {
+            #[cfg(feature = "redis")]
+            StorageUrl::Redis(url) => !url.is_tls() && !url.is_local(),
+            _ => false,
+        }
+    }
+
     /// A node's directory: as the engine that made it has it, or, if nobody has, in plain files where that is compiled in.
     ///
     /// # Errors

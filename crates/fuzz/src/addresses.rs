@@ -37,7 +37,7 @@ pub(crate) fn address_seeds() -> Vec<Vec<u8>> {
 /// A URL means what it is shown as, but for a password.
 pub(crate) fn storage_url(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
-    if let Ok(url) = text.parse::<StorageUrl>() {
+    if let Some(url) = text.parse::<StorageUrl>().ok().filter(|url| url.engine() != "redis") {
         assert_eq!(url.to_string().parse().as_ref(), Ok(&url), "what is shown means something else");
     }
     if let Ok(url) = text.parse::<RedisUrl>() {

@@ -1,6 +1,6 @@
 //! Which server, and which part of it, as text.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
 /// The port of a Redis server when the URL names none.
 const PORT: u16 = 6379;
@@ -66,6 +66,16 @@ impl RedisUrl {
     /// The namespace: what begins the name of every key of this store.
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// Whether the server is on this machine, as far as the URL tells: a socket, a loopback address, or `localhost`.
+    pub fn is_local(&self) -> bool {
+        match &self.address {
+            Address::Unix(_) => true,
+            Address::Tcp { host, .. } => {
+                host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+            }
+        }
     }
 
     /// Whether the connection is encrypted.
@@ -226,7 +236,9 @@ impl fmt::Display for RedisUrl {
                 write!(f, "{scheme}://{open}{host}{close}:{port}/{db}?namespace={namespace}")
             }
             Address::Unix(path) => {
-                write!(f, "redis+unix://{}?namespace={namespace}", path.display())?;
+                // What has a meaning in a URL.
+                let path = path.display().to_string().replace('%', "%25").replace('?', "%3F").replace('#', "%23");
+                write!(f, "redis+unix://{path}?namespace={namespace}")?;
                 if *db == 0 { Ok(()) } else { write!(f, "&db={db}") }
             }
         }
@@ -307,6 +319,7 @@ mod tests {
             "rediss://[::1]:7/2?namespace=n1",
             "redis+unix:///run/socket?namespace=n1",
             "redis+unix:///run/socket?namespace=n1&db=2",
+            "redis+unix:///run/a%3Fb%25%23?namespace=n1",
         ] {
             let url = RedisUrl::parse(text).unwrap();
             assert_eq!(url.to_string(), text);

@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use coracle::transport::{Address, Route};
+use coracle::{
+    StorageUrl,
+    transport::{Address, Route},
+};
 
 use crate::{
     cli::ServeArgs,
@@ -11,9 +14,10 @@ use crate::{
 
 /// What is neither over TLS nor stays on this machine has to be wanted.
 pub(crate) fn plaintext(args: &ServeArgs) -> Outcome {
-    if args.insecure {
-        return Ok(());
-    }
+    if args.insecure { Ok(()) } else { listeners(args).and_then(|()| storage(args)) }
+}
+
+fn listeners(args: &ServeArgs) -> Outcome {
     let is_open = |address: &&Address| !address.is_loopback() && !address.is_tls();
     let peers = args.addresses.iter().chain(&args.peers).chain(&args.join).find(is_open);
     let is_secure = args.addresses.iter().all(Address::is_tls);
@@ -30,6 +34,15 @@ pub(crate) fn plaintext(args: &ServeArgs) -> Outcome {
     Err(failure.hint(
         "Use a loopback address, peers' addresses over TLS (they end with /tls), or say --insecure if the network itself is trusted.",
     ))
+}
+
+fn storage(args: &ServeArgs) -> Outcome {
+    if !args.storage.as_ref().is_some_and(StorageUrl::is_plaintext_beyond_this_machine) {
+        return Ok(());
+    }
+    let text = "the Redis server of --storage is on another machine, and is talked to in plaintext: anybody between could read and write";
+    let failure = Failure::new(Code::Configuration, text);
+    Err(failure.hint("Use rediss://, or say --insecure if the network itself is trusted."))
 }
 
 /// Where to listen for peers, who come there as the addresses say: over TLS, by gRPC, or plainly.
@@ -92,11 +105,15 @@ mod tests {
     #[test]
     fn plaintext_beyond_this_machine_is_refused_unless_it_is_wanted() {
         check("coracle serve /ip4/127.0.0.1/tcp/9490 --api [::1]:9590").unwrap();
+        for local in ["redis://localhost", "redis://[::1]:7", "rediss://a.example", "redis+unix:///run/r.sock"] {
+            check(&format!("coracle serve /memory/1 --storage {local}?namespace=n1")).unwrap();
+        }
         for rest in [
             "/ip4/10.0.0.1/tcp/9490",
             "/ip4/127.0.0.1/tcp/9490 --api 0.0.0.0:9590",
             "/ip4/127.0.0.1/tcp/9490 --bind 0.0.0.0:9490",
             "/ip4/127.0.0.1/tcp/9490 --join /dns4/b.example/tcp/9490",
+            "/ip4/127.0.0.1/tcp/9490 --storage redis://10.0.0.1/0?namespace=n1",
             "/ip4/127.0.0.1/tcp/9490 --peers /ip4/127.0.0.1/tcp/9490,/dns4/b.example/tcp/9490",
         ] {
             let failure = check(&format!("coracle serve {rest}")).unwrap_err();
