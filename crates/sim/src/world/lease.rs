@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use coracle_core::{Body, Input, Message, NodeId, Output, Term, Time};
+use coracle_core::{Body, Index, Input, Message, NodeId, Output, Term, Time};
 
 use super::{Step, World, node::Running};
 use crate::{
@@ -111,13 +111,24 @@ impl World {
         let Some(promised) = this.promised.filter(|it| it.to != message.to && self.now < it.until) else {
             return Ok(());
         };
-        // Whoever decides alone has seen the end of the group that it promised something in; and where there is a later leader, the lease was over before.
-        let is_sole = this.membership().is_some_and(|membership| membership.nodes.len() == 1);
-        if is_sole || self.ghost.has_led_between(promised.term, message.term) {
+        // Whoever is known to decide alone is free (C13): a leader that this leaves out has committed it before, and gave up its lease with that. And where there is a later leader, the lease was over before.
+        if self.decides_alone(node) || self.ghost.has_led_between(promised.term, message.term) {
             return Ok(());
         }
         let what = format!("n{node} offers a vote to {:?} in spite of {promised:?}", message.to);
         Err(Violation::new(Invariant::Lease, what))
+    }
+
+    /// Whether a node is the only voter of a membership that is committed, with learners or without.
+    fn decides_alone(&self, node: usize) -> bool {
+        let this = &self.nodes[node];
+        let Some((index, membership)) = this.running.as_ref().map(|it| it.replica.raft().membership_at(Index::MAX))
+        else {
+            return false;
+        };
+        index <= self.ghost.committed()
+            && membership.voters().eq([this.id])
+            && membership.outgoing.iter().all(|voter| *voter == this.id)
     }
 
     /// C13: whoever has just started may have promised something, and offers nobody a vote until that is over. A copy of it is asked, so that nothing comes of it.
