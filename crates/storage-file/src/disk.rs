@@ -15,8 +15,6 @@ use rustix::{
 
 /// How much is written at once when a file is filled with zeros.
 const ZEROS: usize = 1024 * 1024;
-/// The same where it is also synced, since the log is written meanwhile: a sync of the log then waits for little more than one of them.
-const ZEROS_BESIDE: usize = 512 * 1024;
 
 /// One directory. Names come and go durably.
 pub(crate) trait Disk: Send + Sync {
@@ -26,11 +24,6 @@ pub(crate) trait Disk: Send + Sync {
     /// Makes a file of `bytes` zeros that are all written and durable; its name need not be.
     /// When there is no space nothing is left behind.
     fn allocate(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>>;
-
-    /// The same beside writes of other files, which are to be delayed as little as can be: it takes longer.
-    fn allocate_beside(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
-        self.allocate(name, bytes)
-    }
 
     /// Opens a file that is there.
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
@@ -76,13 +69,6 @@ impl OsDisk {
     }
 }
 
-impl OsDisk {
-    fn fill(&self, name: &str, bytes: u64, is_beside: bool) -> io::Result<Arc<dyn DiskFile>> {
-        let path = self.path.join(name);
-        fill(&path, bytes, is_beside).inspect_err(|_| drop(fs::remove_file(&path))).map(|file| Arc::new(file) as _)
-    }
-}
-
 impl Disk for OsDisk {
     fn list(&self) -> io::Result<Vec<String>> {
         let names = fs::read_dir(&self.path)?.map(|file| Ok(file?.file_name().to_string_lossy().into_owned()));
@@ -90,11 +76,8 @@ impl Disk for OsDisk {
     }
 
     fn allocate(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
-        self.fill(name, bytes, false)
-    }
-
-    fn allocate_beside(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
-        self.fill(name, bytes, true)
+        let path = self.path.join(name);
+        fill(&path, bytes).inspect_err(|_| drop(fs::remove_file(&path))).map(|file| Arc::new(file) as _)
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
@@ -124,21 +107,17 @@ impl Disk for OsDisk {
 }
 
 /// Reserves first, so that a disk without space says so at once, then writes zeros: blocks that were written before are overwritten without a change to the file system's own records, which an fdatasync would have to wait for.
-/// Beside writes of the log it goes to the device piece by piece: all at once would be in the way of a sync.
-fn fill(path: &Path, bytes: u64, is_beside: bool) -> io::Result<File> {
+fn fill(path: &Path, bytes: u64) -> io::Result<File> {
     let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(path)?;
     match retry_on_intr(|| fallocate(&file, FallocateFlags::empty(), 0, bytes)) {
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
         Err(error) => return Err(error.into()),
     }
-    let zeros = vec![0; if is_beside { ZEROS_BESIDE } else { ZEROS }];
+    let zeros = vec![0; ZEROS];
     let mut offset = 0;
     while offset < bytes {
-        let len = (bytes - offset).min(zeros.len() as u64);
+        let len = (bytes - offset).min(ZEROS as u64);
         file.write_all_at(&zeros[..len as usize], offset)?;
-        if is_beside {
-            file.sync_data()?;
-        }
         offset += len;
     }
     file.sync_all()?;

@@ -111,7 +111,7 @@ fn make(disk: &dyn Disk, spare: &mut Spare, bytes: u64) {
     if spare.as_ref().is_some_and(|spare| spare.as_ref().map_or(true, |(_, size)| *size >= bytes)) {
         return;
     }
-    match disk.allocate_beside(NAME, bytes) {
+    match disk.allocate(NAME, bytes) {
         Ok(file) => *spare = Some(Ok((file, bytes))),
         Err(error) if is_full(&error) => {
             tracing::warn!(place = %disk.place(NAME), bytes, "no space for the next segment");

@@ -30,8 +30,6 @@ const MOVED_BYTES: usize = 64 * 1024;
 const WASTE: u64 = 4;
 /// But not so few of them.
 const SEGMENTS_MIN: usize = 3;
-/// The next segment is asked for when one part in so many of the current one is written: it is made slowly, and has to be ready in time.
-const PREPARED_AFTER: u64 = 4;
 
 /// Writes blocks.
 pub(super) struct Writer {
@@ -177,7 +175,7 @@ impl Writer {
         let data = self.position + encoder.data_offset();
         self.position += len;
         self.sequence += 1;
-        if !self.is_prepared && self.position > segment.header.bytes / PREPARED_AFTER {
+        if !self.is_prepared && self.position > segment.header.bytes / 2 {
             self.keeper.prepare(self.options.segment_bytes);
             self.is_prepared = true;
         }
