@@ -26,6 +26,8 @@ const CUTS: usize = 8;
 const CUTS_PER_FLIP: usize = 8;
 /// And all nodes are killed once.
 const CUTS_PER_KILL: usize = 4;
+/// A snapshot waits for the disk, which all tests of the machine share.
+const SNAPSHOT_PATIENCE: &str = "60s";
 const PAUSE: Duration = Duration::from_millis(20);
 const COMPACTING: [&str; 4] = ["--log-entries-max", "600", "--log-entries-kept", "200"];
 /// Entries that are damaged are so many of the newest.
@@ -181,7 +183,9 @@ async fn flips(query: &str) {
     let mut outcomes: BTreeMap<(String, Outcome), usize> = BTreeMap::new();
     for _ in 0..cuts().div_ceil(CUTS_PER_FLIP) {
         let node = dice.below(3);
-        cluster.cli_at(node, &["snapshot"]).expect(0);
+        let begun = Instant::now();
+        cluster.cli_at(node, &["--timeout", SNAPSHOT_PATIENCE, "snapshot"]).expect(0);
+        eprintln!("a snapshot was taken in {:?}", begun.elapsed());
         for kind in kinds(&cluster.nodes[node].data).into_keys() {
             if let Some(outcome) = flip(&mut cluster, node, &kind, &ledger, &mut dice).await {
                 *outcomes.entry((kind, outcome)).or_default() += 1;
@@ -192,9 +196,13 @@ async fn flips(query: &str) {
     for ((kind, outcome), count) in &outcomes {
         eprintln!("  {kind} {outcome:?} {count}");
     }
-    for kind in ["identity", "log/*.segment", "log/mark", "snapshots/1/*.snapshot"] {
+    for kind in ["identity", "log/*.segment", "log/mark", "snapshots/1/*.snapshot", "snapshots/1/*.meta"] {
         assert!(outcomes.keys().any(|(found, _)| found == kind), "no {kind} was there: {outcomes:?}");
     }
+    let is_mended = |(kind, outcome): &(String, Outcome)| {
+        !kind.starts_with("snapshots/") || matches!(outcome, Outcome::Unharmed | Outcome::Repaired)
+    };
+    assert!(outcomes.keys().all(is_mended), "a peer has each snapshot: {outcomes:?}");
     all_is_there(&cluster, &ledger.stop().await).await;
 }
 
@@ -208,6 +216,36 @@ async fn all_is_there(cluster: &Cluster, written: &Acknowledged) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p07_a_flipped_bit_in_any_file_is_repaired_or_refused() {
     flips("").await;
+}
+
+/// The state is what a snapshot and the log make of it: the leader's snapshot takes the place of one that is damaged (C7).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p07_a_flipped_bit_in_any_file_of_a_state_in_memory_is_repaired_or_refused() {
+    flips("?state=memory").await;
+}
+
+/// Who has no peers is refused, each time, with the file named and the way back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p07_a_damaged_snapshot_of_a_node_that_is_alone_is_refused_by_name() {
+    let mut dice = Dice::thrown();
+    let mut cluster = Cluster::arranged(1, &["--log-entries-kept", "0"], |nodes| {
+        let data = nodes[0].data.clone();
+        nodes[0].keep_in_files(data, "?state=memory");
+    });
+    for key in ["a", "b"] {
+        cluster.cli(&["put", key, "value"]).expect(0);
+    }
+    cluster.cli(&["snapshot"]).expect(0);
+    stop(&mut cluster, 0, true);
+    let data = cluster.nodes[0].data.clone();
+    let snapshots = kinds(&data).remove("snapshots/1/*.snapshot").unwrap();
+    assert_eq!(snapshots.len(), 1, "{snapshots:?}");
+    dice::flip(&snapshots[0], &mut dice);
+    for _ in 0..2 {
+        let ended: Ended = coracle(cluster.nodes[0].arguments());
+        assert_eq!(check_end(ended.code, &ended.stderr, &snapshots[0]), Outcome::Refused);
+        assert!(ended.stderr.contains("--join"), "the way back is told: {}", ended.stderr);
+    }
 }
 
 fn newest_segment(data: &Path) -> PathBuf {

@@ -62,3 +62,25 @@ async fn c18_the_others_go_on_without_a_leader_whose_disk_is_full() {
     });
     assert!(cluster.status(full)["no_space"].is_null());
 }
+
+/// Then nobody leads for long, and the command line says why rather than that there is no answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c18_with_all_disks_full_the_command_line_says_so() {
+    let Some((cluster, disks)) = on_small_disks() else { return };
+    let leader = cluster.leader();
+    disks.iter().for_each(SmallDisk::fill);
+    write_until_full(&cluster, leader);
+    let value = "v".repeat(VALUE_BYTES);
+    let said = eventually("all lack space, and that is what is said", || {
+        let ended = cluster.cli(&["--timeout", "5s", "put", "large", &value]);
+        let lacks = |node: usize| cluster.status(node)["no_space"].as_str().is_some();
+        let is_told = ended.code == Some(69) && ended.stderr.contains("no space in");
+        if is_told && (0..3).all(lacks) { Ok(ended.stderr) } else { Err(format!("{ended:?}")) }
+    });
+    assert!(said.contains("bytes are needed"), "{said}");
+    disks.iter().for_each(SmallDisk::free);
+    eventually("all go on by themselves", || {
+        let ended = cluster.cli(&["--timeout", "5s", "put", "small", "value"]);
+        if ended.code == Some(0) { Ok(()) } else { Err(format!("{ended:?}")) }
+    });
+}

@@ -127,3 +127,19 @@ fn status_and_members_show_the_durability_that_the_server_gives_at_this_moment()
         if found.iter().all(|one| one == "power-loss") { Ok(()) } else { Err(format!("{found:?}")) }
     });
 }
+
+#[test]
+fn what_a_server_does_not_tell_is_shown_as_unknown() {
+    let server = Redis::start();
+    server.ask(&["ACL", "SETUSER", "default", "-config"]).unwrap();
+    let cluster =
+        Cluster::arranged(1, &["--allow-weaker-durability"], |nodes| nodes[0].storage = Some(server.url("n")));
+    cluster.leader();
+    let told = "volatile, eviction unknown";
+    assert_eq!(cluster.status(0)["durability"], told);
+    for command in ["members", "status"] {
+        let table = cluster.cli(&[command]).expect(0).stdout;
+        assert!(table.contains(told), "{table}");
+    }
+    cluster.nodes[0].logs("does not tell its maxmemory-policy");
+}

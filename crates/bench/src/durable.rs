@@ -4,6 +4,7 @@
 //! The subjects take turns in short rounds, so that what the disk and the machine do meanwhile meets all of them; a ratio is that of neighbouring rounds.
 //! A round is longer than a store needs to make a file ready in the background: what that costs the disk is the store's own.
 
+mod neighbour;
 mod round;
 mod subject;
 mod table;
@@ -15,6 +16,7 @@ use std::{
 };
 
 use self::{
+    neighbour::Neighbour,
     round::{Load, Writer},
     subject::{NAMES, PLAIN},
     table::Row,
@@ -28,6 +30,9 @@ pub struct Plan {
     duration: Duration,
     /// The subjects, by name.
     names: Vec<&'static str>,
+    loads: Vec<Load>,
+    /// Whether something else writes to the same disk meanwhile.
+    has_neighbour: bool,
     /// Where the files are.
     dir: PathBuf,
 }
@@ -42,12 +47,15 @@ impl Plan {
     /// What is wrong with them.
     pub fn parse<'a>(mut args: impl Iterator<Item = &'a str>) -> Result<Plan, String> {
         let (duration, names) = (Duration::from_millis(100), NAMES.to_vec());
-        let mut plan = Plan { rounds: 80, duration, names, dir: std::env::temp_dir() };
+        let (loads, dir) = (LOADS.to_vec(), std::env::temp_dir());
+        let mut plan = Plan { rounds: 80, duration, names, loads, has_neighbour: false, dir };
         while let Some(arg) = args.next() {
             match arg {
                 "--quick" => (plan.rounds, plan.duration) = (12, Duration::from_millis(60)),
                 "--rounds" => plan.rounds = parse_rounds(args.next())?,
                 "--only" => plan.names = vec![parse_name(args.next())?],
+                "--single" => plan.loads = vec![LOADS[0]],
+                "--beside" => plan.has_neighbour = true,
                 "--dir" => plan.dir = args.next().ok_or("--dir takes a directory")?.into(),
                 _ => return Err(format!("unknown option `{arg}`")),
             }
@@ -88,9 +96,14 @@ pub fn run(plan: &Plan) -> io::Result<()> {
     writeln!(out, "{}, {file_system}.", machine::describe())?;
     let Plan { rounds, duration, .. } = plan;
     writeln!(out, "{rounds} alternating rounds of {duration:?} each; medians over rounds, latencies of all writes.")?;
-    writeln!(out, "Load average at the start: {}.\n", load_average())?;
+    writeln!(out, "Load average at the start: {}.", load_average())?;
+    let _neighbour = plan.has_neighbour.then(|| Neighbour::begin(&plan.dir)).transpose()?;
+    if plan.has_neighbour {
+        writeln!(out, "{}", neighbour::WHAT)?;
+    }
+    out.write_all(b"\n")?;
     out.write_all(table::HEAD.as_bytes())?;
-    for load in LOADS {
+    for load in plan.loads.iter().copied() {
         for row in measure(plan, load)? {
             out.write_all(row.render().as_bytes())?;
         }

@@ -34,11 +34,13 @@ Usage: cargo xtask bench groups [--quick] [--groups <number>] [--clients <number
 
 Durable writes of the stores on disk, beside a plain file that is written and synced: per second, latency, CPU time and allocations.
 
-Usage: cargo xtask bench durable [--quick] [--rounds <number>] [--only <subject>] [--dir <directory>]
+Usage: cargo xtask bench durable [--quick] [--rounds <number>] [--only <subject>] [--single] [--beside] [--dir <directory>]
 
   --quick                  few rounds: to see that it works, not to believe the figures
   --rounds <number>        instead of 80
   --only <subject>         `plain`, `file` or `sled` alone, as a profiler wants it
+  --single                 single entries of 256 bytes only
+  --beside                 while another thread writes to the same disk
   --dir <directory>        where the files are, instead of the system's directory for temporary files
 ";
 

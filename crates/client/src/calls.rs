@@ -157,18 +157,18 @@ impl Inner {
         // A deadline beyond what the clock can say is as good as none.
         let deadline = now.checked_add(self.options.deadline).unwrap_or(now + FOR_EVER);
         let mut backoff = Backoff::new();
-        let mut may_have_happened = false;
+        let mut tried = Tried::default();
         loop {
             let endpoint = choose();
             let failure = match self.attempt(kind, deadline, &endpoint, attempt(Arc::clone(&endpoint))).await {
                 Ok(value) => return Ok(value),
                 Err(failure) => failure,
             };
-            may_have_happened |= kind != Kind::Read && failure.is_unknown();
+            tried.note(kind, &endpoint, &failure);
             let repeat = failure.is_without_effect() || (failure.is_unknown() && kind != Kind::Fragile);
             let wait = backoff.step().max(retry_after(&failure));
             if !repeat || Instant::now() + wait >= deadline {
-                return Err(self.give_up(&endpoint, failure, may_have_happened, repeat));
+                return Err(self.give_up(&endpoint, failure, tried, repeat));
             }
             tracing::debug!(endpoint = %endpoint.address, reason = %failure.reason(), "asking again");
             if !matches!(failure, Failure::Answer(Error::Busy { .. })) {
@@ -211,11 +211,15 @@ impl Inner {
     }
 
     /// The error that a call ends in.
-    fn give_up(&self, endpoint: &Endpoint, failure: Failure, may_have_happened: bool, timed_out: bool) -> Error {
+    fn give_up(&self, endpoint: &Endpoint, failure: Failure, tried: Tried, timed_out: bool) -> Error {
+        let Tried { may_have_happened, lacks } = tried;
+        // Of nodes that all lack space none leads, and the last word may be silence.
+        let lacks = lacks.filter(|_| timed_out && !matches!(failure, Failure::Answer(Error::NoSpace(_))));
+        let before = lacks.as_ref().map(|lacks| format!("; before that {lacks}")).unwrap_or_default();
         let waited = self.options.deadline.as_millis();
         let told = match &failure {
             _ if timed_out => {
-                format!("gave up after {waited} ms; last from {}: {}", endpoint.address, failure.reason())
+                format!("gave up after {waited} ms; last from {}: {}{before}", endpoint.address, failure.reason())
             }
             Failure::Answer(Error::Unknown(reason)) => reason.clone(),
             _ => format!("{}: {}", endpoint.address, failure.reason()),
@@ -228,7 +232,25 @@ impl Inner {
             Failure::Answer(error @ Error::Busy { .. }) => error,
             Failure::Answer(Error::NoSpace(_)) => Error::NoSpace(told),
             Failure::Answer(error) if !timed_out => error,
+            _ if lacks.is_some() => Error::NoSpace(told),
             _ => Error::Unavailable(told),
+        }
+    }
+}
+
+/// What the attempts of a call came to.
+#[derive(Default)]
+struct Tried {
+    may_have_happened: bool,
+    /// Who lacked space, and what it said.
+    lacks: Option<String>,
+}
+
+impl Tried {
+    fn note(&mut self, kind: Kind, endpoint: &Endpoint, failure: &Failure) {
+        self.may_have_happened |= kind != Kind::Read && failure.is_unknown();
+        if let Failure::Answer(Error::NoSpace(_)) = failure {
+            self.lacks = Some(format!("from {}: {}", endpoint.address, failure.reason()));
         }
     }
 }

@@ -210,6 +210,26 @@ async fn c18_a_node_without_space_is_asked_again_until_the_deadline() {
     assert!(matches!(&error, Error::NoSpace(told) if told.contains(lacks)), "{error}");
 }
 
+/// Where all disks are full nobody leads: one says so, another is silent or knows no leader.
+#[tokio::test]
+async fn c18_what_a_node_lacks_is_told_whoever_was_asked_last() {
+    let lacks = "no space in /data: 4096 bytes are needed";
+    let no_leader = || Mode::Fail(Error::NotLeader { leader: None });
+    for other in [no_leader(), Mode::Fail(Error::Unavailable("no majority".to_owned())), Mode::Hang] {
+        let (full, second) = (Node::start(), Node::start());
+        full.set(Mode::Fail(Error::NoSpace(lacks.to_owned())));
+        second.set(other);
+        let mut hasty = options().with_deadline(Duration::from_millis(800));
+        hasty.attempt = Duration::from_millis(150);
+        let client = Client::connect_lazy([full.address(), second.address()], hasty).unwrap();
+        let error = get(&client, ReadAt::Linearizable).await.unwrap_err();
+        assert!(matches!(&error, Error::NoSpace(told) if told.contains(lacks)), "{error}");
+        // What nobody answered may have happened, whatever another node lacks.
+        let error = client.commit(txn(), once()).await.unwrap_err();
+        assert!(matches!(&error, Error::NoSpace(told) | Error::Unknown(told) if told.contains(lacks)), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn a_read_leaves_a_node_that_has_fallen_silent() {
     let (first, second) = (Node::start(), Node::start());

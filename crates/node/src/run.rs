@@ -198,6 +198,9 @@ impl Loop {
                     let _ = self.events.send(NodeEvent::SnapshotGivenUp { what: what.clone() });
                 }
             }
+            Completion::SnapshotDamaged { what, .. } => {
+                tracing::warn!("{what}: it was put aside, and another is taken")
+            }
             Completion::SnapshotTaken { .. } | Completion::SnapshotStored { whole: true, .. } => {
                 self.has_given_up_snapshot = false;
             }

@@ -404,6 +404,13 @@ async fn recovered(
         let snapshots = store.snapshots(group)?;
         let start = recover(&*store.log(), &*snapshots, &mut *machine, group, tail_bytes_max)?;
         let start = start.ok_or_else(|| StorageError::damaged("the log", "it is empty after the founding"))?;
+        for what in &start.damaged_snapshots {
+            tracing::warn!("{what}: this snapshot is not used");
+        }
+        if start.applied.applied < start.recovered.base.index {
+            let base_index = start.recovered.base.index;
+            tracing::warn!(%base_index, "the state is behind the start of the log: nothing is served until the leader has sent a snapshot");
+        }
         Ok((machine, start))
     })
     .await

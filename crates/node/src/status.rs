@@ -50,6 +50,8 @@ pub struct NodeStatus {
     pub applied_index: Index,
     /// What an acknowledged write survives, as the store says at this moment.
     pub durability: Durability,
+    /// What may be worse than that for all that is known, in a few words.
+    pub durability_doubt: Option<&'static str>,
     /// The store's engine.
     pub engine: String,
     /// Peers' messages that were lost for lack of room here.
@@ -106,20 +108,20 @@ pub(crate) struct StoreFacts {
     pub(crate) engine: &'static str,
     store: Weak<dyn Store>,
     /// What it said last.
-    durability: Mutex<Durability>,
+    durability: Mutex<(Durability, Option<&'static str>)>,
 }
 
 impl StoreFacts {
     pub(crate) fn of(store: &Arc<dyn Store>) -> StoreFacts {
-        let durability = Mutex::new(store.durability());
+        let durability = Mutex::new((store.durability(), store.durability_doubt()));
         StoreFacts { engine: store.engine(), store: Arc::downgrade(store), durability }
     }
 
     /// As it is now: the settings of a server may change while a node runs.
-    fn durability(&self) -> Durability {
+    fn durability(&self) -> (Durability, Option<&'static str>) {
         let mut durability = self.durability.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(store) = self.store.upgrade() {
-            *durability = store.durability();
+            *durability = (store.durability(), store.durability_doubt());
         }
         *durability
     }
@@ -135,6 +137,7 @@ pub(crate) fn compose(
     stopped: Option<String>,
 ) -> NodeStatus {
     let (identity, cluster) = (directory.identity(), directory.cluster());
+    let (durability, durability_doubt) = store.durability();
     let members = status.membership.nodes.iter().map(|node| {
         let is_self = node.id == identity.node;
         let stats = if is_self { PeerStats::default() } else { transport.stats(directory.group(), node.id) };
@@ -171,7 +174,8 @@ pub(crate) fn compose(
         is_disk_slow: status.is_disk_slow,
         commit_index: status.commit_index,
         applied_index: status.applied_index,
-        durability: store.durability(),
+        durability,
+        durability_doubt,
         engine: store.engine.to_owned(),
         messages_dropped,
         members: members.collect(),

@@ -147,6 +147,13 @@ pub enum Completion {
         /// The bytes.
         data: Option<Bytes>,
     },
+    /// Of [`Effect::ReadSnapshot`]: what was read for this peer is not what was stored, and the snapshot was put aside.
+    SnapshotDamaged {
+        /// Which snapshot.
+        content: u64,
+        /// What is wrong and where, for people.
+        what: String,
+    },
     /// Of [`Effect::StoreSnapshot`].
     SnapshotStored {
         /// Who sent it.
@@ -201,7 +208,7 @@ pub enum Effect {
     },
     /// Work for the state machine's worker.
     State(StateEffect),
-    /// Read from a stored snapshot: [`Completion::SnapshotRead`].
+    /// Read from a stored snapshot: [`Completion::SnapshotRead`], or [`Completion::SnapshotDamaged`].
     ReadSnapshot {
         /// For whom.
         peer: NodeId,

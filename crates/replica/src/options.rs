@@ -91,4 +91,6 @@ pub struct Start {
     pub snapshot: Option<SnapshotMeta>,
     /// Whether the state machine makes its state durable itself; if not, snapshots do.
     pub is_durable: bool,
+    /// What of the stored snapshots is damaged, for people: it was passed over.
+    pub damaged_snapshots: Vec<String>,
 }

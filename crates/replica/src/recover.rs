@@ -6,10 +6,11 @@ use coracle_storage::{Applied, LogBatch, LogStore, RecoveredLog, SnapshotStore, 
 use crate::{Start, state_worker::StoredSnapshot};
 
 /// Reads what the stores hold (C3), and brings the state machine up to the newest stored snapshot when its state is behind the log's start or lives in memory.
+/// A damaged snapshot is passed over and put aside: should the state stay behind the log's start, the leader's snapshot mends it (C7).
 /// `None` when the log is empty: the node is not founded yet.
 ///
 /// # Errors
-/// When a store cannot be read or written, or what they hold does not belong together.
+/// When a store cannot be read or written, what they hold does not belong together, or nobody else is there to mend it.
 pub fn recover(
     log: &dyn LogStore,
     snapshots: &dyn SnapshotStore,
@@ -24,7 +25,8 @@ pub fn recover(
     if found.memberships.is_empty() && found.base.membership.is_none() {
         return Err(StorageError::damaged("the log", "no entry that holds a membership is whole"));
     }
-    let snapshot = snapshots.latest()?;
+    let mut damaged = snapshots.damaged()?;
+    let snapshot = newest(snapshots, &found, machine, &mut damaged)?;
     if let Some(meta) = snapshot.as_ref().filter(|meta| is_needed(meta, &found, machine)) {
         if !holds(&found, meta.last_included_index, meta.last_included_term) {
             begin_log_at(log, group, &found, meta)?;
@@ -41,8 +43,39 @@ pub fn recover(
         let what = format!("it ends at {}, but the state machine has applied {}", found.last_index, applied.applied);
         return Err(StorageError::damaged("the log", what));
     }
-    let is_durable = machine.is_durable();
-    Ok(Some(Start { recovered: recovered(found, applied.applied), applied, snapshot, is_durable }))
+    if applied.applied < found.base.index && !has_peers(&found) {
+        let what = format!("the log begins after {}, and no whole snapshot leads there", found.base.index);
+        let none = || StorageError::damaged("the state", what);
+        return Err(damaged.into_iter().next().unwrap_or_else(none));
+    }
+    let (is_durable, damaged_snapshots) = (machine.is_durable(), damaged.iter().map(StorageError::to_string).collect());
+    let recovered = recovered(found, applied.applied);
+    Ok(Some(Start { recovered, applied, snapshot, is_durable, damaged_snapshots }))
+}
+
+/// The newest snapshot, which is whole if it is needed. Those that turn out to be damaged are put aside.
+fn newest(
+    snapshots: &dyn SnapshotStore,
+    found: &RecoveredLog,
+    machine: &dyn StateMachine,
+    damaged: &mut Vec<StorageError>,
+) -> Result<Option<SnapshotMeta>, StorageError> {
+    loop {
+        let latest = snapshots.latest()?;
+        let Some(meta) = latest.as_ref().filter(|meta| is_needed(meta, found, machine)) else { return Ok(latest) };
+        match StoredSnapshot::check(snapshots, meta) {
+            Ok(()) => return Ok(latest),
+            Err(error) if error.is_damage() => damaged.push(error),
+            Err(error) => return Err(error),
+        }
+        snapshots.discard(meta.content)?;
+    }
+}
+
+/// Whether the group has other members, as far as this log tells.
+fn has_peers(found: &RecoveredLog) -> bool {
+    let latest = found.memberships.last().map(|(_, membership)| membership).or(found.base.membership.as_ref());
+    latest.is_some_and(|membership| membership.nodes.len() > 1)
 }
 
 /// Whether the state is to be replaced: it is behind the log's start or what is damaged in it, or in memory and behind the snapshot.
@@ -117,7 +150,6 @@ fn recovered(found: RecoveredLog, applied: Index) -> Recovered {
 mod tests {
     use bytes::Bytes;
     use coracle_core::{Entry, Membership, NodeId, Run};
-    use coracle_storage::SnapshotWriter;
 
     use super::*;
     use crate::testing::{Disk, List, MemoryLog, MemorySnapshots, list_of};
@@ -125,7 +157,7 @@ mod tests {
     const GROUP: GroupId = GroupId(1);
 
     fn membership() -> Membership {
-        Membership::of_voters([NodeId(1)])
+        Membership::of_voters([NodeId(1), NodeId(2)])
     }
 
     /// The founding entry, and commands 2 to `last`, in term 1.
@@ -153,11 +185,16 @@ mod tests {
     /// A snapshot of three commands.
     fn snapshot(index: u64, term: u64) -> MemorySnapshots {
         let store = MemorySnapshots::default();
+        take(&store, 5, index, term);
+        store
+    }
+
+    fn take(store: &MemorySnapshots, content: u64, index: u64, term: u64) {
         let data: Vec<u8> = [7u64, 8, 9].iter().flat_map(|command| command.to_be_bytes()).collect();
         let mut writer = store.begin().unwrap();
         writer.write(&data).unwrap();
         let meta = SnapshotMeta {
-            content: 5,
+            content,
             last_included_index: Index(index),
             last_included_term: Term(term),
             membership_index: Index(1),
@@ -166,61 +203,75 @@ mod tests {
             checksum: crc32fast::hash(&data),
         };
         writer.commit(&meta).unwrap();
-        store
     }
 
     fn recovered(log: &MemoryLog, snapshots: &MemorySnapshots, machine: &mut List) -> Start {
         recover(log, snapshots, machine, GROUP, 1 << 20).unwrap().unwrap()
     }
 
-    /// A store in which a bit of each snapshot has changed since it was written.
-    struct Flipped {
-        whole: MemorySnapshots,
-        at: usize,
-    }
-
-    impl SnapshotStore for Flipped {
-        fn latest(&self) -> Result<Option<SnapshotMeta>, StorageError> {
-            self.whole.latest()
-        }
-
-        fn begin(&self) -> Result<Box<dyn SnapshotWriter>, StorageError> {
-            self.whole.begin()
-        }
-
-        fn resume(&self, meta: &SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError> {
-            self.whole.resume(meta)
-        }
-
-        fn read(&self, content: u64, offset: u64, len: usize) -> Result<Option<Bytes>, StorageError> {
-            let mut data = self.whole.read(content, offset, len)?.unwrap_or_default().to_vec();
-            if let Some(byte) = self.at.checked_sub(offset as usize).and_then(|at| data.get_mut(at)) {
-                *byte ^= 4;
-            }
-            Ok(Some(data.into()))
-        }
-
-        fn keep_only(&self, content: u64) -> Result<(), StorageError> {
-            self.whole.keep_only(content)
-        }
+    fn refused(log: &MemoryLog, snapshots: &MemorySnapshots) -> StorageError {
+        recover(log, snapshots, &mut List::new(None), GROUP, 1 << 20).unwrap_err()
     }
 
     /// The machine takes any bytes: that they are the right ones is not for it to notice.
     #[test]
     fn p07_a_damaged_snapshot_is_noticed_whatever_the_machine() {
-        let log = log(5);
-        compact(&log, 3);
-        let whole = snapshot(3, 1);
-        let meta = whole.latest().unwrap().unwrap();
-        let data = whole.read(meta.content, 0, 1000).unwrap().unwrap();
-        for at in [0, data.len() / 2, data.len() - 1] {
-            let store = Flipped { whole: snapshot(3, 1), at };
+        for at in [0, 12, 23] {
+            let log = log(5);
+            compact(&log, 3);
+            let store = snapshot(3, 1);
+            store.damage(at);
             let mut machine = List::new(None);
-            let refused = recover(&log, &store, &mut machine, GROUP, 1 << 20);
-            let Err(StorageError::Damaged { place, .. }) = refused else { panic!("byte {at}: {refused:?}") };
-            assert_eq!(place, "the snapshot at 3");
+            let start = recovered(&log, &store, &mut machine);
+            // The state stays behind the log's start (C7), and empty.
+            assert_eq!((start.recovered.applied, start.recovered.base.index), (Index(0), Index(3)), "byte {at}");
+            assert!(list_of(&machine.query(&[]).unwrap()).is_empty() && start.snapshot.is_none());
+            let what = "the bytes of the snapshot at 3 do not match its checksum";
+            assert_eq!(start.damaged_snapshots, [format!("damaged data in the snapshot 0000000000000005: {what}")]);
+            assert_eq!(store.latest().unwrap(), None, "it is put aside");
         }
-        assert!(recover(&log, &whole, &mut List::new(None), GROUP, 1 << 20).is_ok());
+    }
+
+    #[test]
+    fn c07_a_damaged_snapshot_gives_way_to_an_older_one_that_the_log_continues() {
+        let log = log(10);
+        compact(&log, 3);
+        let store = snapshot(3, 1);
+        take(&store, 6, 8, 1);
+        store.damage_one(6, 0);
+        let start = recovered(&log, &store, &mut List::new(None));
+        assert_eq!((start.recovered.applied, start.damaged_snapshots.len()), (Index(3), 1));
+        assert_eq!(start.snapshot.map(|meta| meta.content), Some(5));
+    }
+
+    /// What is not needed is not read either: it is noticed when it is sent.
+    #[test]
+    fn a_durable_state_outlives_a_damaged_snapshot() {
+        let disk = Disk::default();
+        disk.lock().unwrap().1 = Index(4);
+        let log = log(10);
+        let store = snapshot(6, 1);
+        store.damage(0);
+        let start = recovered(&log, &store, &mut List::new(Some(disk.clone())));
+        assert_eq!((start.recovered.applied, start.snapshot.is_some()), (Index(4), true));
+        // And where damage in the log makes it needed, the state is not replaced by it.
+        log.damage(Index(6));
+        let start = recovered(&log, &store, &mut List::new(Some(disk)));
+        assert_eq!((start.recovered.applied, start.recovered.damaged), (Index(4), vec![Index(6)]));
+    }
+
+    #[test]
+    fn p07_who_is_alone_is_refused_with_a_damaged_snapshot_each_time() {
+        let log = log(5);
+        let alone = Membership::of_voters([NodeId(1)]);
+        let base = Base { index: Index(3), term: Term(1), membership_index: Index(1), membership: Some(alone) };
+        write(&log, LogBatch { base: Some(base), ..LogBatch::append(GROUP, vec![]) });
+        let store = snapshot(3, 1);
+        store.damage(0);
+        for place in ["the snapshot 0000000000000005", "the state"] {
+            let StorageError::Damaged { place: found, .. } = refused(&log, &store) else { panic!("not damaged") };
+            assert_eq!(found, place);
+        }
     }
 
     #[test]

@@ -205,27 +205,52 @@ impl<'a> StoredSnapshot<'a> {
         meta: &'a SnapshotMeta,
         machine: &mut dyn StateMachine,
     ) -> Result<(), StorageError> {
-        let (hasher, buffered) = (crc32fast::Hasher::new(), Bytes::new());
-        let mut reader = StoredSnapshot { store, offset: 0, meta, buffered, hasher, is_damaged: false };
+        let mut reader = StoredSnapshot::open(store, meta);
         let installed = machine.install(meta.last_included_index, &mut reader);
-        if reader.is_damaged {
-            let place = format!("the snapshot at {}", meta.last_included_index);
-            return Err(StorageError::damaged(place, "its bytes do not match its checksum"));
+        if reader.is_damaged { Err(damaged(store, meta)) } else { installed }
+    }
+
+    /// Reads all of it once, before a state makes way for it.
+    ///
+    /// # Errors
+    /// When it is damaged, which names its place, or cannot be read.
+    pub(crate) fn check(store: &dyn SnapshotStore, meta: &SnapshotMeta) -> Result<(), StorageError> {
+        let mut reader = StoredSnapshot::open(store, meta);
+        while reader.offset < meta.size && !reader.is_damaged {
+            reader.take_piece()?;
         }
-        installed
+        if reader.is_damaged { Err(damaged(store, meta)) } else { Ok(()) }
+    }
+
+    fn open(store: &'a dyn SnapshotStore, meta: &'a SnapshotMeta) -> StoredSnapshot<'a> {
+        let (hasher, buffered) = (crc32fast::Hasher::new(), Bytes::new());
+        StoredSnapshot { store, offset: 0, meta, buffered, hasher, is_damaged: false }
+    }
+
+    /// The next piece of the store's, counted in.
+    fn take_piece(&mut self) -> Result<Bytes, StorageError> {
+        let gone = || {
+            StorageError::io(format!("read {}", self.store.place(self.meta.content)), io::ErrorKind::NotFound.into())
+        };
+        let piece = self.store.read(self.meta.content, self.offset, PIECE_BYTES)?.ok_or_else(gone)?;
+        self.offset += piece.len() as u64;
+        self.hasher.update(&piece);
+        let is_other = self.offset >= self.meta.size && self.hasher.clone().finalize() != self.meta.checksum;
+        self.is_damaged = piece.is_empty() || is_other;
+        Ok(piece)
     }
 
     /// The next piece of the store's.
     fn piece(&mut self) -> io::Result<Bytes> {
-        let piece = self.store.read(self.meta.content, self.offset, PIECE_BYTES).map_err(io::Error::other)?;
-        let piece = piece.filter(|piece| !piece.is_empty()).ok_or(io::ErrorKind::UnexpectedEof)?;
-        self.offset += piece.len() as u64;
-        self.hasher.update(&piece);
-        if self.offset >= self.meta.size {
-            self.is_damaged = self.hasher.clone().finalize() != self.meta.checksum;
-        }
+        let piece = self.take_piece().map_err(io::Error::other)?;
         if self.is_damaged { Err(io::ErrorKind::InvalidData.into()) } else { Ok(piece) }
     }
+}
+
+/// That a stored snapshot's bytes are not its own.
+pub(crate) fn damaged(store: &dyn SnapshotStore, meta: &SnapshotMeta) -> StorageError {
+    let what = format!("the bytes of the snapshot at {} do not match its checksum", meta.last_included_index);
+    StorageError::damaged(store.place(meta.content), what)
 }
 
 impl io::Read for StoredSnapshot<'_> {

@@ -50,6 +50,11 @@ impl SnapshotStore for MemorySnapshots {
         lock(&self.held).whole.retain(|(meta, _)| meta.content == content);
         Ok(())
     }
+
+    fn discard(&self, content: u64) -> Result<()> {
+        lock(&self.held).whole.retain(|(meta, _)| meta.content != content);
+        Ok(())
+    }
 }
 
 struct Writer {

@@ -29,6 +29,15 @@ impl Subject for Faulty {
     fn reopen(self) -> Faulty {
         self
     }
+
+    fn fill_up(&mut self) -> bool {
+        self.0.faults().fill();
+        true
+    }
+
+    fn make_room(&mut self) {
+        self.0.faults().free();
+    }
 }
 
 fn store() -> FaultyStore {
@@ -57,6 +66,32 @@ fn without_faults_it_conforms() {
     conformance::log_store(subject);
     conformance::kv_store(subject);
     conformance::snapshot_store(subject);
+    let missing = conformance::recovery(subject);
+    assert_eq!(missing, ["damage_entry", "tear_last_write", "fail_syncs", "open_again"]);
+}
+
+/// Writes a part of what there is no space for.
+struct HalfFull(FaultyStore);
+
+impl Subject for HalfFull {
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::new(self.0.clone())
+    }
+
+    fn reopen(self) -> HalfFull {
+        self
+    }
+
+    fn fill_up(&mut self) -> bool {
+        self.0.faults().range(Op::LogWrite, 0, 1, Fault::TornWithin);
+        true
+    }
+}
+
+#[test]
+#[should_panic(expected = "without space for entry 13 the error is Full")]
+fn a_disk_that_writes_a_part_without_space_does_not_conform() {
+    conformance::recovery(|| HalfFull(store()));
 }
 
 #[test]

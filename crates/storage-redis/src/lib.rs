@@ -17,6 +17,7 @@
 //! An acknowledged write survives what the server's settings say it survives: they are read at each connection, and [`durability`](coracle_storage::Store::durability) says what they come to.
 //! With `appendonly yes`, `appendfsync always` and `no-appendfsync-on-rewrite no` that is a power loss; with less, or when the server does not tell, opening is refused unless [`allow_weaker_durability`](RedisOptions::allow_weaker_durability) is set.
 //! A server that may throw keys away is always refused.
+//! One that does not tell whether it may is accepted with weaker durability only, and [`durability_doubt`](coracle_storage::Store::durability_doubt) says so.
 //!
 //! A write is one script: it is carried out as a whole or not at all, and has a number in its lane.
 //! When an answer is lost it is sent again under the same number, and is not carried out twice.
@@ -103,7 +104,7 @@ impl Default for RedisOptions {
     }
 }
 
-/// Certificates for `rediss`, in PEM.
+/// Certificates for `rediss`, in PEM. Those that the URL names go before these.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct RedisTls {
     /// The authority that signed the server's certificate; those of the system when there is none.
@@ -139,7 +140,7 @@ impl RedisStore {
     /// # Errors
     /// [`StorageError::Locked`] when another process is connected to the namespace, [`StorageError::Lost`] when an earlier process found that the server lost what it had acknowledged, [`StorageError::Invalid`] when the server's settings promise too little or its password is refused, [`StorageError::Engine`] when another version wrote the namespace, [`StorageError::Io`] when the server cannot be reached in time.
     pub fn open(url: &RedisUrl, options: RedisOptions) -> Result<RedisStore> {
-        let client = client(url, &options.tls)?;
+        let client = client(url, &url.tls(&options.tls)?)?;
         let server = Arc::new(Server::new(url, client, options, token()?));
         server.open()?;
         let identity = RedisIdentity::new(server.clone());
@@ -172,6 +173,10 @@ impl Store for RedisStore {
 
     fn durability(&self) -> Durability {
         self.shared.server.condition().durability
+    }
+
+    fn durability_doubt(&self) -> Option<&'static str> {
+        self.shared.server.condition().is_eviction_unknown.then_some("eviction unknown")
     }
 
     fn identity(&self) -> Result<Option<Identity>> {

@@ -166,7 +166,14 @@ impl Server {
                 self.place
             ))));
         }
+        let is_eviction_unknown = settings.is_eviction_unknown();
         let mut condition = self.condition();
+        if is_eviction_unknown && (promised.is_none() || !condition.is_eviction_unknown) {
+            tracing::warn!(
+                place = self.place,
+                "the Redis server does not tell its maxmemory-policy: if that is not noeviction, it may throw keys away"
+            );
+        }
         if promised.is_some() && condition.run_id != run_id {
             tracing::info!(place = self.place, run_id, "the Redis server was started anew");
         }
@@ -174,6 +181,7 @@ impl Server {
             tracing::warn!(place = self.place, %durability, "the Redis server's settings have changed: acknowledged writes survive another thing from here on");
         }
         condition.durability = durability;
+        condition.is_eviction_unknown = is_eviction_unknown;
         condition.run_id = run_id;
         Ok(())
     }

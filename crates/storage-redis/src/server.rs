@@ -47,6 +47,8 @@ pub(crate) struct Condition {
     /// Why nothing is accepted any more.
     stopped: Option<End>,
     pub(crate) durability: Durability,
+    /// Whether the server does not tell if it may throw keys away.
+    pub(crate) is_eviction_unknown: bool,
     /// Which run of the server was last met: another one was started anew.
     pub(crate) run_id: String,
 }
@@ -75,7 +77,12 @@ impl Lane {
 impl Server {
     /// A server that was not connected to yet.
     pub(crate) fn new(url: &RedisUrl, client: redis::Client, options: RedisOptions, token: String) -> Server {
-        let condition = Condition { stopped: None, durability: Durability::Volatile, run_id: String::new() };
+        let condition = Condition {
+            stopped: None,
+            durability: Durability::Volatile,
+            is_eviction_unknown: true,
+            run_id: String::new(),
+        };
         Server {
             place: url.to_string(),
             options,

@@ -37,6 +37,13 @@ impl Settings {
         let policy = self.0.get("maxmemory-policy")?;
         (is_limited && policy != "noeviction").then_some(policy)
     }
+
+    /// Whether the server may throw keys away for all that it tells.
+    pub(crate) fn is_eviction_unknown(&self) -> bool {
+        let is_unlimited = self.0.get("maxmemory").is_some_and(|max| max == "0");
+        let is_never = self.is("maxmemory-policy", "noeviction");
+        !is_unlimited && !is_never && self.eviction().is_none()
+    }
 }
 
 impl fmt::Display for Settings {
@@ -89,5 +96,19 @@ mod tests {
             assert_eq!(settings.eviction(), expected, "{max} {policy}");
         }
         assert_eq!(Settings::default().eviction(), None);
+    }
+
+    #[test]
+    fn what_is_not_told_of_the_policy_is_unknown() {
+        for (told, expected) in [
+            (&[][..], true),
+            (&[("maxmemory", "0")], false),
+            (&[("maxmemory", "100")], true),
+            (&[("maxmemory-policy", "noeviction")], false),
+            (&[("maxmemory-policy", "allkeys-lru")], true),
+            (&[("maxmemory", "100"), ("maxmemory-policy", "allkeys-lru")], false),
+        ] {
+            assert_eq!(settings(told).is_eviction_unknown(), expected, "{told:?}");
+        }
     }
 }

@@ -240,6 +240,16 @@ impl SnapshotStore for RedisSnapshots {
             catalog.whole.retain(|whole| whole.meta.content == content);
         })
     }
+
+    fn discard(&self, content: u64) -> Result<()> {
+        self.shared.change(Vec::new(), Commands::default(), |catalog| {
+            catalog.whole.retain(|whole| whole.meta.content != content);
+        })
+    }
+
+    fn place(&self, content: u64) -> String {
+        format!("the snapshot {content:016x} in {}", self.shared.server.place)
+    }
 }
 
 impl RedisSnapshots {

@@ -1,6 +1,15 @@
 //! Which server, and which part of it, as text.
 
-use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
+use std::{
+    fmt, fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use coracle_storage::{Result as StorageResult, StorageError};
+
+use crate::RedisTls;
 
 /// The port of a Redis server when the URL names none.
 const PORT: u16 = 6379;
@@ -10,7 +19,7 @@ const NAMESPACE_BYTES_MAX: usize = 64;
 /// A Redis server, and the namespace on it that is this node's.
 ///
 /// - `redis://[user[:password]@]host[:port][/db]?namespace=n1`
-/// - `rediss://…`, the same over TLS
+/// - `rediss://…`, the same over TLS: `&ca=FILE` names the authority that signed the server's certificate, for one that the system does not trust, and `&cert=FILE&key=FILE` what this node shows; all in PEM
 /// - `redis+unix:///path/to/socket?namespace=n1[&db=0][&user=…][&password=…]`
 ///
 /// Bytes that mean something else there are written as `%40`.
@@ -31,6 +40,15 @@ pub struct RedisUrl {
     pub(crate) password: Option<String>,
     pub(crate) db: u32,
     pub(crate) namespace: String,
+    pub(crate) certificates: Certificates,
+}
+
+/// The files that a URL names.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Certificates {
+    authority: Option<PathBuf>,
+    /// A certificate, and its key.
+    identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// Where the server listens.
@@ -82,6 +100,19 @@ impl RedisUrl {
     pub fn is_tls(&self) -> bool {
         matches!(self.address, Address::Tcp { is_tls: true, .. })
     }
+
+    /// The certificates that it names, and for the rest those that are given.
+    pub(crate) fn tls(&self, given: &RedisTls) -> StorageResult<RedisTls> {
+        let read = |path: &PathBuf| {
+            fs::read(path).map_err(|error| StorageError::io(format!("read {}", path.display()), error))
+        };
+        let Certificates { authority, identity } = &self.certificates;
+        let authority = authority.as_ref().map(read).transpose()?;
+        let identity =
+            identity.as_ref().map(|(cert, key)| Ok::<_, StorageError>((read(cert)?, read(key)?))).transpose()?;
+        let RedisTls { authority: other_authority, identity: other_identity } = given.clone();
+        Ok(RedisTls { authority: authority.or(other_authority), identity: identity.or(other_identity) })
+    }
 }
 
 impl FromStr for RedisUrl {
@@ -104,9 +135,27 @@ impl FromStr for RedisUrl {
         };
         check_namespace(&namespace)?;
         url.namespace = namespace;
+        if url.is_tls() {
+            url.certificates = certificates(&mut options)?;
+        }
         options.expect_empty()?;
         Ok(url)
     }
+}
+
+/// The files that `ca`, `cert` and `key` name.
+fn certificates(options: &mut Options) -> Result<Certificates, RedisUrlError> {
+    let mut path = |name: &str| match options.take(name)? {
+        Some(path) if path.is_empty() => wrong(format!("the option {name} names no file")),
+        path => Ok(path.map(PathBuf::from)),
+    };
+    let (authority, cert, key) = (path("ca")?, path("cert")?, path("key")?);
+    let identity = match (cert, key) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        _ => return wrong("cert and key belong together"),
+    };
+    Ok(Certificates { authority, identity })
 }
 
 /// `[user[:password]@]host[:port][/db]`
@@ -125,7 +174,8 @@ fn server(place: &str, is_tls: bool, options: &mut Options) -> Result<RedisUrl, 
         (db, None) => number("db", db)?,
         (_, Some(_)) => return wrong("the db is given twice"),
     };
-    Ok(RedisUrl { address: Address::Tcp { host, port, is_tls }, user, password, db, namespace: String::new() })
+    let address = Address::Tcp { host, port, is_tls };
+    Ok(RedisUrl { address, user, password, db, namespace: String::new(), certificates: Certificates::default() })
 }
 
 /// `/path/to/socket`; the rest is in the options.
@@ -136,7 +186,8 @@ fn socket(place: &str, options: &mut Options) -> Result<RedisUrl, RedisUrlError>
     }
     let db = options.take("db")?.map_or(Ok(0), |db| number("db", &db))?;
     let (user, password) = (options.take("user")?, options.take("password")?);
-    Ok(RedisUrl { address: Address::Unix(path.into()), user, password, db, namespace: String::new() })
+    let address = Address::Unix(path.into());
+    Ok(RedisUrl { address, user, password, db, namespace: String::new(), certificates: Certificates::default() })
 }
 
 fn host_and_port(address: &str) -> Result<(String, u16), RedisUrlError> {
@@ -228,21 +279,38 @@ impl Options {
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RedisUrl { address, db, namespace, user: _, password: _ } = self;
+        let RedisUrl { address, db, namespace, certificates, user: _, password: _ } = self;
         match address {
             Address::Tcp { host, port, is_tls } => {
                 let scheme = if *is_tls { "rediss" } else { "redis" };
                 let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
-                write!(f, "{scheme}://{open}{host}{close}:{port}/{db}?namespace={namespace}")
+                write!(f, "{scheme}://{open}{host}{close}:{port}/{db}?namespace={namespace}")?;
             }
             Address::Unix(path) => {
-                // What has a meaning in a URL.
-                let path = path.display().to_string().replace('%', "%25").replace('?', "%3F").replace('#', "%23");
-                write!(f, "redis+unix://{path}?namespace={namespace}")?;
-                if *db == 0 { Ok(()) } else { write!(f, "&db={db}") }
+                write!(f, "redis+unix://{}?namespace={namespace}", escaped(path))?;
+                if *db != 0 {
+                    write!(f, "&db={db}")?;
+                }
             }
         }
+        let Certificates { authority, identity } = certificates;
+        if let Some(authority) = authority {
+            write!(f, "&ca={}", escaped(authority))?;
+        }
+        match identity {
+            Some((cert, key)) => write!(f, "&cert={}&key={}", escaped(cert), escaped(key)),
+            None => Ok(()),
+        }
     }
+}
+
+/// A path, without what has a meaning in a URL.
+fn escaped(path: &Path) -> String {
+    let mut text = path.display().to_string().replace('%', "%25");
+    for (meaningful, escape) in [("?", "%3F"), ("#", "%23"), ("&", "%26")] {
+        text = text.replace(meaningful, escape);
+    }
+    text
 }
 
 impl fmt::Debug for RedisUrl {
@@ -261,7 +329,7 @@ mod tests {
 
     fn url(address: Address, user: Option<&str>, password: Option<&str>, db: u32) -> RedisUrl {
         let (user, password) = (user.map(str::to_owned), password.map(str::to_owned));
-        RedisUrl { address, user, password, db, namespace: "n1".into() }
+        RedisUrl { address, user, password, db, namespace: "n1".into(), certificates: Certificates::default() }
     }
 
     #[test]
@@ -285,6 +353,13 @@ mod tests {
     }
 
     #[test]
+    fn certificates_are_named_for_tls() {
+        let parsed = RedisUrl::parse("rediss://h?namespace=n1&key=k.pem&ca=/etc/a%26b.pem&cert=c.pem").unwrap();
+        let identity = Some(("c.pem".into(), "k.pem".into()));
+        assert_eq!(parsed.certificates, Certificates { authority: Some("/etc/a&b.pem".into()), identity });
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         for (text, reason) in [
             ("", "no \"://\""),
@@ -301,6 +376,9 @@ mod tests {
             ("redis://h?namespace=n1&namespace=n2", "given twice"),
             ("redis://h?namespace=n1&timeout=5", "option \"timeout\" is unknown"),
             ("redis://h?namespace", "has no value"),
+            ("redis://h?namespace=n1&ca=a.pem", "option \"ca\" is unknown"),
+            ("rediss://h?namespace=n1&ca=", "ca names no file"),
+            ("rediss://h?namespace=n1&cert=c.pem", "belong together"),
             ("redis://h?namespace=%4", "hexadecimal"),
             ("redis://h?namespace=%ff", "UTF-8"),
             ("redis://h?namespace=n#1", "%23"),
@@ -317,6 +395,7 @@ mod tests {
         for text in [
             "redis://h:6379/0?namespace=n1",
             "rediss://[::1]:7/2?namespace=n1",
+            "rediss://h:7/2?namespace=n1&ca=/etc/a%26b.pem&cert=c.pem&key=k.pem",
             "redis+unix:///run/socket?namespace=n1",
             "redis+unix:///run/socket?namespace=n1&db=2",
             "redis+unix:///run/a%3Fb%25%23?namespace=n1",

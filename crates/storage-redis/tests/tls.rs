@@ -75,3 +75,28 @@ fn both_sides_are_checked() {
     store.log().write(&[LogBatch::append(GroupId(1), vec![run])]).unwrap();
     assert_eq!(store.log().recover(GroupId(1), 100).unwrap().last_index, Index(1));
 }
+
+/// As `serve --storage` can say it.
+#[test]
+fn the_url_names_certificates() {
+    let files = tempfile::tempdir().unwrap();
+    let trusted = authority();
+    let (_server, port) = start(files.path(), &trusted);
+    let (certificate, key) = signed(&trusted);
+    let (cert_file, key_file) = (files.path().join("node & co.pem"), files.path().join("node.key"));
+    fs::write(&cert_file, certificate).unwrap();
+    fs::write(&key_file, key).unwrap();
+    let ca = files.path().join("authority.pem").display().to_string();
+    let identity = format!("cert={}&key={}", cert_file.display().to_string().replace('&', "%26"), key_file.display());
+    let open = |query: &str| {
+        let url = RedisUrl::parse(&format!("rediss://localhost:{port}?namespace=n1&{query}")).unwrap();
+        let options = RedisOptions { open_timeout: Duration::from_millis(300), ..options() };
+        RedisStore::open(&url, options)
+    };
+    let untrusted = open(&identity);
+    assert!(matches!(untrusted, Err(StorageError::Io { .. })), "the system does not trust it: {untrusted:?}");
+    let absent = open("ca=/nowhere/ca.pem");
+    assert!(matches!(&absent, Err(error) if error.to_string().contains("read /nowhere/ca.pem")), "{absent:?}");
+    let store = open(&format!("ca={ca}&{identity}")).unwrap();
+    assert_eq!(store.identity().unwrap(), None);
+}

@@ -44,5 +44,5 @@ fn subject() -> Sled {
 #[test]
 fn it_conforms() {
     // What is missing is shown on an engine that can be made to fail, and by cutting the power.
-    assert_eq!(conformance::all(subject), ["damage_entry", "tear_last_write", "fail_syncs"]);
+    assert_eq!(conformance::all(subject), ["damage_entry", "tear_last_write", "fail_syncs", "fill_up"]);
 }

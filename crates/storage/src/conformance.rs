@@ -5,11 +5,11 @@
 //!
 //! | Part | What it checks |
 //! |---|---|
-//! | [`store`] | identity, engine, parts that outlive the store |
+//! | [`store`] | identity, engine, parts that outlive the store, use after it was closed |
 //! | [`log_store`] | batches all or nothing, of one and of a hundred groups; truncation, compaction, repair; reads bounded in bytes, beside writes; refusals |
 //! | [`kv_store`] | batches atomic with their applied index, also after a crash; scans both ways; empty, large and too large; replacement |
 //! | [`snapshot_store`] | reads that go on, receipts that go on, what does not match, what is kept |
-//! | [`recovery`] | reports of damage and torn writes, failed syncs, the lock: by hooks of [`Subject`] that have defaults |
+//! | [`recovery`] | reports of damage and torn writes, failed syncs, no space, the lock: by hooks of [`Subject`] that have defaults |
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -51,7 +51,7 @@
 //! }
 //!
 //! // In a test; hooks that are missing are named, so that none goes missing unnoticed.
-//! assert_eq!(conformance::all(new_store), ["tear_last_write", "fail_syncs", "open_again"]);
+//! assert_eq!(conformance::all(new_store), ["tear_last_write", "fail_syncs", "fill_up", "open_again"]);
 //! ```
 
 mod identity;
@@ -99,6 +99,15 @@ pub trait Subject: Sized {
     fn fail_syncs(&mut self) -> bool {
         false
     }
+
+    /// Leaves no space for writes to the store's log from now on, until [`Subject::make_room`]. Says whether it did.
+    /// For stores that answer [`StorageError::Full`](crate::StorageError::Full): not for those that cannot reserve space, and not for remote ones, which wait.
+    fn fill_up(&mut self) -> bool {
+        false
+    }
+
+    /// There is space again.
+    fn make_room(&mut self) {}
 }
 
 /// Checks everything, and returns the hooks of [`Subject`] that are missing: what they show was not shown.

@@ -3,14 +3,14 @@
 use bytes::Bytes;
 use coracle_core::SnapshotMeta;
 
-use crate::Result;
+use crate::{Result, StorageError};
 
 /// The snapshots of a group. At most a few are kept: a new one, once whole, replaces older ones, except the newest of them, which may be on its way to a peer (C8).
 pub trait SnapshotStore: Send + Sync {
-    /// The newest whole snapshot.
+    /// The newest whole snapshot. One that is seen to be damaged is passed over; that the bytes of the others match is seen when they are read.
     ///
     /// # Errors
-    /// When it cannot be read, or is damaged.
+    /// When they cannot be read.
     fn latest(&self) -> Result<Option<SnapshotMeta>>;
 
     /// Begins a snapshot of this node's own state. The meta data is known when it is finished.
@@ -31,11 +31,31 @@ pub trait SnapshotStore: Send + Sync {
     /// When it cannot be read.
     fn read(&self, content: u64, offset: u64, len: usize) -> Result<Option<Bytes>>;
 
-    /// Deletes whole snapshots other than the one named `content`.
+    /// Deletes whole snapshots other than the one named `content`, and what is damaged.
     ///
     /// # Errors
     /// When they cannot be deleted.
     fn keep_only(&self, content: u64) -> Result<()>;
+
+    /// Puts a snapshot aside whose bytes turned out to be damaged: it is neither the latest nor read any more.
+    /// What is kept of it, for people to look at, goes with the next whole one.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    fn discard(&self, content: u64) -> Result<()>;
+
+    /// What is known to be damaged and is still there; each names its place.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    fn damaged(&self) -> Result<Vec<StorageError>> {
+        Ok(Vec::new())
+    }
+
+    /// Where the snapshot named `content` lies, for people.
+    fn place(&self, content: u64) -> String {
+        format!("the snapshot {content:016x}")
+    }
 }
 
 /// A snapshot that is being written.

@@ -52,6 +52,11 @@ pub trait Store: Send + Sync {
     /// What an acknowledged write survives. It may change while the store is open, with the settings of a server; it is told without waiting.
     fn durability(&self) -> Durability;
 
+    /// What may be worse than that for all that is known, in a few words; told without waiting.
+    fn durability_doubt(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The identity; `None` in a new store.
     ///
     /// # Errors

@@ -34,6 +34,8 @@ pub(super) struct Round {
     pub(super) writes_per_second: f64,
     /// Microseconds of the whole process's CPU per write.
     pub(super) cpu: f64,
+    /// The slowest write.
+    pub(super) slowest: Duration,
 }
 
 /// A subject, and what was measured of it.
@@ -73,7 +75,8 @@ impl Writer {
     pub(super) fn round(&mut self, duration: Duration) -> io::Result<()> {
         self.subject.prepare(ROUND_BYTES_MAX)?;
         let chunk_bytes = (CHUNK * self.load.batch * self.load.entry_bytes) as u64;
-        let (mut wall, mut cpu, mut bytes, mut writes) = (Duration::ZERO, Duration::ZERO, 0, 0);
+        let (mut wall, mut cpu, mut slowest) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        let (mut bytes, mut writes) = (0, 0);
         while wall < duration && bytes + chunk_bytes <= ROUND_BYTES_MAX {
             let batches = self.chunk();
             self.latencies.reserve(CHUNK);
@@ -81,14 +84,16 @@ impl Writer {
             for batch in &batches {
                 let begun = Instant::now();
                 self.subject.write(batch)?;
-                self.latencies.push(begun.elapsed().as_nanos() as u64);
+                let took = begun.elapsed();
+                slowest = slowest.max(took);
+                self.latencies.push(took.as_nanos() as u64);
             }
             wall += chunk_wall.elapsed();
             cpu += chunk_cpu.elapsed();
             (bytes, writes) = (bytes + chunk_bytes, writes + CHUNK);
         }
         let per_write = |took: Duration| took.as_secs_f64() / writes as f64;
-        self.rounds.push(Round { writes_per_second: 1.0 / per_write(wall), cpu: per_write(cpu) * 1e6 });
+        self.rounds.push(Round { writes_per_second: 1.0 / per_write(wall), cpu: per_write(cpu) * 1e6, slowest });
         Ok(())
     }
 

@@ -1,9 +1,14 @@
 //! The table of durable writes, in Markdown, as the documentation shows it.
 
+use std::time::Duration;
+
 use super::round::{Load, Writer};
 use crate::measure::Spread;
 
-pub(super) const HEAD: &str = "| Entries | Store | Writes/s (min to max) | Entries/s | p50 us | p90 | p99 | max | CPU us | Allocations | Time, of the plain file's (quartiles) |\n|---|---|---|---|---|---|---|---|---|---|---|\n";
+pub(super) const HEAD: &str = "| Entries | Store | Writes/s (min to max) | Entries/s | p50 us | p90 | p99 | max | Stalled rounds | CPU us | Allocations | Time, of the plain file's (quartiles) |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+/// A round with a slower write counts as stalled.
+const STALL: Duration = Duration::from_millis(20);
+
 
 /// One subject under one load.
 #[derive(Clone, Debug)]
@@ -14,6 +19,8 @@ pub(super) struct Row {
     pub(super) writes: Spread,
     /// Microseconds: half of all writes, nine of ten, 99 of 100, and all were no slower.
     pub(super) latencies: [f64; 4],
+    /// How many rounds had a write over [`STALL`], and how many there were.
+    pub(super) stalled: (usize, usize),
     /// Microseconds of CPU per write.
     pub(super) cpu: f64,
     pub(super) allocations: f64,
@@ -34,6 +41,7 @@ impl Row {
             load: writer.load,
             writes: Spread::of(rate(writer)),
             latencies: [0.5, 0.9, 0.99, 1.0].map(latency),
+            stalled: (writer.rounds.iter().filter(|round| round.slowest > STALL).count(), writer.rounds.len()),
             cpu: Spread::of(writer.rounds.iter().map(|round| round.cpu)).median,
             allocations: writer.allocations,
             ratio,
@@ -42,7 +50,7 @@ impl Row {
 
     /// One line.
     pub(super) fn render(&self) -> String {
-        let Row { name, load, writes, latencies, cpu, allocations, ratio } = self;
+        let Row { name, load, writes, latencies, stalled: (stalled, rounds), cpu, allocations, ratio } = self;
         let Spread { min, median, max } = writes;
         let [p50, p90, p99, slowest] = latencies;
         let ratio = match ratio {
@@ -50,7 +58,7 @@ impl Row {
             None => "-".to_owned(),
         };
         format!(
-            "| {} of {} bytes | {name} | {median:.0} ({min:.0} to {max:.0}) | {:.0} | {p50:.0} | {p90:.0} | {p99:.0} | {slowest:.0} | {cpu:.0} | {allocations:.1} | {ratio} |\n",
+            "| {} of {} bytes | {name} | {median:.0} ({min:.0} to {max:.0}) | {:.0} | {p50:.0} | {p90:.0} | {p99:.0} | {slowest:.0} | {stalled} of {rounds} | {cpu:.0} | {allocations:.1} | {ratio} |\n",
             load.batch,
             load.entry_bytes,
             median * load.batch as f64,
@@ -89,12 +97,13 @@ mod tests {
             load: Load { entry_bytes: 256, batch: 64 },
             writes: Spread { min: 90.0, median: 100.0, max: 110.0 },
             latencies: [1.0, 2.0, 3.0, 4.0],
+            stalled: (5, 80),
             cpu: 12.3,
             allocations: 1.25,
             ratio: Some([1.1, 1.2, 1.3]),
         };
         let expected =
-            "| 64 of 256 bytes | file | 100 (90 to 110) | 6400 | 1 | 2 | 3 | 4 | 12 | 1.2 | 1.20 (1.10 to 1.30) |\n";
+            "| 64 of 256 bytes | file | 100 (90 to 110) | 6400 | 1 | 2 | 3 | 4 | 5 of 80 | 12 | 1.2 | 1.20 (1.10 to 1.30) |\n";
         assert_eq!(row.render(), expected);
     }
 }

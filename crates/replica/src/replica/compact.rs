@@ -81,6 +81,11 @@ impl Compaction {
         }
     }
 
+    /// A snapshot is not stored any more.
+    pub(super) fn forget(&mut self, content: u64) {
+        self.newest = self.newest.take().filter(|newest| newest.content != content);
+    }
+
     /// A stored snapshot from which the log goes on.
     pub(super) fn usable_snapshot(&self) -> Option<&SnapshotMeta> {
         self.newest.as_ref().filter(|meta| meta.last_included_index >= self.base_index)

@@ -243,6 +243,7 @@ impl Replica {
             Completion::SnapshotRead { peer, content, offset, data } => {
                 self.on_snapshot_read(peer, content, offset, data);
             }
+            Completion::SnapshotDamaged { content, .. } => self.on_snapshot_damaged(content),
             Completion::SnapshotStored { from, term, meta, offset, whole } => {
                 self.on_snapshot_stored(from, term, meta, offset, whole);
             }

@@ -1,6 +1,6 @@
 //! Commands of clients and peers, from arrival to outcome.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 use coracle_core::{Bug, Forwarded, Index, Input as RaftInput, NodeId, Outcome, ProposalId, RejectReason, Term, Time};
@@ -252,9 +252,20 @@ impl Replica {
         self.answers.push(foreign, outcome);
     }
 
+    /// When the first command that waits is refused. Without space and a leader that is earlier: it may be all that there is to say, and should be said while somebody listens (C18).
+    pub(super) fn waiting_deadline(&self) -> Option<Time> {
+        let first = self.proposals.waiting.front()?.deadline;
+        Some(Time(first.0.saturating_sub(self.impatience().as_nanos() as u64)))
+    }
+
+    fn impatience(&self) -> Duration {
+        let is_hopeless = self.raft.is_full() && self.raft.leader().is_none();
+        if is_hopeless { self.options.leader_wait / 2 } else { Duration::ZERO }
+    }
+
     /// Commands that found no way to a leader in time.
     pub(super) fn expire_waiting(&mut self) {
-        let now = self.now;
+        let now = self.now.plus(self.impatience());
         while let Some(waiting) = pop_front_if(&mut self.proposals.waiting, |waiting| waiting.deadline <= now) {
             self.clients.release(waiting.command.len());
             let reason = if self.forwarding.is_full(&self.options) { RejectReason::Busy } else { self.no_leader() };

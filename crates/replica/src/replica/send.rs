@@ -274,11 +274,20 @@ impl Replica {
         self.read_pieces(peer, content);
     }
 
+    /// The snapshot is damaged and was put aside: whoever was to get it waits for another one, which is taken next.
+    pub(super) fn on_snapshot_damaged(&mut self, content: u64) {
+        let peers: Vec<NodeId> =
+            self.sending.active().filter(|(_, it)| it.meta.content == content).map(|(peer, _)| peer).collect();
+        for peer in peers {
+            self.sending.wait(peer);
+        }
+        self.compaction.forget(content);
+        self.note_applied(self.applying.applied);
+    }
+
     /// The snapshot was replaced by another one: the peer gets that.
     fn restart_transfer(&mut self, peer: NodeId, content: u64) {
-        if self.compaction.newest.as_ref().is_some_and(|newest| newest.content == content) {
-            self.compaction.newest = None;
-        }
+        self.compaction.forget(content);
         self.sending.wait(peer);
     }
 

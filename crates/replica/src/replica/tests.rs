@@ -10,6 +10,7 @@ use crate::{
     testing::{Cluster, Faults},
 };
 
+mod damaged_snapshots;
 mod forward;
 mod reads;
 
@@ -142,6 +143,34 @@ fn a_command_that_no_frame_could_carry_is_refused_everywhere() {
     assert!(cluster.delivered.iter().any(is_refused));
     assert_eq!(cluster.list(leader).len(), 2);
     assert!(cluster.is_idle(leader) && cluster.is_idle(follower));
+}
+
+#[test]
+fn c18_without_space_and_a_leader_a_command_is_refused_while_somebody_listens() {
+    let mut cluster = Cluster::new(3, false, 13, defaults);
+    cluster.elect();
+    cluster.full = (1..=3).map(NodeId).collect();
+    for id in 1..=3 {
+        cluster.propose(NodeId(id));
+    }
+    assert!(cluster.run_until(60 * SECOND, |cluster| {
+        (1..=3).all(|id| {
+            let raft = cluster.replica(NodeId(id)).raft();
+            raft.is_full() && raft.leader().is_none()
+        })
+    }));
+    let begun = cluster.now;
+    let refused: Vec<RequestId> = (1..=3).map(|id| cluster.propose(NodeId(id))).collect();
+    cluster.wait_for(&refused);
+    for request in refused {
+        assert_eq!(cluster.reply(request), Some(&Err(RequestError::Rejected(RejectReason::NoSpace))));
+    }
+    assert!(cluster.now.since(begun) < 2 * SECOND, "{:?}", cluster.now.since(begun));
+    cluster.full.clear();
+    cluster.elect();
+    let write = cluster.propose(NodeId(1));
+    cluster.wait_for(&[write]);
+    assert!(cluster.reply(write).unwrap().is_ok());
 }
 
 #[test]

@@ -22,7 +22,7 @@ impl Replica {
         [
             self.idle.and_then(|idle| idle.wake),
             self.forwarding.next_expiry(),
-            self.proposals.waiting.front().map(|waiting| waiting.deadline),
+            self.waiting_deadline(),
             self.reads.waiting.front().map(|query| query.deadline),
             self.ready_deadline(),
             self.reads.retry_at.filter(|_| !self.reads.waiting.is_empty()),

@@ -13,8 +13,8 @@ use coracle_storage::{LogBatch, LogStore};
 
 use super::{Disk, List, MemoryLog, MemorySnapshots, list_of};
 use crate::{
-    Completion, Consistency, Effect, Input, LogWorker, Replica, ReplicaOptions, Reply, RequestError, RequestId,
-    SnapshotWorker, StateWorker, Work, recover,
+    Completion, Consistency, Effect, Input, LogWorker, NoSpace, Replica, ReplicaOptions, Reply, RequestError,
+    RequestId, SnapshotWorker, StateWorker, Work, recover,
 };
 
 const GROUP: GroupId = GroupId(1);
@@ -47,6 +47,8 @@ struct Running {
     writes: Vec<Persist>,
     wake: Option<Time>,
     fatal: Option<String>,
+    /// It was told that there is no space for what waits to be written.
+    is_told_full: bool,
 }
 
 pub(crate) struct Cluster {
@@ -59,6 +61,8 @@ pub(crate) struct Cluster {
     pub(crate) lost: fn(&Message) -> bool,
     /// Directed links that carry nothing.
     pub(crate) cut: BTreeSet<(NodeId, NodeId)>,
+    /// Nodes whose disks have no space.
+    pub(crate) full: BTreeSet<NodeId>,
     configure: fn(&mut ReplicaOptions),
     last_request: u64,
     /// Every reply; a second one to the same request is a failure.
@@ -79,6 +83,7 @@ impl Cluster {
             faults: Faults::default(),
             lost: |_| false,
             cut: BTreeSet::new(),
+            full: BTreeSet::new(),
             configure,
             last_request: 0,
             replies: BTreeMap::new(),
@@ -112,6 +117,7 @@ impl Cluster {
             writes: Vec::new(),
             wake: Some(self.now),
             fatal: None,
+            is_told_full: false,
         });
     }
 
@@ -122,6 +128,11 @@ impl Cluster {
     /// What a node that is stopped has of snapshots is gone.
     pub(crate) fn lose_snapshots(&mut self, id: NodeId) {
         self.nodes.get_mut(&id).unwrap().snapshots = Arc::default();
+    }
+
+    /// A byte of each whole snapshot that a node has rots.
+    pub(crate) fn damage_snapshots(&mut self, id: NodeId) {
+        self.nodes[&id].snapshots.damage(0);
     }
 
     /// What a node that is stopped has of its state is gone, and of its log what is up to `index`.
@@ -288,7 +299,13 @@ impl Cluster {
                 effect => running.carry_out(effect),
             }
         }
-        if !running.writes.is_empty() {
+        if !running.writes.is_empty() && self.full.contains(&id) {
+            if !std::mem::replace(&mut running.is_told_full, true) {
+                let no_space = NoSpace { place: "a disk".into(), needed: 1 };
+                running.inbox.push_back(Input::Done(Completion::NoSpace(no_space)));
+            }
+        } else if !running.writes.is_empty() {
+            running.is_told_full = false;
             let writes = std::mem::take(&mut running.writes);
             running.inbox.push_back(Input::Done(running.log.write(writes)));
         }

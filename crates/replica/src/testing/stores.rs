@@ -179,6 +179,21 @@ impl MemorySnapshots {
         self.whole.lock().unwrap().len()
     }
 
+    /// A byte of every whole one rots.
+    pub(crate) fn damage(&self, at: usize) {
+        let contents: Vec<u64> = self.whole.lock().unwrap().iter().map(|(meta, _)| meta.content).collect();
+        contents.into_iter().for_each(|content| self.damage_one(content, at));
+    }
+
+    /// A byte of the whole one named `content` rots.
+    pub(crate) fn damage_one(&self, content: u64, at: usize) {
+        for (_, data) in self.whole.lock().unwrap().iter_mut().filter(|(meta, _)| meta.content == content) {
+            let mut bytes = data.to_vec();
+            bytes[at] ^= 4;
+            *data = bytes.into();
+        }
+    }
+
     fn writer(&self, received: Option<SnapshotMeta>, data: Vec<u8>) -> Box<dyn SnapshotWriter> {
         Box::new(Writer { received, data, whole: self.whole.clone(), part: self.part.clone() })
     }
@@ -209,6 +224,11 @@ impl SnapshotStore for MemorySnapshots {
 
     fn keep_only(&self, content: u64) -> Result<()> {
         self.whole.lock().unwrap().retain(|(meta, _)| meta.content == content);
+        Ok(())
+    }
+
+    fn discard(&self, content: u64) -> Result<()> {
+        self.whole.lock().unwrap().retain(|(meta, _)| meta.content != content);
         Ok(())
     }
 }

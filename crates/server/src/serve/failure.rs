@@ -81,7 +81,11 @@ pub(crate) fn of_stop(reason: &StopReason) -> Outcome {
         StopReason::Damaged(_) => Code::Damaged,
         _ => Code::Internal,
     };
-    Err(Failure::new(code, format!("the node has stopped: {reason}")))
+    let failure = Failure::new(code, format!("the node has stopped: {reason}"));
+    Err(match code {
+        Code::Damaged => failure.hint("Start it again: it repairs what its peers have, or says what the way back is."),
+        _ => failure,
+    })
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use coracle::{
     },
     core::{Index, NodeId, RejectReason},
     level::Error,
+    storage::Durability,
     transport::Address,
 };
 
@@ -187,7 +188,7 @@ fn to_wire(status: NodeStatus) -> StatusResponse {
         commit_index: status.commit_index.0,
         applied_index: status.applied_index.0,
         engine: status.engine,
-        durability: status.durability.to_string(),
+        durability: durability(status.durability, status.durability_doubt),
         members,
         stopped: status.stopped.unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -195,6 +196,11 @@ fn to_wire(status: NodeStatus) -> StatusResponse {
         no_space: status.no_space.unwrap_or_default(),
         is_disk_slow: status.is_disk_slow,
     }
+}
+
+/// What an acknowledged write survives, and what is not known of that: `volatile, eviction unknown`.
+fn durability(durability: Durability, doubt: Option<&str>) -> String {
+    doubt.map_or_else(|| durability.to_string(), |doubt| format!("{durability}, {doubt}"))
 }
 
 fn role(name: &str) -> Role {

@@ -89,6 +89,11 @@ impl SnapshotStore for SimSnapshots {
         lock(&self.state).whole.retain(|(meta, _)| meta.content == content);
         Ok(())
     }
+
+    fn discard(&self, content: u64) -> Result<()> {
+        lock(&self.state).whole.retain(|(meta, _)| meta.content != content);
+        Ok(())
+    }
 }
 
 fn write(switch: &Switch) -> Result<()> {

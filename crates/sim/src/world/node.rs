@@ -158,6 +158,7 @@ impl World {
             applied: machine.applied(),
             snapshot: None,
             is_durable: machine.is_durable(),
+            damaged_snapshots: Vec::new(),
         });
         Ok((machine, start))
     }

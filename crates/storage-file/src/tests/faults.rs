@@ -2,10 +2,98 @@
 
 use std::sync::Arc;
 
-use coracle_storage::{LogStore, StorageError};
+use coracle_core::GroupId;
+use coracle_storage::{
+    Durability, Identity, KvStore, LogStore, Result, SnapshotStore, StorageError, Store,
+    conformance::{self, Subject},
+};
+use coracle_storage_memory::MemoryStore;
 
 use super::{Act, GROUPS, Oracle, SEGMENT_BYTES, SimDisk, expect_same, open, states};
 use crate::log::{FileLog, LogOptions};
+
+/// A store whose log is on a disk in memory.
+#[derive(Clone)]
+struct OnSim {
+    log: Arc<FileLog>,
+    rest: MemoryStore,
+}
+
+impl Store for OnSim {
+    fn engine(&self) -> &'static str {
+        self.rest.engine()
+    }
+
+    fn durability(&self) -> Durability {
+        Durability::PowerLoss
+    }
+
+    fn identity(&self) -> Result<Option<Identity>> {
+        self.rest.identity()
+    }
+
+    fn set_identity(&self, identity: &Identity) -> Result<()> {
+        self.rest.set_identity(identity)
+    }
+
+    fn log(&self) -> Arc<dyn LogStore> {
+        self.log.clone()
+    }
+
+    fn snapshots(&self, group: GroupId) -> Result<Arc<dyn SnapshotStore>> {
+        self.rest.snapshots(group)
+    }
+
+    fn kv(&self, group: GroupId) -> Result<Arc<dyn KvStore>> {
+        self.rest.kv(group)
+    }
+}
+
+struct Sim {
+    disk: SimDisk,
+    store: OnSim,
+}
+
+impl Sim {
+    fn open(disk: SimDisk) -> Sim {
+        let log = Arc::new(open(&disk).unwrap());
+        Sim { store: OnSim { log, rest: MemoryStore::new() }, disk }
+    }
+}
+
+impl Subject for Sim {
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::new(self.store.clone())
+    }
+
+    fn reopen(self) -> Sim {
+        let Sim { disk, store } = self;
+        drop(store);
+        disk.lock().fails_sync = false;
+        Sim::open(disk)
+    }
+
+    fn fail_syncs(&mut self) -> bool {
+        self.disk.lock().fails_sync = true;
+        true
+    }
+
+    fn fill_up(&mut self) -> bool {
+        self.disk.lock().space = SEGMENT_BYTES - 1;
+        true
+    }
+
+    fn make_room(&mut self) {
+        self.disk.lock().space = u64::MAX;
+    }
+}
+
+/// With what `tests/conformance.rs` cannot bring about on a real disk.
+#[test]
+fn it_conforms_when_syncs_fail_and_without_space() {
+    let missing = conformance::recovery(|| Sim::open(SimDisk::default()));
+    assert_eq!(missing, ["damage_entry", "tear_last_write", "open_again"]);
+}
 
 #[test]
 fn c18_a_failed_sync_is_never_tried_again() {

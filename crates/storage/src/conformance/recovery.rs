@@ -1,4 +1,4 @@
-//! What a store says of itself after harm: damage, a torn write, a failed sync. A subject that cannot bring the harm about does not show it.
+//! What a store says of itself after harm: damage, a torn write, a failed sync, no space. A subject that cannot bring the harm about does not show it.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use coracle_core::{Entry, Index, LogRead, Run, Term};
 use super::{
     GROUP, Subject, batch, hard_state,
     log::{entries, read, recover, write},
-    membership_entry, reopened, run,
+    membership_entry, pattern, reopened, run,
 };
-use crate::{LogBatch, LogStore, RecoveredLog, StorageError};
+use crate::{LogBatch, LogStore, RecoveredLog, Result, StorageError};
 
 /// Checks what the subject can show, and names what it cannot.
 pub(super) fn check<S: Subject>(factory: &impl Fn() -> S) -> Vec<&'static str> {
@@ -18,6 +18,7 @@ pub(super) fn check<S: Subject>(factory: &impl Fn() -> S) -> Vec<&'static str> {
         ("damage_entry", c19_damage_is_cut_off(factory)),
         ("tear_last_write", c18_a_torn_write_is_whole_or_absent(factory)),
         ("fail_syncs", c18_after_a_failed_sync_nothing_is_accepted(factory)),
+        ("fill_up", c18_without_space_nothing_is_written(factory)),
         ("open_again", a_store_is_open_only_once(&factory())),
     ];
     let mut missing: Vec<&str> = shown.into_iter().filter(|(_, is_shown)| !is_shown).map(|(hook, _)| hook).collect();
@@ -169,6 +170,48 @@ fn c18_after_a_failed_sync_nothing_is_accepted<S: Subject>(factory: &impl Fn() -
         runs.extend(next().entries);
     }
     assert_eq!(entries(&recovered.tail), entries(&runs), "what was acknowledged is there");
+    true
+}
+
+/// How often a log is written to that is to be full: what was reserved before may take some.
+const FILLING: u64 = 10_000;
+
+/// `Full` is said before anything was written: the log is as it was, is read, and takes the very same write once there is space.
+fn c18_without_space_nothing_is_written<S: Subject>(factory: &impl Fn() -> S) -> bool {
+    let mut subject = factory();
+    let mut runs = fill(&subject);
+    if !subject.fill_up() {
+        return false;
+    }
+    let log = subject.store().log();
+    let next = |at: u64| {
+        let entries = [Entry::command(pattern(40_000)), Entry::command("small")];
+        LogBatch { hard_state: Some(hard_state(at, 2, 5)), ..batch(vec![Run::new(Index(at), Term(at), entries)]) }
+    };
+    let is_full = |written: Result<()>, at: u64| match written {
+        Ok(()) => false,
+        Err(StorageError::Full { needed, .. }) if needed > 0 => true,
+        Err(other) => panic!("without space for entry {at} the error is Full, not {other}"),
+    };
+    let mut at = 13;
+    while !is_full(log.write(&[next(at)]), at) {
+        runs.extend(next(at).entries);
+        at += 2;
+        assert!(at < FILLING, "it takes whatever comes: there is space");
+    }
+    for _ in 0..2 {
+        assert!(is_full(log.write(&[next(at)]), at), "space does not come by itself");
+        let recovered = recover(&log, GROUP);
+        assert_eq!(recovered.last_index, Index(at - 1), "nothing of it was written");
+        assert_ne!(recovered.hard_state.term, Term(at), "the hard state comes with the entries, or not at all");
+        assert_eq!(read(&log, 1, 12, usize::MAX), entries(&runs[..4]), "it is read meanwhile");
+    }
+    subject.make_room();
+    write(&log, next(at));
+    runs.extend(next(at).entries);
+    drop(log);
+    let recovered = recover(&reopened(subject).store().log(), GROUP);
+    assert_eq!((entries(&recovered.tail), recovered.hard_state), (entries(&runs), hard_state(at, 2, 5)));
     true
 }
 

@@ -17,6 +17,7 @@ pub(super) fn check<S: Subject>(factory: &impl Fn() -> S) {
     what_was_begun_and_dropped_is_forgotten(factory());
     the_newest_is_the_latest(factory());
     a_new_one_replaces_all_but_the_one_before(factory());
+    one_that_is_discarded_is_neither_the_latest_nor_read(factory());
     a_read_goes_on_after_reopening_and_beside_a_newer_one(factory());
     one_is_taken_while_another_is_received(factory());
 }
@@ -176,6 +177,27 @@ fn a_new_one_replaces_all_but_the_one_before<S: Subject>(subject: S) {
     take(&store, &meta(99, 5, &data), &data);
     assert_eq!(read_all(&store, 99), Some(data));
     assert_eq!(store.latest().expect("latest").map(|meta| meta.content), Some(20));
+}
+
+fn one_that_is_discarded_is_neither_the_latest_nor_read<S: Subject>(subject: S) {
+    let store = snapshots(&subject);
+    let data = pattern(2_000);
+    store.discard(1).expect("discard what is not there");
+    for (content, index) in [(1, 10), (2, 20)] {
+        take(&store, &meta(content, index, &data), &data);
+    }
+    store.discard(2).expect("discard");
+    drop(store);
+    let subject = reopened(subject);
+    let store = snapshots(&subject);
+    assert_eq!(store.latest().expect("latest"), Some(meta(1, 10, &data)), "the one before is the latest again");
+    assert_eq!(read_all(&store, 2), None);
+    assert_eq!(read_all(&store, 1), Some(data.clone()));
+    // It may come again.
+    take(&store, &meta(2, 20, &data), &data);
+    assert_eq!(store.latest().expect("latest"), Some(meta(2, 20, &data)));
+    assert_eq!(read_all(&store, 2), Some(data));
+    assert_eq!(store.damaged().expect("what is damaged").len(), 0);
 }
 
 fn a_read_goes_on_after_reopening_and_beside_a_newer_one<S: Subject>(subject: S) {

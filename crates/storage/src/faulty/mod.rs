@@ -79,6 +79,10 @@ impl Store for FaultyStore {
         self.inner.durability()
     }
 
+    fn durability_doubt(&self) -> Option<&'static str> {
+        self.inner.durability_doubt()
+    }
+
     fn identity(&self) -> Result<Option<Identity>> {
         self.inner.identity()
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use coracle_core::SnapshotMeta;
 
 use super::faults::{Fault, Faults, Op, error};
-use crate::{Result, SnapshotStore, SnapshotWriter};
+use crate::{Result, SnapshotStore, SnapshotWriter, StorageError};
 
 /// See the module.
 pub(super) struct FaultySnapshots {
@@ -43,6 +43,18 @@ impl SnapshotStore for FaultySnapshots {
 
     fn keep_only(&self, content: u64) -> Result<()> {
         self.inner.keep_only(content)
+    }
+
+    fn discard(&self, content: u64) -> Result<()> {
+        self.inner.discard(content)
+    }
+
+    fn damaged(&self) -> Result<Vec<StorageError>> {
+        self.inner.damaged()
+    }
+
+    fn place(&self, content: u64) -> String {
+        self.inner.place(content)
     }
 }
 

@@ -2,10 +2,11 @@
 //!
 //! `<content>.snapshot` holds the bytes and `<content>.meta` says what they are; the second makes the first whole.
 //! `<content>.part` is half received; `<number>.new` is being taken.
+//! What was found damaged gets `.damaged` behind its name, and is deleted once there is a whole one.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{Read, Seek, SeekFrom, Write},
+    io::{ErrorKind, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -24,6 +25,7 @@ const DATA: &str = "snapshot";
 const META: &str = "meta";
 const PART: &str = "part";
 const NEW: &str = "new";
+const DAMAGED: &str = "damaged";
 
 /// One group's snapshots.
 #[derive(Debug)]
@@ -84,28 +86,61 @@ impl Dir {
         self.listing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All whole snapshots but one, the newest first.
-    fn others(&self, content: u64) -> Result<Vec<SnapshotMeta>> {
-        let kept = self.file(content, META);
-        let others = self.list(META)?.into_iter().filter(|path| *path != kept);
-        let mut metas: Vec<SnapshotMeta> = others.map(|path| read_meta(&path)).collect::<Result<_>>()?;
-        metas.sort_by_key(|meta| std::cmp::Reverse((meta.last_included_index, meta.last_included_term)));
-        Ok(metas)
+    /// What is there, the newest first.
+    fn survey(&self) -> Result<Survey> {
+        let mut survey = Survey::default();
+        for path in self.list(META)? {
+            match read_meta(&path) {
+                Ok(meta) => survey.whole.push((meta, path)),
+                Err(error @ StorageError::Damaged { .. }) => survey.damaged.push((error, path)),
+                Err(error) => return Err(error),
+            }
+        }
+        survey.whole.sort_by_key(|(meta, _)| std::cmp::Reverse((meta.last_included_index, meta.last_included_term)));
+        Ok(survey)
     }
 
-    /// The meta data goes first: without it the rest is nothing.
-    fn delete(&self, content: u64) -> Result<()> {
-        files::remove(&self.file(content, META))?;
-        files::remove(&self.file(content, DATA))
+    /// Deletes all but the snapshot named `content` and the newest `others_kept` of the others, damaged ones first: whatever is wrong with one, the rest goes.
+    fn keep(&self, content: u64, others_kept: usize) -> Result<()> {
+        let kept = self.file(content, META);
+        let Survey { whole, damaged } = self.survey()?;
+        let damaged = damaged.into_iter().map(|(_, path)| path).filter(|path| *path != kept);
+        let others = whole.into_iter().map(|(_, path)| path).filter(|path| *path != kept);
+        for path in damaged.chain(others.skip(others_kept)) {
+            delete(&path)?;
+        }
+        self.list(DAMAGED)?.iter().try_for_each(|path| files::remove(path))
     }
 
     /// Deletes what a new snapshot replaces. The newest of the others stays: it may be on its way to a peer (C8).
     fn prune(&self, new: u64) -> Result<()> {
         let _unchanged = self.lock();
-        for old in self.others(new)?.iter().skip(1) {
-            self.delete(old.content)?;
-        }
-        Ok(())
+        self.keep(new, 1)
+    }
+}
+
+/// Snapshots, each with the path of its meta data.
+#[derive(Default)]
+struct Survey {
+    /// As far as it can be told without reading all of their bytes.
+    whole: Vec<(SnapshotMeta, PathBuf)>,
+    damaged: Vec<(StorageError, PathBuf)>,
+}
+
+/// Deletes a snapshot by the path of its meta data, which goes first: without it the rest is nothing.
+fn delete(meta: &Path) -> Result<()> {
+    files::remove(meta)?;
+    files::remove(&meta.with_extension(DATA))
+}
+
+/// Puts a file aside; that it is absent is no error.
+fn put_aside(path: &Path) -> Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".");
+    aside.push(DAMAGED);
+    match fs::rename(path, aside) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(files::io("put aside", path)(error)),
+        _ => Ok(()),
     }
 }
 
@@ -114,7 +149,12 @@ fn read_meta(path: &Path) -> Result<SnapshotMeta> {
     let content = files::read(path)?.ok_or_else(|| StorageError::damaged(place(), "it has vanished"))?;
     let meta: SnapshotMeta = codec::open(META_NAME, &content).map_err(|what| StorageError::damaged(place(), what))?;
     let data = path.with_extension(DATA);
-    let size = fs::metadata(&data).map_err(files::io("read", &data))?.len();
+    let size = match fs::metadata(&data) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(StorageError::damaged(data.display().to_string(), "it is gone"));
+        }
+        found => found.map_err(files::io("read", &data))?.len(),
+    };
     if size != meta.size {
         let what = format!("{size} bytes, expected {}", meta.size);
         return Err(StorageError::damaged(data.display().to_string(), what));
@@ -125,8 +165,7 @@ fn read_meta(path: &Path) -> Result<SnapshotMeta> {
 impl SnapshotStore for FileSnapshots {
     fn latest(&self) -> Result<Option<SnapshotMeta>> {
         let _unchanged = self.dir.lock();
-        let all: Vec<SnapshotMeta> = self.dir.list(META)?.iter().map(|path| read_meta(path)).collect::<Result<_>>()?;
-        Ok(all.into_iter().max_by_key(|meta| (meta.last_included_index, meta.last_included_term)))
+        Ok(self.dir.survey()?.whole.into_iter().next().map(|(meta, _)| meta))
     }
 
     fn begin(&self) -> Result<Box<dyn SnapshotWriter>> {
@@ -156,17 +195,35 @@ impl SnapshotStore for FileSnapshots {
         match read(&mut data) {
             Ok(_) => Ok(Some(data.into())),
             // Deleted since it was found.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(files::io("read", &path)(error)),
         }
     }
 
     fn keep_only(&self, content: u64) -> Result<()> {
         let _unchanged = self.dir.lock();
-        for other in self.dir.others(content)? {
-            self.dir.delete(other.content)?;
-        }
+        self.dir.keep(content, 0)?;
         files::sync_dir(&self.dir.path)
+    }
+
+    fn discard(&self, content: u64) -> Result<()> {
+        let _unchanged = self.dir.lock();
+        put_aside(&self.dir.file(content, META))?;
+        put_aside(&self.dir.file(content, DATA))?;
+        files::sync_dir(&self.dir.path)
+    }
+
+    fn damaged(&self) -> Result<Vec<StorageError>> {
+        let _unchanged = self.dir.lock();
+        let seen = self.dir.survey()?.damaged.into_iter().map(|(error, _)| error);
+        let aside = self.dir.list(DAMAGED)?;
+        let aside = aside.iter().filter(|path| path.with_extension("").extension().is_some_and(|kind| kind == DATA));
+        let aside = aside.map(|path| StorageError::damaged(path.display().to_string(), "it was put aside"));
+        Ok(seen.chain(aside).collect())
+    }
+
+    fn place(&self, content: u64) -> String {
+        self.dir.file(content, DATA).display().to_string()
     }
 }
 
@@ -301,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_files_are_told() {
+    fn damaged_files_are_told_and_passed_over() {
         let dir = tempfile::tempdir().unwrap();
         let store = FileSnapshots::open(dir.path().join("1")).unwrap();
         let mut writer = store.begin().unwrap();
@@ -313,13 +370,68 @@ mod tests {
             let mut damaged = whole.clone();
             damaged[at] ^= 4;
             fs::write(&meta_path, damaged).unwrap();
-            assert!(matches!(store.latest(), Err(StorageError::Damaged { .. })), "byte {at} was flipped");
+            assert_eq!(store.latest().unwrap(), None, "byte {at} was flipped");
+            assert_eq!(told(&store), [meta_path.display().to_string()], "byte {at} was flipped");
         }
         fs::write(&meta_path, &whole).unwrap();
         fs::write(&data_path, b"ab").unwrap();
-        assert!(matches!(store.latest(), Err(StorageError::Damaged { .. })));
+        assert_eq!((store.latest().unwrap(), told(&store)), (None, vec![data_path.display().to_string()]));
+        fs::remove_file(&data_path).unwrap();
+        assert_eq!((store.latest().unwrap(), told(&store)), (None, vec![data_path.display().to_string()]));
         fs::write(&data_path, b"abc").unwrap();
-        assert_eq!(store.latest().unwrap(), Some(meta(b"abc")));
+        assert_eq!((store.latest().unwrap(), told(&store)), (Some(meta(b"abc")), vec![]));
+    }
+
+    /// The places of what is damaged.
+    fn told(store: &FileSnapshots) -> Vec<String> {
+        let place = |error| match error {
+            StorageError::Damaged { place, .. } => place,
+            other => panic!("unexpected {other}"),
+        };
+        store.damaged().unwrap().into_iter().map(place).collect()
+    }
+
+    fn take(store: &FileSnapshots, content: u64, index: u64) {
+        let mut writer = store.begin().unwrap();
+        writer.write(b"abc").unwrap();
+        writer.commit(&SnapshotMeta { content, last_included_index: Index(index), ..meta(b"abc") }).unwrap();
+    }
+
+    fn contents(store: &FileSnapshots) -> Vec<u64> {
+        store.dir.survey().unwrap().whole.into_iter().map(|(meta, _)| meta.content).collect()
+    }
+
+    fn count(store: &FileSnapshots) -> usize {
+        fs::read_dir(&store.dir.path).unwrap().count()
+    }
+
+    #[test]
+    fn damaged_meta_data_of_an_old_snapshot_do_not_keep_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FileSnapshots::open(dir.path().join("1")).unwrap();
+        take(&store, 1, 10);
+        fs::write(store.dir.file(1, META), b"rotten").unwrap();
+        for content in 2..=5 {
+            take(&store, content, content * 10);
+            assert_eq!(contents(&store).len(), 2.min(content as usize - 1));
+        }
+        assert_eq!((contents(&store), count(&store)), (vec![5, 4], 4), "the damaged one goes first");
+        fs::write(store.dir.file(4, META), b"rotten").unwrap();
+        store.keep_only(5).unwrap();
+        assert_eq!((contents(&store), count(&store), told(&store)), (vec![5], 2, vec![]));
+    }
+
+    #[test]
+    fn what_is_put_aside_stays_until_there_is_a_whole_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FileSnapshots::open(dir.path().join("1")).unwrap();
+        take(&store, 1, 10);
+        store.discard(1).unwrap();
+        let store = FileSnapshots::open(dir.path().join("1")).unwrap();
+        assert_eq!((store.latest().unwrap(), count(&store)), (None, 2));
+        assert_eq!(told(&store), [format!("{}.{DAMAGED}", store.place(1))]);
+        take(&store, 2, 20);
+        assert_eq!((contents(&store), count(&store), told(&store)), (vec![2], 2, vec![]));
     }
 
     #[test]
