@@ -66,7 +66,7 @@ impl Membership {
         }
         next.changes = self.changes_with(named);
         next.keep_waiting();
-        if next.joint().encode().len() > BYTES_MAX {
+        if next.encode().len().max(next.joint().encode().len()) > BYTES_MAX {
             return Err("the records of the nodes take more than 256 KiB");
         }
         Ok(next)
