@@ -107,7 +107,10 @@ fn main() -> ExitCode {
         #[cfg(feature = "durable")]
         Some("durable") => coracle_bench::durable::Plan::parse(words).map(|plan| coracle_bench::durable::run(&plan)),
         Some("process") => coracle_bench::process::Plan::parse(words).map(|plan| coracle_bench::process::run(&plan)),
-        other => Err(format!("the benchmarks are `core`, `groups`, `durable` and `process`, got `{}`", other.unwrap_or_default())),
+        other => Err(format!(
+            "the benchmarks are `core`, `groups`, `durable` and `process`, got `{}`",
+            other.unwrap_or_default()
+        )),
     };
     match done {
         Ok(Ok(())) => ExitCode::SUCCESS,

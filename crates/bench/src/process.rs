@@ -251,7 +251,15 @@ fn load_rows(plan: &Plan, threads: Threads, clients: usize, progress: &mut Progr
     let rows = plan.kinds.iter().zip(timed).zip(counted).map(|((kind, runs), counted)| {
         let spread = |of: fn(&Run) -> f64| Spread::of(runs.iter().map(of));
         let (throughput, cpu) = (spread(|run| run.throughput), spread(|run| run.cpu));
-        Row { name: kind.name(), clients, throughput, cpu, p50: spread(|run| run.p50), p99: spread(|run| run.p99), counted }
+        Row {
+            name: kind.name(),
+            clients,
+            throughput,
+            cpu,
+            p50: spread(|run| run.p50),
+            p99: spread(|run| run.p99),
+            counted,
+        }
     });
     Ok(rows.collect())
 }
@@ -305,7 +313,8 @@ fn summary(done: Vec<Done>, took: Duration, cpu: Duration) -> Run {
     let operations = done.iter().map(|done| done.operations).sum::<u64>() as f64;
     let mut latencies: Vec<u64> = done.into_iter().flat_map(|done| done.latencies).collect();
     latencies.sort_unstable();
-    let at = |part: f64| latencies.get((latencies.len() as f64 * part) as usize).map_or(f64::NAN, |&ns| ns as f64 / 1e3);
+    let at =
+        |part: f64| latencies.get((latencies.len() as f64 * part) as usize).map_or(f64::NAN, |&ns| ns as f64 / 1e3);
     Run {
         throughput: operations / took.as_secs_f64(),
         cpu: cpu.as_secs_f64() * 1e6 / operations,
@@ -412,7 +421,10 @@ mod tests {
     fn arguments_are_checked() {
         let parse = |args: &str| Plan::parse(args.split_whitespace());
         let plan = parse("--quick --alone --clients 7 --threads 1").unwrap();
-        assert_eq!((plan.kinds, plan.clients, plan.threads, plan.runs), (vec![Kind::Ours], vec![7], vec![Threads::One], 1));
+        assert_eq!(
+            (plan.kinds, plan.clients, plan.threads, plan.runs),
+            (vec![Kind::Ours], vec![7], vec![Threads::One], 1)
+        );
         for wrong in ["--clients", "--clients 0", "--clients 65537", "--threads 3", "--fast"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
