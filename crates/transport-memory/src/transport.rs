@@ -246,7 +246,9 @@ impl Shared {
         self.closed.store(true, Ordering::Release);
         let own = {
             let mut state = self.state();
+            // They hold other processes' hosts.
             state.connections.clear();
+            state.peers.values_mut().for_each(|known| known.way = None);
             state.own.take()
         };
         if let Some((id, _)) = own {
