@@ -70,7 +70,7 @@ struct Passed {
 
 #[derive(Args)]
 struct Bench {
-    /// Which benchmark: `core` is the protocol alone, three replicas in one thread; `groups` is many groups on three processes; `durable` is the stores on disk beside a plain file
+    /// Which benchmark: `core` is the protocol alone, three replicas in one thread; `groups` is many groups on three processes; `durable` is the stores on disk beside a plain file; `process` is three nodes in one process, in memory
     #[arg(default_value = "core")]
     what: String,
     #[command(flatten)]

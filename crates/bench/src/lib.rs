@@ -11,6 +11,7 @@ pub mod groups;
 pub mod machine;
 pub mod measure;
 pub mod ours;
+pub mod process;
 #[cfg(feature = "peers")]
 pub mod raft_rs;
 pub mod table;

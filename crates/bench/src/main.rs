@@ -42,6 +42,16 @@ Usage: cargo xtask bench durable [--quick] [--rounds <number>] [--only <subject>
   --single                 single entries of 256 bytes only
   --beside                 while another thread writes to the same disk
   --dir <directory>        where the files are, instead of the system's directory for temporary files
+
+Three nodes in one process with network, store and state machine in memory, beside a peer: operations per second, CPU time, latency and allocations.
+
+Usage: cargo xtask bench process [--quick] [--alone] [--clients <number>] [--threads <number>] [--runs <number>]
+
+  --quick                  one short run: to see that it works, not to believe the figures
+  --alone                  Coracle without its peer, as a profiler wants it
+  --clients <number>       this load only, instead of 1, 64 and 1024
+  --threads <number>       1 or 2 only, instead of both
+  --runs <number>          instead of 7
 ";
 
 /// What to measure, how long and how often.
@@ -98,7 +108,11 @@ fn main() -> ExitCode {
         Some("groups") => coracle_bench::groups::Plan::parse(words).map(|plan| coracle_bench::groups::run(&plan)),
         #[cfg(feature = "durable")]
         Some("durable") => coracle_bench::durable::Plan::parse(words).map(|plan| coracle_bench::durable::run(&plan)),
-        other => Err(format!("the benchmarks are `core`, `groups` and `durable`, got `{}`", other.unwrap_or_default())),
+        Some("process") => coracle_bench::process::Plan::parse(words).map(|plan| coracle_bench::process::run(&plan)),
+        other => Err(format!(
+            "the benchmarks are `core`, `groups`, `durable` and `process`, got `{}`",
+            other.unwrap_or_default()
+        )),
     };
     match done {
         Ok(Ok(())) => ExitCode::SUCCESS,

@@ -53,6 +53,8 @@ pub struct Run {
     entries: Arc<[Entry]>,
     start: usize,
     end: usize,
+    /// The sum of the sizes of the entries from `start` to `end`: it is asked for by everyone whom the run passes.
+    size: usize,
 }
 
 impl Run {
@@ -63,8 +65,8 @@ impl Run {
     pub fn new(first: Index, term: Term, entries: impl Into<Arc<[Entry]>>) -> Run {
         let entries = entries.into();
         assert!(!entries.is_empty(), "a run has at least one entry");
-        let end = entries.len();
-        Run { first, term, entries, start: 0, end }
+        let (end, size) = (entries.len(), size_of(&entries));
+        Run { first, term, entries, start: 0, end, size }
     }
 
     /// The index of the first entry.
@@ -100,35 +102,41 @@ impl Run {
 
     /// The part from `from` to `to`, both included; `None` when nothing of it is there.
     pub fn slice(&self, from: Index, to: Index) -> Option<Run> {
-        let (first, start, end) = self.part(from, to)?;
-        Some(Run { first, term: self.term, entries: self.entries.clone(), start, end })
+        let (first, start, end, size) = self.part(from, to)?;
+        Some(Run { first, term: self.term, entries: self.entries.clone(), start, end, size })
     }
 
     /// Like [`slice`](Run::slice), without counting another reference to the entries.
     pub(crate) fn into_slice(mut self, from: Index, to: Index) -> Option<Run> {
-        (self.first, self.start, self.end) = self.part(from, to)?;
+        (self.first, self.start, self.end, self.size) = self.part(from, to)?;
         Some(self)
     }
 
-    /// Where the part from `from` to `to` begins, as an index and in `entries`, and where it ends there.
-    fn part(&self, from: Index, to: Index) -> Option<(Index, usize, usize)> {
+    /// Where the part from `from` to `to` begins, as an index and in `entries`, where it ends there, and its size.
+    fn part(&self, from: Index, to: Index) -> Option<(Index, usize, usize, usize)> {
         let (from, to) = (from.max(self.first), to.min(self.last()));
         if from > to {
             return None;
         }
         let start = self.start + (from.0 - self.first.0) as usize;
-        Some((from, start, start + (to.0 - from.0) as usize + 1))
+        let end = start + (to.0 - from.0) as usize + 1;
+        let is_whole = end - start == self.len();
+        Some((from, start, end, if is_whole { self.size } else { size_of(&self.entries[start..end]) }))
     }
 
     /// The sum of its entries' sizes, in bytes.
     pub fn size(&self) -> usize {
-        self.entries().iter().map(Entry::size).sum()
+        self.size
     }
 
     /// Whether `self` continues `earlier` without a gap and in an order that a log can have.
     pub fn follows(&self, earlier: &Run) -> bool {
         self.first == earlier.last().next() && self.term >= earlier.term
     }
+}
+
+fn size_of(entries: &[Entry]) -> usize {
+    entries.iter().map(Entry::size).sum()
 }
 
 impl fmt::Debug for Run {
@@ -336,7 +344,7 @@ pub(crate) mod as_bytes {
         serializer.serialize_bytes(&out)
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Run>, D::Error> {
-        decode_runs(Bytes::deserialize(deserializer)?).map_err(D::Error::custom)
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>, T: From<Vec<Run>>>(deserializer: D) -> Result<T, D::Error> {
+        decode_runs(Bytes::deserialize(deserializer)?).map(T::from).map_err(D::Error::custom)
     }
 }

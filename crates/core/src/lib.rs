@@ -47,6 +47,7 @@ mod output;
 mod quorum;
 mod raft;
 mod rng;
+mod runs;
 mod types;
 
 #[doc(hidden)]
@@ -59,4 +60,5 @@ pub use message::{AppendResult, Body, Forwarded, InstallSnapshot, Message, Snaps
 pub use output::{Base, CallOff, CalledOff, Event, Fatal, HardState, Outcome, Output, Persist, RejectReason};
 pub use raft::{Progress, Raft, Role, Status, Usage};
 pub use rng::Rng;
+pub use runs::{IntoRuns, Runs};
 pub use types::{ClusterId, GroupId, Incarnation, Index, NodeId, ProposalId, ReadId, Term, Ticket, Time};

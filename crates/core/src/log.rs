@@ -3,7 +3,8 @@
 use alloc::{collections::VecDeque, vec::Vec};
 
 use crate::{
-    Base, ConfigError, DecodeError, Entry, EntryKind, Index, Membership, NodeId, NodeRecord, Recovered, Run, Term,
+    Base, ConfigError, DecodeError, Entry, EntryKind, Index, Membership, NodeId, NodeRecord, Recovered, Run, Runs,
+    Term,
     raft::{Form, entries_of},
 };
 
@@ -313,12 +314,12 @@ impl Log {
     }
 
     /// The entries from `from` to `to`, at most `bytes_max` of them but at least one; `None` when the first is not in memory.
-    pub(crate) fn slice(&self, from: Index, to: Index, bytes_max: usize) -> Option<(Vec<Run>, usize)> {
+    pub(crate) fn slice(&self, from: Index, to: Index, bytes_max: usize) -> Option<(Runs, usize)> {
         if from < self.tail_first() {
             return None;
         }
         let at = self.position(from);
-        let mut runs = Vec::with_capacity((self.tail.len() - at).min(RECENT));
+        let mut runs = Runs::new();
         let mut bytes = 0;
         for run in self.tail.range(at..) {
             let Some(part) = run.slice(from, to) else { break };

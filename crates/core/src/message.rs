@@ -4,7 +4,7 @@ use alloc::{boxed::Box, vec::Vec};
 
 use bytes::Bytes;
 
-use crate::{Base, Index, Membership, NodeId, Run, Term};
+use crate::{Base, Index, Membership, NodeId, Run, Runs, Term};
 
 /// A message between two replicas of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -64,7 +64,7 @@ pub enum Body {
         leader_commit: Index,
         /// The new entries; none to probe where logs agree.
         #[cfg_attr(feature = "serde", serde(with = "crate::entry::as_bytes"))]
-        entries: Vec<Run>,
+        entries: Runs,
     },
     /// Answers an `AppendEntries`, and says so again when more has become durable.
     AppendEntriesResponse {

@@ -3,8 +3,8 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use crate::{
-    Index, InstallSnapshot, Membership, Message, NodeId, ProposalId, ReadId, Role, Run, SnapshotMeta, Term, Ticket,
-    Time,
+    Index, InstallSnapshot, Membership, Message, NodeId, ProposalId, ReadId, Role, Run, Runs, SnapshotMeta, Term,
+    Ticket, Time,
 };
 
 /// What the driver has to do. Outputs come in the order of C10: sends that need no disk, the write, what has become durable, results and reads, what to apply, events.
@@ -44,7 +44,7 @@ pub enum Output {
     /// Apply these entries, in order; they follow the last ones. Then hand in [`Input::Applied`](crate::Input::Applied).
     Apply {
         /// The entries, no-ops and memberships included.
-        entries: Vec<Run>,
+        entries: Runs,
     },
     /// Read `from..=to` of the log, at most `bytes_max` but at least one entry, then hand in [`Input::EntriesRead`](crate::Input::EntriesRead).
     ReadEntries {
@@ -102,7 +102,7 @@ pub struct Persist {
     /// Write these over what lies there: damaged entries of the log, of these indexes and terms (C19). In order, and none of them is cut off.
     pub repaired: Vec<Run>,
     /// Append these; they follow what is left.
-    pub entries: Vec<Run>,
+    pub entries: Runs,
     /// Set this.
     pub hard_state: Option<HardState>,
     /// The log begins here: delete this index and all before it. When the log does not hold (index, term) of the base, `truncate_from` has cut off everything.

@@ -212,6 +212,8 @@ proptest! {
             let expected: Vec<_> = run.iter().filter(|(index, _)| *index >= from && *index <= to).collect();
             let slice = run.slice(from, to);
             prop_assert_eq!(slice.iter().flat_map(Run::iter).collect::<Vec<_>>(), expected);
+            let sizes = slice.iter().flat_map(Run::entries).map(Entry::size);
+            prop_assert_eq!(slice.iter().map(Run::size).sum::<usize>(), sizes.sum::<usize>());
         }
     }
 }

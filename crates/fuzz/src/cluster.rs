@@ -294,7 +294,7 @@ fn some_body(source: &mut Source<'_>) -> Body {
             prev_log_index: a,
             prev_log_term: Term(b.0),
             leader_commit: c,
-            entries: some_runs(source),
+            entries: some_runs(source).into(),
         },
         8 => Body::AppendEntriesResponse { result: AppendResult::Matched { index: a }, needs_snapshot: flag },
         9 => {

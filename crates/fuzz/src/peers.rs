@@ -60,7 +60,7 @@ pub(crate) fn some_bodies() -> Vec<Body> {
             prev_log_index: Index(3),
             prev_log_term: Term(2),
             leader_commit: Index(2),
-            entries: entries(),
+            entries: entries().into(),
         },
         Body::AppendEntriesResponse { result: AppendResult::Matched { index: Index(5) }, needs_snapshot: false },
         Body::Heartbeat { round: 4, leader_commit: Index(5) },

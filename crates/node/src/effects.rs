@@ -107,7 +107,7 @@ impl Storage {
 
     pub(crate) fn write(&self, persist: Persist) -> Option<Completion> {
         match &self.log {
-            Log::InLine(worker) => Some(worker.write(vec![persist])),
+            Log::InLine(worker) => Some(worker.write_one(persist)),
             Log::Threads(LogThreads { group, inbox, token, writes, .. }) => {
                 let write = GroupWrite { group: *group, persist, inbox: inbox.clone(), token: token.clone() };
                 // The thread goes on as long as there is somebody to hand it something.

@@ -107,11 +107,12 @@ impl GroupHost {
         self.read().groups.get(&group).cloned()
     }
 
-    fn deliver(&self, group: GroupId, messages: Vec<Message>) {
-        match self.hosted(group) {
-            Some(hosted) => hosted.inbox.push_messages(messages.into_iter()),
+    fn deliver(&self, group: GroupId, messages: impl Iterator<Item = Message>) {
+        let inbox = self.read().groups.get(&group).map(|hosted| hosted.inbox.clone());
+        match inbox {
+            Some(inbox) => inbox.push_messages(messages),
             // It has ended since the transport asked.
-            None => drop(self.misdirected.fetch_add(messages.len() as u64, Ordering::Relaxed)),
+            None => drop(self.misdirected.fetch_add(messages.count() as u64, Ordering::Relaxed)),
         }
     }
 
@@ -179,8 +180,15 @@ impl Host for GroupHost {
         let mut frames = frames.into_iter().peekable();
         while let Some(group) = frames.peek().map(|frame| frame.group) {
             let of_group = iter::from_fn(|| frames.next_if(|frame| frame.group == group));
-            self.deliver(group, of_group.map(|frame| frame.message).collect());
+            let mut messages = of_group.map(|frame| frame.message);
+            self.deliver(group, &mut messages);
+            // A group that does not run takes none.
+            messages.for_each(drop);
         }
+    }
+
+    fn receive_one(&self, frame: Frame) {
+        self.deliver(frame.group, iter::once(frame.message));
     }
 
     fn unreachable(&self, group: GroupId, peer: NodeId) {

@@ -4,13 +4,14 @@ use std::{
     collections::BTreeSet,
     mem,
     sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use bytes::Bytes;
 use coracle_core::{Body, MembershipChange, Message, NodeId, RejectReason};
 use coracle_replica::{Completion, Consistency, Reply, RequestError, RequestId};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 /// Where a request's end is told.
 pub(crate) type Waiter = oneshot::Sender<Result<Reply, RequestError>>;
@@ -91,23 +92,36 @@ struct State {
     requests: usize,
     request_bytes: usize,
     dropped: u64,
+    /// Whether there is anything to look at since the loop last took what waits.
+    is_filled: bool,
+    /// The loop, while it waits.
+    waker: Option<Waker>,
 }
 
 /// Filled by anyone, emptied as a whole by the loop.
 pub(crate) struct Inbox {
     state: Mutex<(Life, State)>,
-    notify: Notify,
     limits: InboxLimits,
 }
 
 impl Inbox {
     pub(crate) fn new(limits: InboxLimits) -> Inbox {
-        Inbox { state: Mutex::new((Life::Starting, State::default())), notify: Notify::new(), limits }
+        Inbox { state: Mutex::new((Life::Starting, State::default())), limits }
     }
 
     fn lock(&self) -> MutexGuard<'_, (Life, State)> {
         // Counters and items change together without anything in between that can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There is something to look at. The loop is woken once, however much comes before it looks.
+    fn fill(mut guard: MutexGuard<'_, (Life, State)>) {
+        guard.1.is_filled = true;
+        let waker = guard.1.waker.take();
+        drop(guard);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     pub(crate) fn push_request(&self, id: RequestId, request: Request, waiter: Waiter) -> Result<(), NotTaken> {
@@ -123,8 +137,7 @@ impl Inbox {
         state.requests += 1;
         state.request_bytes = bytes;
         state.items.push(Item::Request(id, request, waiter));
-        drop(guard);
-        self.notify.notify_one();
+        Self::fill(guard);
         Ok(())
     }
 
@@ -145,8 +158,7 @@ impl Inbox {
         if guard.0 < Life::Closed {
             guard.1.items.push(item);
         }
-        drop(guard);
-        self.notify.notify_one();
+        Self::fill(guard);
     }
 
     /// Takes messages as long as there is room; the others are lost, which Raft repairs.
@@ -166,8 +178,7 @@ impl Inbox {
             state.message_bytes = bytes;
             state.items.push(Item::Message(message));
         }
-        drop(guard);
-        self.notify.notify_one();
+        Self::fill(guard);
     }
 
     pub(crate) fn push_unreachable(&self, peer: NodeId) {
@@ -175,8 +186,7 @@ impl Inbox {
         if matches!(guard.0, Life::Running | Life::Ending) {
             guard.1.unreachable.insert(peer);
         }
-        drop(guard);
-        self.notify.notify_one();
+        Self::fill(guard);
     }
 
     /// Takes everything that waits: `items` is empty before.
@@ -186,6 +196,7 @@ impl Inbox {
         let (life, state) = &mut *guard;
         mem::swap(items, &mut state.items);
         let unreachable = mem::take(&mut state.unreachable);
+        state.is_filled = false;
         (state.messages, state.message_bytes, state.requests, state.request_bytes) = (0, 0, 0, 0);
         (*life, unreachable)
     }
@@ -213,8 +224,7 @@ impl Inbox {
     pub(crate) fn advance(&self, life: Life) {
         let mut guard = self.lock();
         guard.0 = guard.0.max(life);
-        drop(guard);
-        self.notify.notify_one();
+        Self::fill(guard);
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -226,9 +236,18 @@ impl Inbox {
         self.lock().0 == Life::Closed
     }
 
-    /// Until there may be something to take.
-    pub(crate) async fn filled(&self) {
-        self.notify.notified().await;
+    /// Ready when there may be something to take; otherwise the one task that waits for it, the loop, is woken then.
+    pub(crate) fn poll_filled(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut guard = self.lock();
+        let state = &mut guard.1;
+        if state.is_filled {
+            return Poll::Ready(());
+        }
+        match &mut state.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
     }
 }
 
@@ -247,6 +266,14 @@ fn size(body: &Body) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        task::Wake,
+    };
+
     use coracle_core::Term;
 
     use super::*;
@@ -313,6 +340,45 @@ mod tests {
         let mut items = Vec::new();
         assert_eq!(inbox.take(&mut items).0, Life::Closed);
         assert!(items.is_empty());
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn the_loop_is_woken_once_and_never_too_late() {
+        let (inbox, woken) = (inbox(), Arc::new(Woken::default()));
+        let (waker, count) = (Waker::from(woken.clone()), || woken.0.load(Ordering::SeqCst));
+        let mut context = Context::from_waker(&waker);
+        let take = || inbox.take(&mut Vec::new());
+        take();
+        assert!(inbox.poll_filled(&mut context).is_pending());
+        propose(&inbox, 1).unwrap();
+        inbox.push_messages([heartbeat()].into_iter());
+        assert_eq!(count(), 1);
+        // What came while it did not wait is there when it asks.
+        assert!(inbox.poll_filled(&mut context).is_ready());
+        take();
+        let fills: [&dyn Fn(); 4] = [
+            &|| inbox.push_cancel(RequestId(1)),
+            &|| inbox.push_unreachable(NodeId(2)),
+            &|| inbox.push_messages([heartbeat()].into_iter()),
+            &|| inbox.advance(Life::Ending),
+        ];
+        for fill in fills {
+            let before = count();
+            assert!(inbox.poll_filled(&mut context).is_pending());
+            fill();
+            assert_eq!(count(), before + 1);
+            take();
+        }
     }
 
     #[test]

@@ -171,7 +171,7 @@ mod tests {
 
     fn write_of(group: u64, ticket: u64, len: usize) -> (GroupWrite, Arc<Inbox>) {
         let entry = Entry::command(Bytes::from(vec![0; len]));
-        let entries = vec![Run::new(Index(ticket), Term(1), [entry])];
+        let entries = Run::new(Index(ticket), Term(1), [entry]).into();
         let persist = Persist {
             ticket: Ticket(ticket),
             truncate_from: None,

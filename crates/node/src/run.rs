@@ -1,16 +1,22 @@
 //! The loop: the one task that owns the replica.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
+    future::poll_fn,
     mem,
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use coracle_core::{CalledOff, Event, Fatal, NodeId, NodeRecord, Role, Status, Time};
-use coracle_replica::{Completion, Effect, Input, Replica, Reply, RequestError, RequestId};
+use coracle_replica::{Completion, Effect, Input, Replica, Reply, RequestError, RequestId, RequestMap};
 use coracle_transport::{Frame, Peer, Sent, Transport};
-use tokio::sync::{broadcast, watch};
+use tokio::{
+    sync::{broadcast, watch},
+    time::Sleep,
+};
 
 use crate::{
     NodeEvent, StopReason,
@@ -42,10 +48,45 @@ impl Clock {
 
     /// Until `at`; with `None`, for ever.
     pub(crate) async fn reached(self, at: Option<Time>) {
-        match at.and_then(|at| self.0.checked_add(at.since(Time::ZERO))) {
+        match at.and_then(|at| self.instant(at)) {
             Some(instant) => tokio::time::sleep_until(instant.into()).await,
             None => std::future::pending().await,
         }
+    }
+
+    /// When that is, unless it is farther than a clock goes.
+    fn instant(self, at: Time) -> Option<Instant> {
+        self.0.checked_add(at.since(Time::ZERO))
+    }
+}
+
+/// Wakes the loop at a time, or earlier: deadlines move on with every message, and setting a timer costs more than a turn that finds nothing due.
+struct Alarm {
+    clock: Clock,
+    sleep: Pin<Box<Sleep>>,
+    /// When it goes off; `None` when it is not set.
+    set: Option<Time>,
+}
+
+impl Alarm {
+    fn new(clock: Clock) -> Alarm {
+        Alarm { clock, sleep: Box::pin(tokio::time::sleep(Duration::ZERO)), set: None }
+    }
+
+    /// Ready at `at` at the latest; with `None`, perhaps never.
+    fn poll_reached(&mut self, at: Option<Time>, context: &mut Context<'_>) -> Poll<()> {
+        if let Some(at) = at
+            && self.set.is_none_or(|set| at < set)
+            && let Some(instant) = self.clock.instant(at)
+        {
+            self.sleep.as_mut().reset(instant.into());
+            self.set = Some(at);
+        }
+        if self.set.is_none() || self.sleep.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        self.set = None;
+        Poll::Ready(())
     }
 }
 
@@ -69,7 +110,7 @@ pub(crate) struct Loop {
     pub(crate) events: broadcast::Sender<NodeEvent>,
     pub(crate) shutdown_grace: Duration,
     /// Who waits for which request.
-    pub(crate) waiters: HashMap<RequestId, Waiter>,
+    pub(crate) waiters: RequestMap<Waiter>,
     /// Peers that the transport did not reach in this turn.
     pub(crate) unreached: BTreeSet<NodeId>,
     /// When the status was last published, and whether it may have changed since.
@@ -88,6 +129,7 @@ impl Loop {
     pub(crate) async fn run(mut self) -> Finished {
         let mut items = Vec::new();
         let mut give_up_at = None;
+        let mut alarm = Alarm::new(self.clock);
         loop {
             let (life, unreachable) = self.inbox.take(&mut items);
             let wake = self.turn(&mut items, unreachable);
@@ -112,10 +154,11 @@ impl Loop {
             let wake = [wake, publish_at, give_up_at, forget_at].into_iter().flatten().min();
             // A full inbox must not keep the runtime's other tasks from running.
             tokio::task::coop::consume_budget().await;
-            tokio::select! {
-                () = self.inbox.filled() => {}
-                () = self.clock.reached(wake) => {}
-            }
+            poll_fn(|context| match self.inbox.poll_filled(context) {
+                Poll::Ready(()) => Poll::Ready(()),
+                Poll::Pending => alarm.poll_reached(wake, context),
+            })
+            .await;
         }
     }
 
@@ -123,9 +166,8 @@ impl Loop {
     fn turn(&mut self, items: &mut Vec<Item>, unreachable: BTreeSet<NodeId>) -> Option<Time> {
         // The clock is read after the batch was taken, and time comes last: a process that was paused sees what queued up before its timers fire (C11).
         let now = self.clock.now();
-        for peer in unreachable.into_iter().chain(mem::take(&mut self.unreached)) {
-            let _ = self.events.send(NodeEvent::Unreachable { peer });
-            self.replica.handle(now, Input::Unreachable { peer });
+        if !unreachable.is_empty() || !self.unreached.is_empty() {
+            self.lose(now, unreachable);
         }
         self.is_changed |= !items.is_empty();
         for item in items.drain(..) {
@@ -141,6 +183,14 @@ impl Loop {
             self.publish(now);
         }
         wake
+    }
+
+    /// Peers could not be reached: by the transport's word, or when something was sent.
+    fn lose(&mut self, now: Time, unreachable: BTreeSet<NodeId>) {
+        for peer in unreachable.into_iter().chain(mem::take(&mut self.unreached)) {
+            let _ = self.events.send(NodeEvent::Unreachable { peer });
+            self.replica.handle(now, Input::Unreachable { peer });
+        }
     }
 
     fn take(&mut self, now: Time, item: Item) {
@@ -426,5 +476,34 @@ fn stop_reason(reason: Option<Fatal>, what: String, failure: Option<(String, boo
         Some(Fatal::PersistFailed) | None if is_damage => StopReason::Damaged(what),
         Some(Fatal::PersistFailed) | None => StopReason::Storage(what),
         Some(_) => StopReason::Internal(what),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn ring(alarm: &mut Alarm, at: Time) {
+        let rung = poll_fn(|context| alarm.poll_reached(Some(at), context));
+        tokio::time::timeout(Duration::from_secs(60), rung).await.expect("it goes off");
+    }
+
+    #[tokio::test]
+    async fn an_alarm_goes_off_at_the_latest_when_it_is_due() {
+        let clock = Clock::start();
+        let mut alarm = Alarm::new(clock);
+        let (soon, late) = (Duration::from_millis(20), Duration::from_secs(3600));
+        // Set to a later time first, and then to an earlier one.
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        assert!(alarm.poll_reached(None, &mut context).is_pending());
+        assert!(alarm.poll_reached(Some(clock.now().plus(late)), &mut context).is_pending());
+        let at = clock.now().plus(soon);
+        ring(&mut alarm, at).await;
+        assert!(clock.now() >= at);
+        // One that is due at once, and one whose time was moved on: it may go off at the earlier time, and waits for the later one after that.
+        ring(&mut alarm, clock.now()).await;
+        assert!(alarm.poll_reached(Some(clock.now().plus(soon)), &mut context).is_pending());
+        ring(&mut alarm, clock.now().plus(late)).await;
+        assert!(alarm.poll_reached(Some(clock.now().plus(late)), &mut context).is_pending());
     }
 }

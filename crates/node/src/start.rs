@@ -1,12 +1,12 @@
 //! How a group starts: registration, founding, recovery, loop, in this order.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
 use coracle_core::{ClusterId, GroupId, Membership, NodeId, Time};
-use coracle_replica::{Founder, Replica, Start, list_differs, recover};
+use coracle_replica::{Founder, Replica, RequestMap, Start, list_differs, recover};
 use coracle_storage::{Identity, StateMachine, StorageError, Store};
 use coracle_transport::{Address, Transport};
 use tokio::sync::{broadcast, watch};
@@ -132,7 +132,7 @@ impl Assembly {
             published,
             events: events.clone(),
             shutdown_grace: options.shutdown_grace,
-            waiters: HashMap::new(),
+            waiters: RequestMap::default(),
             unreached: BTreeSet::new(),
             last_published: Time::ZERO,
             is_changed: true,

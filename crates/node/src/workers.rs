@@ -87,7 +87,7 @@ impl Worker<StateEffect> for State {
 /// Work on stored snapshots.
 pub(crate) enum SnapshotWork {
     Read { peer: NodeId, content: u64, offset: u64, len: usize },
-    Store { from: NodeId, term: Term, piece: InstallSnapshot },
+    Store { from: NodeId, term: Term, piece: Box<InstallSnapshot> },
 }
 
 /// Reads and stores snapshots.
@@ -98,7 +98,7 @@ impl Worker<SnapshotWork> for Snapshots {
         for work in queued {
             done(match work {
                 SnapshotWork::Read { peer, content, offset, len } => self.0.read(peer, content, offset, len),
-                SnapshotWork::Store { from, term, piece } => self.0.store(from, term, piece),
+                SnapshotWork::Store { from, term, piece } => self.0.store(from, term, *piece),
             });
         }
     }

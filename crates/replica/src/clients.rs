@@ -1,7 +1,7 @@
 //! The requests that wait for their end, and the limits on them.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     hash::{BuildHasherDefault, Hasher},
 };
 
@@ -98,9 +98,12 @@ impl Clients {
     }
 }
 
+/// A map by requests.
+pub type RequestMap<T> = HashMap<RequestId, T, BuildHasherDefault<IdHasher>>;
+
 /// Requests are named by the driver, who does not try to make them collide.
-#[derive(Debug, Default)]
-pub(crate) struct IdHasher(u64);
+#[derive(Clone, Debug, Default)]
+pub struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn write(&mut self, bytes: &[u8]) {

@@ -119,6 +119,9 @@ impl Answers {
     /// Sends everything: consecutive outcomes in one message of at most about `bytes_max`.
     /// Each bears the term that was asked for: the asker has it already, so it asserts nothing that might not be durable here (C5).
     pub(crate) fn send(&mut self, effects: &mut Effects, bytes_max: usize) {
+        if self.by_peer.is_empty() {
+            return;
+        }
         for (peer, answers) in std::mem::take(&mut self.by_peer) {
             let mut bytes = 0;
             let mut message: Option<(Foreign, Vec<Forwarded>)> = None;

@@ -167,7 +167,7 @@ mod tests {
             ticket: Ticket(ticket),
             truncate_from: None,
             repaired: Vec::new(),
-            entries: vec![Run::new(Index(ticket + 1), Term(1), [Entry::noop()])],
+            entries: Run::new(Index(ticket + 1), Term(1), [Entry::noop()]).into(),
             hard_state: None,
             base: None,
         };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_core::{
-    Event, Fatal, Index, InstallSnapshot, LogRead, MembershipChange, Message, NodeId, Persist, RejectReason, Run,
+    Event, Fatal, Index, InstallSnapshot, LogRead, MembershipChange, Message, NodeId, Persist, RejectReason, Runs,
     SnapshotMeta, Term, Ticket, Time,
 };
 use coracle_storage::Applied;
@@ -31,7 +31,7 @@ pub enum Consistency {
     Stale,
 }
 
-/// What has happened.
+/// What has happened. What is rare and large is boxed, here and in what follows: most are moved by the thousand.
 #[derive(Debug)]
 pub enum Input {
     /// A peer's message.
@@ -129,7 +129,7 @@ pub enum Completion {
     /// Of [`StateEffect::TakeSnapshot`].
     SnapshotTaken {
         /// What it is.
-        meta: SnapshotMeta,
+        meta: Box<SnapshotMeta>,
     },
     /// Of [`StateEffect::TakeSnapshot`], for lack of space: it was given up.
     SnapshotNotTaken {
@@ -161,7 +161,7 @@ pub enum Completion {
         /// The message's term.
         term: Term,
         /// Which snapshot.
-        meta: SnapshotMeta,
+        meta: Box<SnapshotMeta>,
         /// How many bytes of it are stored.
         offset: u64,
         /// Whether it is whole, its hash checked, and durable.
@@ -226,7 +226,7 @@ pub enum Effect {
         /// The message's term.
         term: Term,
         /// The piece.
-        piece: InstallSnapshot,
+        piece: Box<InstallSnapshot>,
     },
     /// Answer a client.
     Reply {
@@ -257,7 +257,7 @@ pub enum StateEffect {
     /// Apply entries: [`Completion::Applied`].
     Apply {
         /// The entries.
-        entries: Vec<Run>,
+        entries: Runs,
     },
     /// Answer a query: [`Completion::Answered`].
     Query {
@@ -272,12 +272,12 @@ pub enum StateEffect {
     TakeSnapshot {
         /// The last entry given to be applied before, its term, and the membership in force there: the worker fills in the rest.
         /// `last_included_index` is what the state machine has applied when the effect's turn comes.
-        meta: SnapshotMeta,
+        meta: Box<SnapshotMeta>,
     },
     /// Replace the state by a stored snapshot: [`Completion::SnapshotInstalled`].
     InstallSnapshot {
         /// Which.
-        meta: SnapshotMeta,
+        meta: Box<SnapshotMeta>,
     },
 }
 

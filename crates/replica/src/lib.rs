@@ -21,6 +21,7 @@ mod state_worker;
 #[cfg(test)]
 mod testing;
 
+pub use clients::{IdHasher, RequestMap};
 pub use founding::{
     Answer, AnswerState, Founder, Founding, FoundingRefusal, Inquiry, Question, Step, Wire, WireError, list_differs,
 };

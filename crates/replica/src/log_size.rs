@@ -142,7 +142,14 @@ mod tests {
     fn write(first: u64, count: usize, bytes: usize) -> Persist {
         let entries: Vec<Entry> = (0..count).map(|_| Entry::command(vec![0; bytes])).collect();
         let entries = if count == 0 { Vec::new() } else { vec![Run::new(Index(first), Term(1), entries)] };
-        Persist { ticket: Ticket(1), truncate_from: None, repaired: vec![], entries, hard_state: None, base: None }
+        Persist {
+            ticket: Ticket(1),
+            truncate_from: None,
+            repaired: vec![],
+            entries: entries.into(),
+            hard_state: None,
+            base: None,
+        }
     }
 
     fn empty() -> LogSize {

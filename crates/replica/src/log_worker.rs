@@ -27,6 +27,12 @@ impl LogWorker {
         complete(ticket, self.log.write(&merge(self.group, writes)).as_ref())
     }
 
+    /// Writes one batch, as [`write`](LogWorker::write) does.
+    pub fn write_one(&self, write: Persist) -> Completion {
+        let ticket = write.ticket;
+        complete(ticket, self.log.write(&[LogBatch::new(self.group, write)]).as_ref())
+    }
+
     /// Reads entries `from..=to`, at most `bytes_max` but at least one.
     pub fn read(&self, request: u64, from: Index, to: Index, bytes_max: usize) -> Completion {
         match self.log.read(self.group, from, to, bytes_max) {

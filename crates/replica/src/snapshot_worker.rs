@@ -93,7 +93,7 @@ impl SnapshotWorker {
     pub fn store(&mut self, from: NodeId, term: Term, piece: InstallSnapshot) -> Completion {
         let meta = piece.meta.clone();
         match self.store_piece(piece) {
-            Ok((offset, whole)) => Completion::SnapshotStored { from, term, meta, offset, whole },
+            Ok((offset, whole)) => Completion::SnapshotStored { from, term, meta: meta.into(), offset, whole },
             // What is there stays, and the leader asks for it and goes on from there.
             Err(error) if is_no_space(&error) => {
                 Completion::SnapshotNotStored { what: format!("the snapshot that arrives: {error}") }

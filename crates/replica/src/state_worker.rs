@@ -56,7 +56,7 @@ impl StateWorker {
             }
             StateEffect::Flush => self.flush(),
             StateEffect::InstallSnapshot { meta } => self.install(&meta),
-            StateEffect::TakeSnapshot { meta } => match self.take_snapshot(meta) {
+            StateEffect::TakeSnapshot { meta } => match self.take_snapshot(*meta) {
                 Ok(job) => return Work::Snapshot(job),
                 Err(error) => Err(error),
             },
@@ -132,7 +132,7 @@ impl SnapshotJob {
     pub fn step(&mut self) -> Option<Completion> {
         match self.write_piece() {
             Ok(true) => None,
-            Ok(false) => Some(Completion::SnapshotTaken { meta: self.meta.clone() }),
+            Ok(false) => Some(Completion::SnapshotTaken { meta: self.meta.clone().into() }),
             // What there is of it goes with the writer, which is dropped.
             Err(error) if is_no_space(&error) => {
                 Some(Completion::SnapshotNotTaken { what: format!("the snapshot: {error}") })
@@ -309,11 +309,11 @@ mod tests {
 
     fn apply(worker: &mut StateWorker, index: u64) {
         let run = Run::new(Index(index), Term(1), [Entry::command(index.to_be_bytes().to_vec())]);
-        worker.run(StateEffect::Apply { entries: vec![run] });
+        worker.run(StateEffect::Apply { entries: run.into() });
     }
 
     fn take(worker: &mut StateWorker, index: u64) -> SnapshotJob {
-        match worker.run(StateEffect::TakeSnapshot { meta: meta(index) }) {
+        match worker.run(StateEffect::TakeSnapshot { meta: meta(index).into() }) {
             Work::Snapshot(job) => job,
             Work::Done(completion) => panic!("unexpected {completion:?}"),
         }
@@ -339,7 +339,7 @@ mod tests {
         assert!(matches!(job(&store, 5).run(), Completion::Failed { .. }), "nothing replaced it");
         store.begin().unwrap().commit(&meta(9)).unwrap();
         match job(&store, 5).run() {
-            Completion::SnapshotTaken { meta: taken } => assert_eq!(taken, meta(9)),
+            Completion::SnapshotTaken { meta: taken } => assert_eq!(*taken, meta(9)),
             other => panic!("unexpected {other:?}"),
         }
         assert!(matches!(job(&store, 9).run(), Completion::Failed { .. }), "it did not replace a later state");
@@ -359,9 +359,9 @@ mod tests {
         }
         take(&mut worker, 5);
         assert_eq!(store.count(), 4, "what the state is to become stays");
-        worker.run(StateEffect::InstallSnapshot { meta: meta(8) });
+        worker.run(StateEffect::InstallSnapshot { meta: meta(8).into() });
         assert_eq!(store.count(), 4, "the newer one too");
-        worker.run(StateEffect::InstallSnapshot { meta: meta(9) });
+        worker.run(StateEffect::InstallSnapshot { meta: meta(9).into() });
         assert_eq!(store.latest().unwrap().map(|meta| meta.content), Some(9));
         assert_eq!(store.count(), 1);
     }

@@ -1,7 +1,7 @@
 //! Logs as sealed runs.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::{PoisonError, RwLock},
 };
 
@@ -11,7 +11,7 @@ use coracle_storage::{Bounded, LogBatch, LogShape, LogStore, RecoveredLog, Resul
 /// The logs of all groups.
 #[derive(Debug, Default)]
 pub(crate) struct MemoryLog {
-    groups: RwLock<HashMap<GroupId, GroupLog>>,
+    groups: RwLock<BTreeMap<GroupId, GroupLog>>,
 }
 
 /// One group's log.
@@ -32,6 +32,13 @@ impl LogStore for MemoryLog {
 
     fn write(&self, batches: &[LogBatch]) -> Result<()> {
         let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
+        if let [batch] = batches
+            && let Some(log) = groups.get_mut(&batch.group)
+            && log.shape.append(batch)?
+        {
+            log.append(batch);
+            return Ok(());
+        }
         // Every batch is checked before the first is written; one group may occur more than once.
         let mut shapes: Vec<(GroupId, LogShape)> = Vec::with_capacity(batches.len());
         for batch in batches {
@@ -79,6 +86,12 @@ impl GroupLog {
         }
         self.shape = shape;
         debug_assert_eq!(self.runs.back().map_or(self.base.index, Run::last), self.shape.last_index());
+    }
+
+    /// Carries out a batch of which the shape knows already, and that only appends.
+    fn append(&mut self, batch: &LogBatch) {
+        self.runs.extend(batch.entries.iter().cloned());
+        self.hard_state = batch.hard_state.unwrap_or(self.hard_state);
     }
 
     fn truncate(&mut self, from: Index) {

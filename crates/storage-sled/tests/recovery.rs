@@ -186,7 +186,7 @@ fn fill_pages(key: impl Fn(u32) -> Bytes) {
     }
     kv.write(vec![KvOp::Put("large".into(), vec![7; 4 << 20].into())], Index(100)).expect("write");
     let large = Run::new(Index(1), Term(1), vec![Entry::command(vec![7; 1 << 20]); 8]);
-    let batch = LogBatch { hard_state: None, entries: vec![large], ..entry(1) };
+    let batch = LogBatch { hard_state: None, entries: large.into(), ..entry(1) };
     store.log().write(&[batch]).expect("write");
     kv.flush().expect("flush");
     drop(kv);

@@ -44,6 +44,7 @@ impl<M: Machine> StateMachine for InMemory<M> {
     }
 
     fn apply(&mut self, entries: &[Run], replies: &mut Vec<Bytes>) -> Result<()> {
+        replies.reserve(entries.iter().map(Run::len).sum());
         for run in entries {
             for entry in run.entries() {
                 if entry.kind == EntryKind::Command {

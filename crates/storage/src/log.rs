@@ -1,6 +1,6 @@
 //! The log of a group.
 
-use coracle_core::{Base, GroupId, HardState, Index, LogRead, Membership, Persist, Run, Term};
+use coracle_core::{Base, GroupId, HardState, Index, LogRead, Membership, Persist, Run, Runs, Term};
 
 use crate::Result;
 
@@ -14,7 +14,7 @@ pub struct LogBatch {
     /// Write these over the entries that lie there, damaged or not, and over nothing else: in order, each of an index and a term that the log holds before the batch, and that the batch does not cut off (C19).
     pub repaired: Vec<Run>,
     /// Append these; they follow what is left.
-    pub entries: Vec<Run>,
+    pub entries: Runs,
     /// Set this.
     pub hard_state: Option<HardState>,
     /// The log begins here: delete this index and all before it.
@@ -30,6 +30,7 @@ impl LogBatch {
 
     /// A batch that appends.
     pub fn append(group: GroupId, entries: Vec<Run>) -> LogBatch {
+        let entries = entries.into();
         LogBatch { group, truncate_from: None, repaired: Vec::new(), entries, hard_state: None, base: None }
     }
 }

@@ -91,6 +91,24 @@ impl LogShape {
         Ok(next)
     }
 
+    /// Takes note of a batch that only appends, which most do, without looking at anything but the log's end; says false, and changes nothing, for any other.
+    ///
+    /// # Errors
+    /// [`StorageError::Invalid`] when the batch cannot follow this log; nothing of it may be written then.
+    pub fn append(&mut self, batch: &LogBatch) -> Result<bool> {
+        let LogBatch { group: _, truncate_from: None, repaired, entries, hard_state: _, base: None } = batch else {
+            return Ok(false);
+        };
+        if !repaired.is_empty() {
+            return Ok(false);
+        }
+        entries.iter().try_fold(self.end(), LogEnd::after)?;
+        for run in entries {
+            self.push_span(run.first(), run.last(), run.term())?;
+        }
+        Ok(true)
+    }
+
     /// Goes through what a batch did that was written: cut off, append entries of which only first and last index and term are known, begin after the base.
     ///
     /// # Errors
@@ -302,6 +320,29 @@ mod tests {
         assert!(matches!(shape.after(&batch(vec![run(2, 2, 1)])), Err(StorageError::Invalid(_))));
         let cut = LogBatch { truncate_from: Some(Index(1)), ..batch(vec![run(1, 2, 1)]) };
         assert_eq!(shape.after(&cut).unwrap().last_term(), Term(2));
+    }
+
+    #[test]
+    fn a_batch_that_only_appends_is_taken_as_any_other() {
+        let before = LogShape::default().after(&batch(vec![run(1, 3, 2)])).unwrap();
+        for entries in [vec![], vec![run(3, 3, 1)], vec![run(3, 3, 2), run(5, 4, 1), run(6, 4, 1)]] {
+            let (mut shape, batch) = (before.clone(), batch(entries));
+            assert!(shape.append(&batch).unwrap());
+            assert_eq!(shape, before.after(&batch).unwrap());
+        }
+        let mut shape = before.clone();
+        for wrong in [vec![run(4, 3, 1)], vec![run(3, 2, 1)], vec![run(3, 3, 1), run(5, 3, 1)]] {
+            assert!(matches!(shape.append(&batch(wrong)), Err(StorageError::Invalid(_))));
+            assert_eq!(shape, before);
+        }
+        for other in [
+            LogBatch { truncate_from: Some(Index(2)), ..batch(vec![run(2, 3, 1)]) },
+            LogBatch { base: Some(base(1, 3)), ..batch(vec![run(3, 3, 1)]) },
+            LogBatch { repaired: vec![run(1, 3, 1)], ..batch(vec![run(3, 3, 1)]) },
+        ] {
+            assert!(!shape.append(&other).unwrap());
+            assert_eq!(shape, before);
+        }
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use coracle_transport::{Address, Host, TransportError};
@@ -13,6 +16,8 @@ use crate::transport::{MemoryTransport, Shared};
 #[derive(Clone, Default)]
 pub struct MemoryNetwork {
     state: Arc<Mutex<State>>,
+    /// Raised by every change of who listens and of what is cut, after it: a way found at this number is still there.
+    changes: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -46,31 +51,32 @@ impl MemoryNetwork {
 
     /// Cuts the way between `/memory/a` and `/memory/b`, in both directions, and ends their connections.
     pub fn disconnect(&self, a: u64, b: u64) {
-        self.state().cut.insert((a.min(b), a.max(b)));
+        self.change(|state| state.cut.insert((a.min(b), a.max(b))));
         self.drop_broken();
     }
 
     /// Mends what [`MemoryNetwork::disconnect`] cut.
     pub fn reconnect(&self, a: u64, b: u64) {
-        self.state().cut.remove(&(a.min(b), a.max(b)));
+        self.change(|state| state.cut.remove(&(a.min(b), a.max(b))));
     }
 
     /// Cuts all ways to and from `/memory/id`, and ends its connections.
     pub fn isolate(&self, id: u64) {
-        self.state().isolated.insert(id);
+        self.change(|state| state.isolated.insert(id));
         self.drop_broken();
     }
 
     /// Mends what [`MemoryNetwork::isolate`] cut.
     pub fn rejoin(&self, id: u64) {
-        self.state().isolated.remove(&id);
+        self.change(|state| state.isolated.remove(&id));
     }
 
     /// Mends every cut and ends every isolation.
     pub fn heal(&self) {
-        let mut state = self.state();
-        state.cut.clear();
-        state.isolated.clear();
+        self.change(|state| {
+            state.cut.clear();
+            state.isolated.clear();
+        });
     }
 
     /// Takes the address `id`, or the smallest free one for 0.
@@ -84,15 +90,28 @@ impl MemoryNetwork {
         state.generation += 1;
         let endpoint = Endpoint { generation: state.generation, host, shared: Arc::downgrade(shared) };
         state.endpoints.insert(id, endpoint);
+        drop(state);
+        self.change(|_| {});
         Ok(id)
     }
 
     /// Gives the address up; connections to it end.
     pub(crate) fn unbind(&self, id: u64) {
-        let removed = self.state().endpoints.remove(&id);
+        let removed = self.change(|state| state.endpoints.remove(&id));
         if removed.is_some() {
             self.drop_broken();
         }
+    }
+
+    /// The number of changes so far: what [`reach`](MemoryNetwork::reach) says after this was read holds as long as this is the same.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let changed = change(&mut self.state());
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        changed
     }
 
     /// Who listens at `to`, when the way from `from` is not cut. Without an address of its own a transport can only ask, and only isolation of `to` matters.

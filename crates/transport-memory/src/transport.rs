@@ -1,7 +1,7 @@
 //! One process's way into the network.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -34,9 +34,9 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct State {
     own: Option<(u64, Arc<dyn Host>)>,
-    peers: HashMap<(GroupId, NodeId), Known>,
+    peers: BTreeMap<(GroupId, NodeId), Known>,
     /// By the remote address; what both sides said when they shook hands.
-    connections: HashMap<u64, Connection>,
+    connections: BTreeMap<u64, Arc<Connection>>,
 }
 
 struct Known {
@@ -44,15 +44,16 @@ struct Known {
     stats: PeerStats,
     /// Where its last frame went.
     connected: Option<u64>,
+    /// How it went there, and the network's number of changes when that was found: as long as that is the same, so does the next.
+    way: Option<(u64, Arc<Connection>)>,
     /// Whether the host was told that it is unreachable, since it was last reached.
     is_told: bool,
 }
 
-#[derive(Clone)]
 struct Connection {
     endpoint: Endpoint,
     theirs: Hosted,
-    inbound: Arc<Mutex<Inbound>>,
+    inbound: Mutex<Inbound>,
 }
 
 impl MemoryTransport {
@@ -90,7 +91,7 @@ impl Transport for MemoryTransport {
         let known = state.peers.remove(&(peer.group, peer.id));
         let stats = known.as_ref().map(|known| known.stats).unwrap_or_default();
         let connected = known.filter(|known| known.peer == peer).and_then(|known| known.connected);
-        state.peers.insert((peer.group, peer.id), Known { peer, stats, connected, is_told: false });
+        state.peers.insert((peer.group, peer.id), Known { peer, stats, connected, way: None, is_told: false });
     }
 
     fn remove_peer(&self, group: GroupId, id: NodeId) {
@@ -134,10 +135,10 @@ impl Shared {
         if self.closed.load(Ordering::Acquire) {
             return Sent::Unreachable;
         }
-        match self.connect(&frame).and_then(|connection| self.deliver(frame, &connection)) {
+        match self.connect(key).and_then(|connection| self.deliver(frame, &connection)) {
             Some(()) => {
-                self.count(key, |stats| stats.frames_sent += 1);
                 if let Some(known) = self.state().peers.get_mut(&key) {
+                    known.stats.frames_sent += 1;
                     known.is_told = false;
                 }
                 Sent::Queued
@@ -151,11 +152,18 @@ impl Shared {
     }
 
     /// The connection to the first address at which the receiver is hosted as expected.
-    fn connect(&self, frame: &Frame) -> Option<Connection> {
+    fn connect(&self, key: (GroupId, NodeId)) -> Option<Arc<Connection>> {
+        let changes = self.network.changes();
         let (own, host, peer) = {
             let state = self.state();
+            let known = state.peers.get(&key)?;
+            if let Some((found_at, connection)) = &known.way
+                && *found_at == changes
+            {
+                return Some(connection.clone());
+            }
             let (own, host) = state.own.clone()?;
-            (own, host, state.peers.get(&(frame.group, frame.message.to))?.peer.clone())
+            (own, host, known.peer.clone())
         };
         peer.addresses.iter().filter_map(memory_id).find_map(|address| {
             let endpoint = self.network.reach(Some(own), address)?;
@@ -167,8 +175,10 @@ impl Shared {
                 .filter(|new| new.theirs.expect(peer.group, peer.id, peer.incarnation).is_ok())?;
             let mut state = self.state();
             state.connections.insert(address, connection.clone());
-            if let Some(known) = state.peers.get_mut(&(peer.group, peer.id)) {
+            if let Some(known) = state.peers.get_mut(&key) {
                 known.connected = Some(address);
+                // It may have been set to another place meanwhile.
+                known.way = (known.peer == peer).then(|| (changes, connection.clone()));
             }
             Some(connection)
         })
@@ -176,12 +186,12 @@ impl Shared {
 
     /// Hands the frame over, when the receiving side's checks allow it; no lock of ours is held while the host has it.
     fn deliver(&self, frame: Frame, connection: &Connection) -> Option<()> {
-        let own = self.state().own.clone().map(|(_, host)| host)?;
         {
             let mut inbound = connection.inbound.lock().unwrap_or_else(PoisonError::into_inner);
             let mut checked = inbound.check(&frame);
             if matches!(checked, Err(FrameError::Sender { .. })) {
                 // A group that was opened since the handshake is announced before its first frame.
+                let own = self.state().own.clone().map(|(_, host)| host)?;
                 inbound.announce(&own.hello()).ok()?;
                 checked = inbound.check(&frame);
             }
@@ -191,7 +201,7 @@ impl Shared {
         if let Some(receiver) = connection.endpoint.shared.upgrade() {
             receiver.count((group, from), |stats| stats.frames_received += 1);
         }
-        connection.endpoint.host.receive(vec![frame]);
+        connection.endpoint.host.receive_one(frame);
         Some(())
     }
 
@@ -219,7 +229,7 @@ impl Shared {
             let lost = state.peers.values_mut().filter(|known| which(known));
             let lost: Vec<(GroupId, NodeId)> = lost
                 .map(|known| {
-                    known.connected = None;
+                    (known.connected, known.way) = (None, None);
                     // Once, not at each frame.
                     known.is_told = true;
                     (known.peer.group, known.peer.id)
@@ -236,7 +246,9 @@ impl Shared {
         self.closed.store(true, Ordering::Release);
         let own = {
             let mut state = self.state();
+            // They hold other processes' hosts.
             state.connections.clear();
+            state.peers.values_mut().for_each(|known| known.way = None);
             state.own.take()
         };
         if let Some((id, _)) = own {
@@ -256,10 +268,11 @@ impl Shared {
 }
 
 /// Both sides say who they are and let each other in, or there is no connection.
-fn shake_hands(host: &dyn Host, endpoint: Endpoint, peer: &Peer) -> Option<Connection> {
+fn shake_hands(host: &dyn Host, endpoint: Endpoint, peer: &Peer) -> Option<Arc<Connection>> {
     let inbound = Inbound::introduce(host, &endpoint.host, peer).ok()?;
     let their_hello = endpoint.host.hello();
-    Some(Connection { endpoint, theirs: Hosted::of(&their_hello), inbound: Arc::new(Mutex::new(inbound)) })
+    let theirs = Hosted::of(&their_hello);
+    Some(Arc::new(Connection { endpoint, theirs, inbound: Mutex::new(inbound) }))
 }
 
 fn check_size(what: &str, bytes: &Bytes) -> Result<(), String> {

@@ -14,7 +14,7 @@ fn append(count: usize, len: usize) -> Body {
         prev_log_index: Index(1_000_000),
         prev_log_term: Term(12),
         leader_commit: Index(1_000_000),
-        entries: vec![Run::new(Index(1_000_001), Term(12), entries)],
+        entries: Run::new(Index(1_000_001), Term(12), entries).into(),
     }
 }
 

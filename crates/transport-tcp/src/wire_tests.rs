@@ -46,7 +46,7 @@ fn golden() -> Vec<(Body, &'static str)> {
                 prev_log_index: index,
                 prev_log_term: Term(3),
                 leader_commit: index,
-                entries: vec![run],
+                entries: run.into(),
             },
             "81ad417070656e64456e747269657394050305c424010100000006000000000000000300000000000000010000009eac97ab01020000007879",
         ),

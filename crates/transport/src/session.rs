@@ -1,7 +1,8 @@
 //! What every adapter checks of the process at the other end.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
+    mem,
     sync::Arc,
 };
 
@@ -149,11 +150,17 @@ pub enum Impossible {
 /// A process that was admitted here and sends frames: what it may send.
 pub struct Inbound {
     host: Arc<dyn Host>,
-    theirs: HashMap<(GroupId, NodeId), GroupHello>,
-    /// Those of `theirs` that were admitted. Who was not is looked at again with each frame: it may have become a member since.
-    admitted: HashSet<(GroupId, NodeId)>,
-    /// The last term of each sender. A sender's term never falls, and a connection keeps its frames in order.
-    terms: HashMap<(GroupId, NodeId), Term>,
+    /// The nodes that it says it hosts.
+    senders: BTreeMap<(GroupId, NodeId), Sender>,
+}
+
+/// A node of a process that was admitted.
+struct Sender {
+    hello: GroupHello,
+    /// Who was not admitted is looked at again with each frame: it may have become a member since.
+    is_admitted: bool,
+    /// The last term that it sent. A sender's term never falls, and a connection keeps its frames in order.
+    term: Term,
 }
 
 impl Inbound {
@@ -162,8 +169,7 @@ impl Inbound {
     /// # Errors
     /// The reason to refuse it.
     pub fn admit(host: Arc<dyn Host>, hello: &Hello) -> Result<Inbound, Refusal> {
-        let (theirs, admitted, terms) = (HashMap::new(), HashSet::new(), HashMap::new());
-        let mut inbound = Inbound { host, theirs, admitted, terms };
+        let mut inbound = Inbound { host, senders: BTreeMap::new() };
         inbound.announce(hello)?;
         Ok(inbound)
     }
@@ -187,9 +193,13 @@ impl Inbound {
     /// The reason to refuse it from here on.
     pub fn announce(&mut self, hello: &Hello) -> Result<(), Refusal> {
         check_hello(self.host.as_ref(), hello)?;
-        self.theirs = hello.groups.iter().map(|group| ((group.group, group.node), group.clone())).collect();
-        self.admitted.clear();
-        self.terms.retain(|sender, _| self.theirs.contains_key(sender));
+        let before = mem::take(&mut self.senders);
+        let sender = |hello: &GroupHello| {
+            let key = (hello.group, hello.node);
+            let term = before.get(&key).map_or(Term::default(), |sender| sender.term);
+            (key, Sender { hello: hello.clone(), is_admitted: false, term })
+        };
+        self.senders = hello.groups.iter().map(sender).collect();
         Ok(())
     }
 
@@ -199,24 +209,22 @@ impl Inbound {
     /// What is wrong with it: count it, and drop the frame or close the connection, as [`FrameError::is_fatal`] says.
     pub fn check(&mut self, frame: &Frame) -> Result<(), FrameError> {
         let (group, message) = (frame.group, &frame.message);
-        let sender = (group, message.from);
-        let Some(theirs) = self.theirs.get(&sender) else {
+        let Some(sender) = self.senders.get_mut(&(group, message.from)) else {
             return Err(FrameError::Sender { group, node: message.from });
         };
         if self.host.hosts(group) != Some(message.to) {
             return Err(FrameError::Receiver { group, node: message.to });
         }
-        if !self.admitted.contains(&sender) {
-            let admitted = self.host.admit(theirs);
+        if !sender.is_admitted {
+            let admitted = self.host.admit(&sender.hello);
             admitted.map_err(|refusal| FrameError::Refused { group, node: message.from, refusal })?;
-            self.admitted.insert(sender);
+            sender.is_admitted = true;
         }
         check_message(message)?;
-        let last = self.terms.entry(sender).or_default();
-        if message.term < *last {
-            return Err(Impossible::Falls { from: *last, to: message.term }.into());
+        if message.term < sender.term {
+            return Err(Impossible::Falls { from: sender.term, to: message.term }.into());
         }
-        *last = message.term;
+        sender.term = message.term;
         Ok(())
     }
 }
@@ -318,7 +326,7 @@ mod tests {
     use std::sync::Mutex;
 
     use bytes::Bytes;
-    use coracle_core::{Base, Entry, SnapshotMeta};
+    use coracle_core::{Base, Entry, Runs, SnapshotMeta};
 
     use super::*;
     use crate::GroupHello;
@@ -443,7 +451,7 @@ mod tests {
             prev_log_index: Index(1),
             prev_log_term: Term(prev_log_term),
             leader_commit: Index(0),
-            entries,
+            entries: Runs::from(entries),
         };
         let run = |term, entry| vec![Run::new(Index(2), Term(term), vec![entry])];
         let damaged = Entry { kind: EntryKind::Membership, data: Bytes::from_static(b"?") };

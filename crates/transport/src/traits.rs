@@ -33,6 +33,11 @@ pub trait Host: Send + Sync + 'static {
     /// Frames for which there is no room are dropped: Raft repairs that.
     fn receive(&self, frames: Vec<Frame>);
 
+    /// Takes one frame that arrived by itself, as [`receive`](Host::receive) does.
+    fn receive_one(&self, frame: Frame) {
+        self.receive(vec![frame]);
+    }
+
     /// The connection to a node was lost, or could not be made.
     fn unreachable(&self, group: GroupId, peer: NodeId);
 

@@ -3,7 +3,7 @@
 use alloc::{collections::VecDeque, vec::Vec};
 
 use super::{Raft, RoleState, canonical::Form};
-use crate::{Bug, Event, Fatal, Index, LogRead, Output, Run};
+use crate::{Bug, Event, Fatal, Index, LogRead, Output, Run, Runs};
 
 /// How far the state machine is.
 #[derive(Clone, Debug)]
@@ -79,7 +79,7 @@ impl Raft {
         self.applying.sent < self.commit_index || self.installing.is_some()
     }
 
-    fn hand_out(&mut self, entries: Vec<Run>, bytes: usize) {
+    fn hand_out(&mut self, entries: Runs, bytes: usize) {
         let Some(last) = entries.last().map(Run::last) else { return };
         self.applying.sent = last;
         self.applying.outstanding.push_back((last, bytes));
@@ -101,7 +101,7 @@ impl Raft {
         match result {
             LogRead::Entries(entries) if self.log.holds(next, &entries) => {
                 let bytes = entries.iter().map(Run::size).sum();
-                self.hand_out(entries, bytes);
+                self.hand_out(entries.into(), bytes);
             }
             // A snapshot has taken the place of what was asked for.
             _ if self.installing.is_some() || self.applying.sent < self.log.base().index => {}

@@ -1,12 +1,10 @@
 //! What a follower does with a leader's messages (Raft §5.3).
 
-use alloc::vec::Vec;
-
 use super::{
     Raft, RoleState,
     canonical::{Clock, Form},
 };
-use crate::{AppendResult, Body, Bug, Event, Fatal, Index, NodeId, Run, Term, Time};
+use crate::{AppendResult, Body, Bug, Event, Fatal, Index, NodeId, Run, Runs, Term, Time};
 
 /// What a follower knows of its leader.
 #[derive(Clone, Debug)]
@@ -86,7 +84,7 @@ impl Raft {
         prev_log_index: Index,
         prev_log_term: Term,
         leader_commit: Index,
-        entries: Vec<Run>,
+        entries: Runs,
     ) {
         if let Some(fault) = self.fault_of_entries(prev_log_index, prev_log_term, &entries) {
             return self.fault(from, fault);
@@ -129,7 +127,7 @@ impl Raft {
 
     /// Appends what the log does not have; only where it has something else is it cut off (a shorter, delayed request cuts off nothing).
     /// False when an entry does not decode; those before it are there.
-    fn append_missing(&mut self, entries: Vec<Run>) -> bool {
+    fn append_missing(&mut self, entries: Runs) -> bool {
         let mut is_membership_changed = false;
         let mut is_whole = true;
         for run in entries {

@@ -147,6 +147,10 @@ impl Repair {
 
     /// The first entry from `index` on that is damaged on the disk.
     fn next_from(&self, index: Index) -> Option<Index> {
+        // Almost always: this is asked several times for every message.
+        if self.len() == 0 {
+            return None;
+        }
         let received = self.received.range(index..).next().map(|(index, _)| index);
         let next = |set: &BTreeSet<Index>| set.range(index..).next().copied();
         [next(&self.missing), received.copied(), next(&self.issued), next(&self.passed)].into_iter().flatten().min()
@@ -356,7 +360,7 @@ impl Raft {
             return self.answer_fetch(from, first, Vec::new());
         }
         match self.log.slice(first, end, self.config.append_bytes_max) {
-            Some((entries, _)) => self.answer_fetch(from, first, entries),
+            Some((entries, _)) => self.answer_fetch(from, first, entries.into_iter().collect()),
             None => self.read_to_answer(from, first, end),
         }
     }

@@ -7,7 +7,7 @@ use super::{
     Raft, RoleState,
     canonical::{Clock, Form},
 };
-use crate::{AppendResult, Body, Bug, Incarnation, Index, LogRead, NodeId, Output, Run, Time};
+use crate::{AppendResult, Body, Bug, Incarnation, Index, LogRead, NodeId, Output, Run, Runs, Time};
 
 /// What a leader knows of a peer.
 #[derive(Clone, Debug)]
@@ -290,7 +290,7 @@ impl Raft {
             }
             // A probe needs no entries to find out where the logs agree.
             None if peer.state != PeerState::Replicate => {
-                let (leader_commit, entries) = (self.commit_index, Vec::new());
+                let (leader_commit, entries) = (self.commit_index, Runs::new());
                 Step::Append(Body::AppendEntries { prev_log_index, prev_log_term, leader_commit, entries }, 0)
             }
             None => Step::Read { to: last_index },
@@ -318,6 +318,7 @@ impl Raft {
                 peer.on_sent(&entries, bytes, self.now);
                 let leader_commit = self.commit_index;
                 peer.commit_told = leader_commit;
+                let entries = entries.into();
                 self.send(to, Body::AppendEntries { prev_log_index, prev_log_term, leader_commit, entries });
             }
             // The range was rewritten or compacted meanwhile: what is needed is decided anew.

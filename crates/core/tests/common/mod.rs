@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use coracle_core::{
     Base, Body, Config, Entry, EntryKind, Event, Fatal, HardState, Index, Input, LogRead, Membership, MembershipChange,
-    Message, NodeId, NodeRecord, Outcome, Output, Persist, ProposalId, Raft, ReadId, Recovered, Role, Run,
+    Message, NodeId, NodeRecord, Outcome, Output, Persist, ProposalId, Raft, ReadId, Recovered, Role, Run, Runs,
     SnapshotMeta, Term, Ticket, Time,
 };
 
@@ -172,7 +172,7 @@ pub struct Node {
     pub questions: Vec<(u64, Index, Index)>,
     /// While false, nothing is applied, and what is handed out waits in `unapplied`.
     pub is_applying: bool,
-    pub unapplied: Vec<Vec<Run>>,
+    pub unapplied: Vec<Runs>,
 }
 
 /// The cluster.

@@ -12,7 +12,7 @@ use crate::common::{Cluster, Disk, id};
 
 fn append(prev: (u64, u64), entries: Vec<Run>) -> Body {
     let (prev_log_index, prev_log_term) = (Index(prev.0), Term(prev.1));
-    Body::AppendEntries { prev_log_index, prev_log_term, leader_commit: Index(0), entries }
+    Body::AppendEntries { prev_log_index, prev_log_term, leader_commit: Index(0), entries: entries.into() }
 }
 
 fn run(first: u64, term: u64, count: u64) -> Run {
@@ -407,7 +407,7 @@ fn compacted_follower() -> Cluster {
     let mut cluster = slow_follower();
     cluster.node(id(1)).is_disk_fast = true;
     let (prev_log_index, prev_log_term, leader_commit) = (Index(1), Term(1), Index(4));
-    let entries = vec![run(2, 3, 3)];
+    let entries = run(2, 3, 3).into();
     hand(&mut cluster, 2, 3, Body::AppendEntries { prev_log_index, prev_log_term, leader_commit, entries });
     cluster.handle(id(1), Input::Applied { applied: Index(4), flushed: Index(4) });
     cluster.handle(id(1), Input::Compact { up_to: Index(4) });

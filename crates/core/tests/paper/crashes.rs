@@ -10,7 +10,7 @@ use crate::common::{Cluster, Disk, id};
 
 fn append(prev: (u64, u64), entries: Vec<Run>) -> Body {
     let (prev_log_index, prev_log_term) = (Index(prev.0), Term(prev.1));
-    Body::AppendEntries { prev_log_index, prev_log_term, leader_commit: Index(1), entries }
+    Body::AppendEntries { prev_log_index, prev_log_term, leader_commit: Index(1), entries: entries.into() }
 }
 
 fn run(first: u64, term: u64, count: u64) -> Run {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_core::{
-    Body, ConfigError, Entry, Event, Fatal, Index, Input, Membership, NodeId, Outcome, Raft, Role, Run, Term, Time,
+    Body, ConfigError, Entry, Event, Fatal, Index, Input, Membership, NodeId, Outcome, Raft, Role, Run, Runs, Term,
+    Time,
 };
 
 use crate::common::{Cluster, Disk, config, id};
@@ -126,7 +127,7 @@ fn c19_durable_is_below_the_damage() {
         prev_log_index: Index(4),
         prev_log_term: Term(1),
         leader_commit: Index(4),
-        entries,
+        entries: Runs::from(entries),
     };
     let input = cluster.message(id(2), id(1), 1, append(vec![]));
     cluster.handle(id(1), input);
@@ -268,7 +269,7 @@ fn c19_a_leaders_append_brings_the_data() {
         prev_log_index: Index(1),
         prev_log_term: Term(1),
         leader_commit: Index(0),
-        entries: vec![run(2, 1, 3)],
+        entries: run(2, 1, 3).into(),
     };
     let input = cluster.message(id(2), id(1), 1, append);
     cluster.handle(id(1), input);

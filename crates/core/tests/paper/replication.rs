@@ -18,7 +18,7 @@ fn append(prev: (u64, u64), commit: u64, entries: Vec<Run>) -> Body {
         prev_log_index: Index(prev.0),
         prev_log_term: Term(prev.1),
         leader_commit: Index(commit),
-        entries,
+        entries: entries.into(),
     }
 }
 

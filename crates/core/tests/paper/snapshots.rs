@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use coracle_core::{Body, Index, Input, InstallSnapshot, Membership, NodeId, Role, Term};
+use coracle_core::{Body, Index, Input, InstallSnapshot, Membership, NodeId, Role, Runs, Term};
 
 use crate::common::{Cluster, Disk, id};
 
@@ -164,7 +164,7 @@ fn c07_a_state_behind_the_log_votes_and_does_not_campaign() {
         prev_log_index: Index(4),
         prev_log_term: Term(2),
         leader_commit: Index(4),
-        entries: vec![],
+        entries: Runs::new(),
     };
     let input = cluster.message(id(2), id(1), 3, body);
     cluster.handle(id(1), input);

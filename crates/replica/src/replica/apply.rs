@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use coracle_core::{EntryKind, Index, Input as RaftInput, Run};
+use coracle_core::{EntryKind, Index, Input as RaftInput, Run, Runs};
 use coracle_storage::Applied;
 
 use super::Replica;
@@ -17,7 +17,7 @@ pub(super) struct Applying {
     /// Where it will be when it has done what it was given.
     pub(super) handed: Index,
     /// What it was given and has not done, in order.
-    entries: VecDeque<Vec<Run>>,
+    entries: VecDeque<Runs>,
 }
 
 impl Applying {
@@ -27,7 +27,7 @@ impl Applying {
 }
 
 impl Replica {
-    pub(super) fn on_apply(&mut self, entries: Vec<Run>) {
+    pub(super) fn on_apply(&mut self, entries: Runs) {
         let Some(last) = entries.last().map(Run::last) else { return };
         self.applying.handed = last;
         self.applying.entries.push_back(entries.clone());

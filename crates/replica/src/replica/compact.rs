@@ -156,7 +156,7 @@ impl Replica {
         };
         self.compaction.doing = Doing::TakingSnapshot;
         self.compaction.wanted.begin();
-        self.effects.late.push_back(Effect::State(StateEffect::TakeSnapshot { meta }));
+        self.effects.late.push_back(Effect::State(StateEffect::TakeSnapshot { meta: meta.into() }));
     }
 
     pub(super) fn on_snapshot_taken(&mut self, meta: SnapshotMeta) {

@@ -56,6 +56,8 @@ pub struct Replica {
     now: Time,
     /// What the core said when it had nothing more to do; `None` while it may have something.
     idle: Option<CoreIdle>,
+    /// Nothing follows any more from what was handed in, but what waits in `effects`.
+    is_settled: bool,
     /// It stopped for good.
     is_stopped: bool,
     /// Term and leader when they were last looked at.
@@ -111,6 +113,7 @@ impl Replica {
             raft,
             now,
             idle: None,
+            is_settled: false,
             is_stopped: false,
             view: View { term, leader: None },
             terms: DurableTerm { term, pending: VecDeque::new() },
@@ -132,6 +135,7 @@ impl Replica {
     /// Takes note of what happened; what follows from it comes out of [`poll`](Replica::poll).
     pub fn handle(&mut self, now: Time, input: Input) {
         self.now = self.now.max(now);
+        self.is_settled = false;
         if self.is_stopped {
             return self.handle_stopped(input);
         }
@@ -156,7 +160,7 @@ impl Replica {
 
     /// What to do next; [`Effect::Wake`] when there is nothing more.
     pub fn poll(&mut self) -> Effect {
-        loop {
+        while !self.is_settled {
             self.hand_on();
             if let Some(effect) = self.effects.early.pop_front() {
                 return effect;
@@ -168,10 +172,11 @@ impl Replica {
                 }
             }
             self.answers.send(&mut self.effects, self.options.forward_bytes_max);
-            return match self.effects.late.pop_front() {
-                Some(effect) => effect,
-                None => Effect::Wake { at: self.wake() },
-            };
+            self.is_settled = true;
+        }
+        match self.effects.late.pop_front() {
+            Some(effect) => effect,
+            None => Effect::Wake { at: self.wake() },
         }
     }
 
@@ -238,7 +243,7 @@ impl Replica {
             Completion::Applied { applied, replies } => self.on_applied(applied, replies),
             Completion::Answered { request, answer } => self.on_answered(request, answer),
             Completion::Flushed { applied } => self.on_flushed(applied),
-            Completion::SnapshotTaken { meta } => self.on_snapshot_taken(meta),
+            Completion::SnapshotTaken { meta } => self.on_snapshot_taken(*meta),
             Completion::SnapshotNotTaken { .. } => self.on_snapshot_not_taken(),
             Completion::SnapshotRead { peer, content, offset, data } => {
                 self.on_snapshot_read(peer, content, offset, data);
@@ -309,8 +314,8 @@ impl Replica {
             Output::Apply { entries } => self.on_apply(entries),
             Output::SendSnapshot { peer } => self.on_send_snapshot(peer),
             Output::StopSnapshot { peer } => self.sending.stop(peer),
-            Output::StoreSnapshot { from, term, piece } => self.on_store_snapshot(from, term, *piece),
-            Output::InstallSnapshot { meta } => self.on_install_snapshot(*meta),
+            Output::StoreSnapshot { from, term, piece } => self.on_store_snapshot(from, term, piece),
+            Output::InstallSnapshot { meta } => self.on_install_snapshot(meta),
             Output::Event(event) => self.effects.late.push_back(Effect::Event(event)),
             Output::Fatal(reason) => self.stop(Some(reason), reason.to_string()),
             Output::Wake { at } => self.idle = Some(CoreIdle { wake: at }),

@@ -31,7 +31,7 @@ impl Receiving {
 
 impl Replica {
     /// A piece that is dropped is sent again.
-    pub(super) fn on_store_snapshot(&mut self, from: NodeId, term: Term, piece: InstallSnapshot) {
+    pub(super) fn on_store_snapshot(&mut self, from: NodeId, term: Term, piece: Box<InstallSnapshot>) {
         if self.receiving.storing < STORING_MAX {
             self.receiving.storing += 1;
             self.effects.late.push_back(Effect::StoreSnapshot { from, term, piece });
@@ -42,7 +42,7 @@ impl Replica {
         &mut self,
         from: NodeId,
         term: Term,
-        meta: SnapshotMeta,
+        meta: Box<SnapshotMeta>,
         offset: u64,
         whole: bool,
     ) {
@@ -50,13 +50,13 @@ impl Replica {
         let content = meta.content;
         self.tell_core(RaftInput::SnapshotStored { from, term, content, offset, done: whole });
         if whole {
-            self.tell_core(RaftInput::SnapshotReceived { meta: meta.into() });
+            self.tell_core(RaftInput::SnapshotReceived { meta });
         }
     }
 
-    pub(super) fn on_install_snapshot(&mut self, meta: SnapshotMeta) {
+    pub(super) fn on_install_snapshot(&mut self, meta: Box<SnapshotMeta>) {
         self.receiving.installing = Some(meta.last_included_index);
-        self.compaction.stored(meta.clone());
+        self.compaction.stored((*meta).clone());
         self.effects.late.push_back(Effect::State(StateEffect::InstallSnapshot { meta }));
     }
 

@@ -345,7 +345,7 @@ impl Running {
                 Work::Snapshot(job) => job.run(),
             },
             Effect::ReadSnapshot { peer, content, offset, len } => self.snapshots.read(peer, content, offset, len),
-            Effect::StoreSnapshot { from, term, piece } => self.snapshots.store(from, term, piece),
+            Effect::StoreSnapshot { from, term, piece } => self.snapshots.store(from, term, *piece),
             Effect::Fatal { what, .. } => {
                 self.fatal = Some(what);
                 return;

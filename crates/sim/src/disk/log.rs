@@ -402,7 +402,7 @@ impl LogStore for SimLog {
 
 #[cfg(test)]
 mod tests {
-    use coracle_core::NodeId;
+    use coracle_core::{NodeId, Runs};
 
     use super::{super::GROUP, *};
 
@@ -447,7 +447,7 @@ mod tests {
         let log = log();
         log.write(&[append(2, 1, 3)]).unwrap();
         let base = Base { index: Index(3), term: Term(1), ..Base::default() };
-        log.write(&[LogBatch { entries: Vec::new(), base: Some(base), ..append(5, 1, 1) }]).unwrap();
+        log.write(&[LogBatch { entries: Runs::new(), base: Some(base), ..append(5, 1, 1) }]).unwrap();
         assert_eq!(log.read(GROUP, Index(3), Index(4), 100).unwrap(), LogRead::Compacted);
         assert!(matches!(log.read(GROUP, Index(4), Index(9), 100).unwrap(), LogRead::Entries(runs) if runs.len() == 1));
         assert!(log.read(GROUP, Index(5), Index(5), 100).is_err());

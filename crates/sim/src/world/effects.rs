@@ -17,7 +17,7 @@ const FULL_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) enum SnapshotWork {
     Read { peer: NodeId, content: u64, offset: u64, len: usize },
-    Store { from: NodeId, term: Term, piece: InstallSnapshot },
+    Store { from: NodeId, term: Term, piece: Box<InstallSnapshot> },
 }
 
 impl World {
@@ -375,7 +375,7 @@ impl World {
         let Some(running) = &mut self.nodes[node].running else { return Ok(()) };
         let completion = match work {
             SnapshotWork::Read { peer, content, offset, len } => running.snapshots.read(peer, content, offset, len),
-            SnapshotWork::Store { from, term, piece } => running.snapshots.store(from, term, piece),
+            SnapshotWork::Store { from, term, piece } => running.snapshots.store(from, term, *piece),
         };
         self.input(node, Input::Done(completion));
         Ok(())

@@ -77,7 +77,7 @@ impl Oracle {
             Act::Vote => LogBatch { hard_state: state, ..nothing },
             Act::Cut(back) => {
                 let from = last.saturating_sub(back).max(base) + 1;
-                let entries = vec![run(from, term, 2, 30)];
+                let entries = run(from, term, 2, 30).into();
                 LogBatch { truncate_from: Some(Index(from)), entries, hard_state: state, ..nothing }
             }
             Act::Compact(back) => {

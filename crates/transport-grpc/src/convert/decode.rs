@@ -55,7 +55,7 @@ fn body(body: Wire) -> Result<Body, Malformed> {
             prev_log_index: Index(append.prev_log_index),
             prev_log_term: Term(append.prev_log_term),
             leader_commit: Index(append.leader_commit),
-            entries: decode_runs(append.entries)?,
+            entries: decode_runs(append.entries)?.into(),
         },
         Wire::AppendEntriesResponse(answer) => appended(answer)?,
         Wire::InstallSnapshot(piece) => install_snapshot(piece)?,

@@ -54,7 +54,7 @@ fn frames_have_their_golden_bytes() {
                 prev_log_index: index,
                 prev_log_term: Term(3),
                 leader_commit: index,
-                entries: vec![run],
+                entries: run.into(),
             },
             "2a2c080510031805222401010000000600000000000000030000000000000001000000 9eac97ab01020000007879",
         ),
@@ -264,6 +264,7 @@ fn log_bodies() -> impl Strategy<Value = Body> {
     ];
     prop_oneof![
         (index(), term(), index(), runs()).prop_map(|(prev_log_index, prev_log_term, leader_commit, entries)| {
+            let entries = entries.into();
             Body::AppendEntries { prev_log_index, prev_log_term, leader_commit, entries }
         }),
         (result, any::<bool>())

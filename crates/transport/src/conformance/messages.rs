@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use coracle_core::{
     AppendResult, Base, Body, ClusterId, Entry, EntryKind, Forwarded, Incarnation, Index, InstallSnapshot,
-    MemberRole as Role, Membership, NodeId, NodeRecord, Run, SnapshotMeta, Term,
+    MemberRole as Role, Membership, NodeId, NodeRecord, Run, Runs, SnapshotMeta, Term,
 };
 
 /// Messages of every kind, each field of them with a value that no other field has, and each list empty, with one item, and with several.
@@ -36,7 +36,7 @@ fn replication() -> Vec<Body> {
         prev_log_index: Index(5),
         prev_log_term: Term(2),
         leader_commit: Index(4),
-        entries,
+        entries: Runs::from(entries),
     };
     let matched = AppendResult::Matched { index: Index(Index::MAX.0) };
     let rejected = AppendResult::Rejected { prev_log_index: Index(5), hint_index: Index(4), hint_term: Term(2) };

@@ -348,7 +348,7 @@ mod tests {
                 prev_log_index: Index(0),
                 prev_log_term: Term(0),
                 leader_commit: Index(0),
-                entries: entries(),
+                entries: entries().into(),
             },
             Body::FetchEntriesResponse { first: Index(1), entries: entries(), base: None },
             Body::InstallSnapshot(Box::new(InstallSnapshot { meta, offset: 0, data: data.clone() })),
