@@ -11,7 +11,7 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use crate::{
     directory::Directory,
-    inbox::{Inbox, Request},
+    inbox::{Inbox, Request, Waiter},
     reach,
 };
 
@@ -81,7 +81,7 @@ impl Admissions {
         let (request, id) = (RequestId(state.next_request), record.id);
         state.next_request += 1;
         let change = MembershipChange { set: vec![record], remove: Vec::new() };
-        if inbox.push_request(request, Request::Change(change), waiter).is_err() {
+        if inbox.push_request(request, Request::Change(change), Waiter::One(waiter)).is_err() {
             return Some(not_yet("it is busy"));
         }
         state.pending.insert(id, end);
@@ -126,7 +126,7 @@ mod tests {
         let mut items = taken(&inbox);
         assert_eq!(items.len(), 1);
         let Some(Item::Request(_, _, waiter)) = items.pop() else { panic!("a request") };
-        waiter.send(Err(RequestError::Rejected(RejectReason::ChangeInProgress))).unwrap();
+        waiter.tell(Err(RequestError::Rejected(RejectReason::ChangeInProgress)));
         assert_eq!(admissions.propose(&inbox, record(1)), None);
         assert_eq!(taken(&inbox).len(), 1, "it was rejected, and is proposed again");
     }
@@ -136,7 +136,7 @@ mod tests {
         let (admissions, inbox) = (Admissions::new(), open_inbox());
         assert_eq!(admissions.propose(&inbox, record(1)), None);
         let Some(Item::Request(_, _, waiter)) = taken(&inbox).pop() else { panic!("a request") };
-        waiter.send(Err(RequestError::Rejected(RejectReason::Membership { why: "so" }))).unwrap();
+        waiter.tell(Err(RequestError::Rejected(RejectReason::Membership { why: "so" })));
         let refusal = JoinRefusal::Membership { why: "so".to_owned() };
         assert_eq!(admissions.propose(&inbox, record(1)), Some(JoinAnswer::Refused(refusal)));
     }
@@ -150,7 +150,7 @@ mod tests {
         assert!(matches!(admissions.propose(&inbox, record(1000)), Some(JoinAnswer::NotYet { .. })));
         for item in taken(&inbox) {
             let Item::Request(_, _, waiter) = item else { panic!("a request") };
-            waiter.send(Ok(Reply { data: Bytes::new(), index: Index(1) })).unwrap();
+            waiter.tell(Ok(Reply { data: Bytes::new(), index: Index(1) }));
         }
         assert_eq!(admissions.propose(&inbox, record(1000)), None);
     }
