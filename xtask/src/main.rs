@@ -1,6 +1,7 @@
 //! Builds and starts things: `cargo xtask --help`.
 #![allow(clippy::print_stdout, reason = "a command line tool answers on standard output")]
 
+mod bench;
 mod cluster;
 mod debian;
 mod fuzz;
@@ -47,8 +48,8 @@ enum Task {
     /// Check small scopes of the consensus exhaustively; its own options follow (see `cargo xtask model --help`)
     #[command(disable_help_flag = true)]
     Model(Passed),
-    /// Run the benchmarks, which are a workspace of their own (`cargo xtask bench core`)
-    Bench(Bench),
+    /// Run the benchmarks, which are a workspace of their own (`cargo xtask bench core`, `cargo xtask bench cluster --against etcd`)
+    Bench(bench::Options),
     /// Fuzz the decoders, and recovery from what is damaged: each target for a while (`cargo xtask fuzz --seconds 60`)
     ///
     /// Runs on stable Rust, through cargo-fuzz, which is built into target/tools when the system has none.
@@ -66,15 +67,6 @@ struct Passed {
     /// What to pass on
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<OsString>,
-}
-
-#[derive(Args)]
-struct Bench {
-    /// Which benchmark: `core` is the protocol alone, three replicas in one thread; `groups` is many groups on three processes; `durable` is the stores on disk beside a plain file; `process` is three nodes in one process, in memory
-    #[arg(default_value = "core")]
-    what: String,
-    #[command(flatten)]
-    passed: Passed,
 }
 
 fn main() -> ExitCode {
@@ -99,13 +91,7 @@ fn run(task: Task) -> Result<ExitCode> {
             cargo.args(["run", "--release", "--package", "coracle-model", "--bin", "coracle-model", "--"]).args(args);
             return process::pass_through(&mut cargo);
         }
-        Task::Bench(Bench { what, passed }) => {
-            let mut cargo = process::cargo();
-            cargo
-                .args(["run", "--release", "--manifest-path", "crates/bench/Cargo.toml", "--", &what])
-                .args(passed.args);
-            return process::pass_through(&mut cargo);
-        }
+        Task::Bench(options) => return bench::run(options),
         Task::Fuzz(options) => return fuzz::run(&options),
         Task::Tools => tools::run()?,
         Task::Tidy(options) => tidy::run(&options)?,

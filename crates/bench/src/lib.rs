@@ -3,14 +3,20 @@
 //! A figure is believed only next to its peer's of the same run: start with [`Trio`], what is measured, and [`measure`](mod@measure), how.
 //! This crate is a workspace of its own, so that what peers depend on stays out of Coracle's lock file.
 
+#[cfg(feature = "cluster")]
+pub mod cluster;
 pub mod counting;
 #[cfg(feature = "durable")]
 pub mod durable;
 #[cfg(feature = "groups")]
 pub mod groups;
+#[cfg(feature = "cluster")]
+pub mod growth;
 pub mod machine;
 pub mod measure;
 pub mod ours;
+#[cfg(feature = "cluster")]
+pub mod plot;
 pub mod process;
 #[cfg(feature = "peers")]
 pub mod raft_rs;

@@ -52,6 +52,32 @@ Usage: cargo xtask bench process [--quick] [--alone] [--clients <number>] [--thr
   --clients <number>       this load only, instead of 1, 64 and 1024
   --threads <number>       1 or 2 only, instead of both
   --runs <number>          instead of 7
+
+Three real processes over gRPC on loopback, durable, puts and gets of 100 bytes, beside etcd and Redis: throughput, latency, the servers' CPU time and memory.
+
+Usage: cargo xtask bench cluster [--against etcd] [--against redis] [--quick] [--only <row>]... [--rounds <number>] [--storage <URL>]... [--dir <directory>]
+
+  --against <peer>         etcd (three processes with fsync) or redis (one with `appendfsync always`), of Debian's packages, fetched if the system has none
+  --quick                  one short round: to see that it works, not to believe the figures
+  --only <row>             put-1, put-64, put-512, put-stream, get-64 or stale-64; may be repeated
+  --rounds <number>        instead of 5
+  --storage <URL>          instead of file:DIR?state=memory, where DIR stands for each node's directory; each is a cluster of its own
+  --dir <directory>        where the data are, instead of the system's directory for temporary files
+
+The same processes with more and more of everything: throughput and memory, plotted into target/bench; memory after many puts, snapshots, recovery. Takes as long as it takes.
+
+Usage: cargo xtask bench growth [--only <part>]... [--against etcd] [--quick] [--rounds <number>] [--storage <URL>] [--dir <directory>] [--keys-max <number>] [--keys <number>] [--puts <number>] [--log-bytes <number>]
+
+  --only <part>            clients, values, keys, nodes, memory, snapshot or recovery; may be repeated
+  --against <peer>         etcd or redis; snapshots and recovery are Coracle's alone
+  --quick                  about two minutes: to see that it works, not to believe the figures
+  --rounds <number>        instead of 3
+  --storage <URL>          instead of file:DIR?state=memory
+  --dir <directory>        where the data are, instead of the system's directory for temporary files
+  --keys-max <number>      the most keys of the part keys, instead of 10,000,000
+  --keys <number>          the keys of memory and snapshot, instead of 1,000,000
+  --puts <number>          the puts of memory, instead of 10,000,000
+  --log-bytes <number>     the log of recovery, instead of a gigabyte
 ";
 
 /// What to measure, how long and how often.
@@ -104,13 +130,19 @@ fn main() -> ExitCode {
     }
     let done = match words.next() {
         Some("core") => Plan::parse(words).map(|plan| core(&plan)),
+        #[cfg(feature = "cluster")]
+        Some("cluster") => coracle_bench::cluster::Plan::parse(words).map(|plan| coracle_bench::cluster::run(&plan)),
+        #[cfg(feature = "cluster")]
+        Some("cluster-floor") => Ok(coracle_bench::cluster::floor::help(words)),
+        #[cfg(feature = "cluster")]
+        Some("growth") => coracle_bench::growth::Plan::parse(words).map(|plan| coracle_bench::growth::run(&plan)),
         #[cfg(feature = "groups")]
         Some("groups") => coracle_bench::groups::Plan::parse(words).map(|plan| coracle_bench::groups::run(&plan)),
         #[cfg(feature = "durable")]
         Some("durable") => coracle_bench::durable::Plan::parse(words).map(|plan| coracle_bench::durable::run(&plan)),
         Some("process") => coracle_bench::process::Plan::parse(words).map(|plan| coracle_bench::process::run(&plan)),
         other => Err(format!(
-            "the benchmarks are `core`, `groups`, `durable` and `process`, got `{}`",
+            "the benchmarks are `core`, `process`, `cluster`, `growth`, `groups` and `durable`, got `{}`",
             other.unwrap_or_default()
         )),
     };

@@ -1,12 +1,15 @@
 //! One node, as a client reaches it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use tonic::transport::Channel;
+use prost::Message;
+use tonic::{Status, transport::Channel};
 
 use crate::{
     ClientOptions, ConnectError,
-    pb::{cluster_client::ClusterClient, kv_client::KvClient},
+    calls::Called,
+    exchange::{CALL_BYTES_MAX, Exchange},
+    pb::{self, answer::Answer, call::Call, cluster_client::ClusterClient, kv_client::KvClient},
 };
 
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -17,6 +20,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) struct Endpoint {
     pub(crate) address: String,
     kv: KvClient<Channel>,
+    exchange: Arc<Exchange>,
     cluster: ClusterClient<Channel>,
 }
 
@@ -35,7 +39,7 @@ impl Endpoint {
         let max = options.message_bytes_max;
         let kv = KvClient::new(channel.clone()).max_decoding_message_size(max).max_encoding_message_size(max);
         let cluster = ClusterClient::new(channel).max_decoding_message_size(max);
-        Ok(Endpoint { address, kv, cluster })
+        Ok(Endpoint { address, kv, exchange: Arc::default(), cluster })
     }
 
     /// A handle on the connection, for one call.
@@ -43,9 +47,49 @@ impl Endpoint {
         self.kv.clone()
     }
 
+    /// Commits, on the stream or by a request of its own.
+    pub(crate) async fn commit(&self, request: &pb::CommitRequest) -> Called<pb::CommitResponse> {
+        match self.exchanged(request, Call::Commit).await? {
+            Some(Answer::Commit(response)) => Ok(response),
+            Some(_) => Err(unexpected()),
+            None => Ok(self.kv().commit(request.clone()).await?.into_inner()),
+        }
+    }
+
+    /// Reads values, on the stream or by a request of its own.
+    pub(crate) async fn get_many(&self, request: &pb::GetManyRequest) -> Called<pb::GetManyResponse> {
+        match self.exchanged(request, Call::GetMany).await? {
+            Some(Answer::GetMany(response)) => Ok(response),
+            Some(_) => Err(unexpected()),
+            None => Ok(self.kv().get_many(request.clone()).await?.into_inner()),
+        }
+    }
+
+    /// Asks whether keys are there, on the stream or by a request of its own.
+    pub(crate) async fn contains_many(&self, request: &pb::ContainsManyRequest) -> Called<pb::ContainsManyResponse> {
+        match self.exchanged(request, Call::ContainsMany).await? {
+            Some(Answer::ContainsMany(response)) => Ok(response),
+            Some(_) => Err(unexpected()),
+            None => Ok(self.kv().contains_many(request.clone()).await?.into_inner()),
+        }
+    }
+
+    /// Calls on the stream; `None` when it is to be asked by a request of its own.
+    async fn exchanged<R: Message + Clone>(&self, request: &R, call: fn(R) -> Call) -> Called<Option<Answer>> {
+        if request.encoded_len() > CALL_BYTES_MAX {
+            return Ok(None);
+        }
+        self.exchange.call(&self.kv, call(request.clone())).await
+    }
+
     pub(crate) fn cluster(&self) -> ClusterClient<Channel> {
         self.cluster.clone()
     }
+}
+
+/// The outcome of such a call is unknown.
+fn unexpected() -> Status {
+    Status::unknown("the answer belongs to another kind of call")
 }
 
 /// `host:port`, whether or not it was written as a URL.

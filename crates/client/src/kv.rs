@@ -32,8 +32,8 @@ impl Kv for Client {
         let request = pb::GetManyRequest { at: Some(wire::read_at_to_wire(at)?), keys };
         self.check_size(&request)?;
         let response = self.read(at, |node| {
-            let request = request.clone();
-            async move { Ok(node.kv().get_many(request).await?.into_inner()) }
+            let request = &request;
+            async move { node.get_many(request).await }
         });
         let read = wire::values_from_wire(response.await?);
         check_count(asked, read.value.len())?;
@@ -45,8 +45,8 @@ impl Kv for Client {
         let request = pb::ContainsManyRequest { at: Some(wire::read_at_to_wire(at)?), keys };
         self.check_size(&request)?;
         let response = self.read(at, |node| {
-            let request = request.clone();
-            async move { Ok(node.kv().contains_many(request).await?.into_inner()) }
+            let request = &request;
+            async move { node.contains_many(request).await }
         });
         let response = response.await?;
         check_count(asked, response.present.len())?;
@@ -68,8 +68,8 @@ impl Kv for Client {
         // A node knows a commit with a session again, so that repeating it is safe (C22).
         let kind = if once.is_some() { Kind::Repeatable } else { Kind::Fragile };
         let response = self.at_leader(kind, |node| {
-            let request = request.clone();
-            async move { Ok(node.kv().commit(request).await?.into_inner()) }
+            let request = &request;
+            async move { node.commit(request).await }
         });
         Ok(wire::committed_from_wire(response.await?))
     }

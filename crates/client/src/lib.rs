@@ -3,6 +3,7 @@
 //! [`Client`] is a [`coracle_level::Kv`]: it is given the addresses of some nodes, finds the leader, moves on when a node fails, and retries what is safe.
 //! It keeps no state that matters: what makes a write take effect once is the session of whoever calls it, so put a [`coracle_level`] shell above it.
 //! It also does what operators ask of a cluster: [`Client::members`], [`Client::join`], [`Client::leave`], [`Client::transfer`], [`Client::weaken`], [`Client::take_snapshot`].
+//! Its small reads and its commits share one stream for each node that knows `Exchange`, so that many of them under way cost little each.
 //! [`pb`] is the interface itself, for servers and for other clients; [`wire`] and [`status`] translate between it and [`coracle_level`].
 //!
 //! ```no_run
@@ -25,6 +26,7 @@ mod client;
 mod cluster;
 mod discovery;
 mod endpoint;
+mod exchange;
 mod failure;
 mod holds;
 mod kv;

@@ -33,10 +33,15 @@ pub fn code(error: &Error) -> &'static str {
 
 /// What a server answers with.
 pub fn from_error(error: &Error) -> Status {
-    let text = clip(error.to_string(), TEXT_BYTES_MAX);
-    let message = format!("{}: {}", code(error), clip(text.clone(), MESSAGE_BYTES_MAX));
-    let details = pb::Error { code: code(error).to_owned(), message: text, detail: detail(error) };
+    let details = to_wire(error);
+    let message = format!("{}: {}", details.code, clip(details.message.clone(), MESSAGE_BYTES_MAX));
     Status::with_details(grpc_code(error), message, details.encode_to_vec().into())
+}
+
+/// An error, as an answer on a stream or the details of a status have it.
+pub fn to_wire(error: &Error) -> pb::Error {
+    let message = clip(error.to_string(), TEXT_BYTES_MAX);
+    pb::Error { code: code(error).to_owned(), message, detail: detail(error) }
 }
 
 /// What a client makes of a status; `None` when it does not come from a server of ours.
@@ -44,10 +49,19 @@ pub fn to_error(status: &Status) -> Option<Error> {
     if status.details().is_empty() {
         return None;
     }
-    let details = pb::Error::decode(status.details()).ok()?;
+    Some(from_wire(&pb::Error::decode(status.details()).ok()?))
+}
+
+/// The status that has an error in its details.
+pub(crate) fn from_details(details: &pb::Error) -> Status {
+    Status::with_details(Code::Unknown, details.code.clone(), details.encode_to_vec().into())
+}
+
+/// What a client makes of an error.
+pub fn from_wire(details: &pb::Error) -> Error {
     let code = details.code.clone();
     let wrong = || Error::Protocol(format!("{code} came without what belongs to it: {}", details.message));
-    Some(match (details.code.as_str(), &details.detail) {
+    match (details.code.as_str(), &details.detail) {
         ("LEVEL_LIMIT_EXCEEDED", Some(Detail::LimitExceeded(limit))) => {
             Error::LimitExceeded { limit: limit.limit.clone(), max: limit.max, got: limit.got }
         }
@@ -65,7 +79,7 @@ pub fn to_error(status: &Status) -> Option<Error> {
         (code, _) if code.starts_with("CLUSTER_") => Error::Protocol(format!("{code}: {}", details.message)),
         (code, None) if !known(code) => Error::Protocol(format!("{code}: {}", details.message)),
         _ => wrong(),
-    })
+    }
 }
 
 fn known(code: &str) -> bool {

@@ -4,10 +4,15 @@ use std::{ops::Bound, time::Duration};
 
 use bytes::Bytes;
 use coracle_level::{
-    Committed, Error, Once, Op, Read, ReadAt, Result, Revision, ScanPage, ScanSpec, SessionId, Txn, Value,
+    Answer, Call, Committed, Error, Once, Op, Read, ReadAt, Result, Revision, ScanPage, ScanSpec, SessionId, Txn, Value,
 };
 
-use crate::pb::{self, Consistency};
+use prost::Message;
+
+use crate::{
+    pb::{self, Consistency},
+    status,
+};
 
 /// How fresh a read is, as it travels.
 ///
@@ -166,6 +171,52 @@ pub fn committed_to_wire(committed: Committed) -> pb::CommitResponse {
 /// What a transaction did.
 pub fn committed_from_wire(response: pb::CommitResponse) -> Committed {
     Committed { revision: Revision(response.revision), integers: response.integers }
+}
+
+/// A call of a stream.
+///
+/// # Errors
+/// When it is of a kind that is not known here, or has something in it that is not.
+pub fn call_from_wire(call: Option<pb::call::Call>) -> Result<Call> {
+    match call {
+        Some(pb::call::Call::Commit(commit)) => {
+            let (txn, once) = commit_from_wire(commit)?;
+            Ok(Call::Commit { txn, once })
+        }
+        Some(pb::call::Call::GetMany(get)) => Ok(Call::GetMany { at: read_at_from_wire(get.at)?, keys: get.keys }),
+        Some(pb::call::Call::ContainsMany(contains)) => {
+            Ok(Call::ContainsMany { at: read_at_from_wire(contains.at)?, keys: contains.keys })
+        }
+        Some(pb::call::Call::Page(page)) => {
+            Ok(Call::Page { at: read_at_from_wire(page.at)?, scan: scan_from_wire(page) })
+        }
+        None => Err(Error::Protocol("the call is none of get_many, contains_many, page and commit".to_owned())),
+    }
+}
+
+/// An answer on a stream, as it travels.
+pub fn answer_to_wire(answer: Result<Answer>) -> pb::answer::Answer {
+    match answer {
+        Ok(Answer::Committed(committed)) => pb::answer::Answer::Commit(committed_to_wire(committed)),
+        Ok(Answer::Values(read)) => pb::answer::Answer::GetMany(values_to_wire(read)),
+        Ok(Answer::Contained(read)) => pb::answer::Answer::ContainsMany(contained_to_wire(read)),
+        Ok(Answer::Page(page)) => pb::answer::Answer::Page(page_to_wire(page)),
+        Ok(other) => {
+            let error = Error::Protocol(format!("the interface has no word for {other:?}"));
+            pb::answer::Answer::Error(status::to_wire(&error))
+        }
+        Err(error) => pb::answer::Answer::Error(status::to_wire(&error)),
+    }
+}
+
+/// How many bytes an answer takes on the wire, without what goes round it.
+pub fn answer_len(answer: &pb::Answer) -> usize {
+    answer.encoded_len()
+}
+
+/// Whether keys are there, as it travels.
+pub fn contained_to_wire(read: Read<Vec<bool>>) -> pb::ContainsManyResponse {
+    pb::ContainsManyResponse { present: read.value, revision: read.revision.0 }
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ mod holds;
 mod local_kv;
 mod node;
 mod open;
+mod pipeline;
 mod several;
 mod storage_url;
 

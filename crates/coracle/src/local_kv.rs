@@ -6,14 +6,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_core::RejectReason;
 use coracle_level::{
-    Command, CommandReply, Committed, Error, Kv, Limits, Once, Query, QueryReply, Read, ReadAt, Result, Revision,
-    ScanPage, ScanSpec, SessionId, SessionLimits, Txn, Value, decode_answer, decode_reply, encode_command,
+    Command, CommandReply, Committed, Error, Kv, Limits, Once, Pipeline, Query, QueryReply, Read, ReadAt, Result,
+    Revision, ScanPage, ScanSpec, SessionId, SessionLimits, Txn, Value, decode_answer, decode_reply, encode_command,
     encode_query,
 };
 use coracle_node::Node;
 use coracle_replica::{Consistency, RequestError};
 
-use crate::holds::Holds;
+use crate::{holds::Holds, pipeline::LocalPipeline};
 
 /// When to try again after `Busy`: about what it takes to commit what waits.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
@@ -41,19 +41,23 @@ impl LocalKv {
     }
 
     async fn read(&self, at: ReadAt, query: Query) -> Result<QueryReply> {
-        let consistency = match at {
-            ReadAt::Linearizable => Consistency::Linearizable,
-            ReadAt::Lease => Consistency::Lease,
-            ReadAt::Bounded(max_age) => Consistency::Bounded { max_age },
-            ReadAt::Revision(revision) => {
-                self.holds.touch(revision);
-                Consistency::Stale
-            }
-            ReadAt::Stale => Consistency::Stale,
-            other => return Err(Error::Protocol(format!("reads at {other:?} are not known here"))),
-        };
-        query_node(&self.node, &query, consistency).await
+        query_node(&self.node, &query, consistency(&self.holds, at)?).await
     }
+}
+
+/// How fresh a read is, for the replica. One at a held revision holds it anew.
+pub(crate) fn consistency(holds: &Holds, at: ReadAt) -> Result<Consistency> {
+    Ok(match at {
+        ReadAt::Linearizable => Consistency::Linearizable,
+        ReadAt::Lease => Consistency::Lease,
+        ReadAt::Bounded(max_age) => Consistency::Bounded { max_age },
+        ReadAt::Revision(revision) => {
+            holds.touch(revision);
+            Consistency::Stale
+        }
+        ReadAt::Stale => Consistency::Stale,
+        other => return Err(Error::Protocol(format!("reads at {other:?} are not known here"))),
+    })
 }
 
 #[async_trait]
@@ -124,6 +128,10 @@ impl Kv for LocalKv {
     async fn close_session(&self, session: SessionId) -> Result<()> {
         self.propose(&Command::CloseSession { session }).await.map(drop)
     }
+
+    fn pipeline(&self) -> Option<Box<dyn Pipeline>> {
+        Some(Box::new(LocalPipeline::new(self.node.clone(), self.limits.clone(), self.holds.clone())))
+    }
 }
 
 impl fmt::Debug for LocalKv {
@@ -139,7 +147,7 @@ async fn query_node(node: &Node, query: &Query, consistency: Consistency) -> Res
     }
 }
 
-fn write_error(node: &Node, error: &RequestError) -> Error {
+pub(crate) fn write_error(node: &Node, error: &RequestError) -> Error {
     match error {
         RequestError::Rejected(reason) => rejected(node, *reason),
         RequestError::TooLarge { max, got } => {
@@ -150,7 +158,7 @@ fn write_error(node: &Node, error: &RequestError) -> Error {
 }
 
 /// A read changes nothing: that nobody knows what became of it only means that there is no answer.
-fn read_error(node: &Node, error: &RequestError) -> Error {
+pub(crate) fn read_error(node: &Node, error: &RequestError) -> Error {
     match error {
         RequestError::Rejected(reason) => rejected(node, *reason),
         _ if node.is_running() => Error::Unavailable("the leader changed during the read".to_owned()),
@@ -169,6 +177,6 @@ fn rejected(node: &Node, reason: RejectReason) -> Error {
     }
 }
 
-fn unexpected(reply: &impl fmt::Debug) -> Error {
+pub(crate) fn unexpected(reply: &impl fmt::Debug) -> Error {
     Error::Protocol(format!("the state machine answered something else than was asked: {reply:?}"))
 }

@@ -5,6 +5,8 @@
 mod common;
 
 use std::{
+    future::poll_fn,
+    ops::Bound,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +18,7 @@ use common::{DEADLINE, build_all, get, leader, wait_until};
 use coracle::{
     BuildError, Builder, FoundingRefusal, MemoryNetwork, Node, NodeEvent, RequestError, StartError, StopReason,
     core::{Event, RejectReason, Role},
-    level::Error,
+    level::{Answer, Call, Error, Op, Pipeline, ReadAt, ScanSpec, Txn},
     prelude::*,
     storage::Store,
 };
@@ -49,6 +51,58 @@ async fn one_node_serves() {
     assert_eq!(get(&db, "boat").await.as_deref(), Some("coracle"));
     assert_eq!(nodes[0].shutdown().await, StopReason::Shutdown);
     assert!(matches!(nodes[0].kv().snapshot(Duration::from_secs(1)).await, Err(Error::Closed)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_calls_of_one_task_are_under_way_at_once_on_any_node() {
+    let nodes = cluster(&MemoryNetwork::new(), &stores(3)).await;
+    for node in &nodes {
+        let kv = node.kv();
+        let mut pipeline = kv.pipeline().unwrap();
+        let key = |number: u64| bytes::Bytes::from(format!("key-{number}"));
+        for number in 0..100 {
+            let txn = Txn { ops: vec![Op::Put { key: key(number), value: key(number) }] };
+            pipeline.push(number, Call::Commit { txn, once: None });
+        }
+        let long = vec![bytes::Bytes::from(vec![b'k'; 5000])];
+        pipeline.push(100, Call::GetMany { at: ReadAt::Linearizable, keys: long });
+        pipeline.submit();
+        let written = answers(&mut *pipeline, 101).await;
+        for (number, answer) in &written {
+            match answer {
+                Ok(Answer::Committed(_)) => assert!(*number < 100),
+                Err(Error::LimitExceeded { got: 5000, .. }) => assert_eq!(*number, 100),
+                other => panic!("{number}: {other:?}"),
+            }
+        }
+        let keys: Vec<_> = (0..100).map(key).collect();
+        pipeline.push(1, Call::GetMany { at: ReadAt::Linearizable, keys: keys.clone() });
+        pipeline.push(2, Call::ContainsMany { at: ReadAt::Linearizable, keys: vec![key(1), key(1000)] });
+        pipeline.push(3, Call::Page { at: ReadAt::Linearizable, scan: scan(7) });
+        pipeline.submit();
+        for (number, answer) in answers(&mut *pipeline, 3).await {
+            match answer.unwrap() {
+                Answer::Values(read) => assert!(read.value.iter().all(Option::is_some) && number == 1),
+                Answer::Contained(read) => assert_eq!((read.value, number), (vec![true, false], 2)),
+                Answer::Page(page) => assert_eq!((page.value.entries.len(), number), (7, 3)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+fn scan(limit: u32) -> ScanSpec {
+    ScanSpec { from: Bound::Unbounded, to: Bound::Unbounded, reverse: false, limit, values: true }
+}
+
+/// So many answers, in the order in which they come.
+async fn answers(pipeline: &mut dyn Pipeline, count: usize) -> Vec<(u64, Result<Answer, Error>)> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        let told = poll_fn(|cx| pipeline.poll_answers(cx, &mut all));
+        tokio::time::timeout(DEADLINE, told).await.unwrap();
+    }
+    all
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,11 +7,15 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    Committed, Error, Once, Read, ReadAt, Result, Revision, ScanPage, ScanSpec, SessionId, SessionLimits, Txn, Value,
+    Committed, Error, Once, Op, Read, ReadAt, Result, Revision, ScanPage, ScanSpec, SessionId, SessionLimits, Txn,
+    Value,
 };
 
 /// The most bytes of an encoded command, query, reply or answer: the ceilings of all limits fit.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// How many bytes are set aside for a message whose length nobody knows beforehand.
+const FEW_BYTES: usize = 64;
 
 /// The version of the encodings, their first byte.
 const VERSION: u8 = 1;
@@ -106,7 +110,26 @@ impl ReadAt {
 
 /// The bytes of a command, for the log.
 pub fn encode_command(command: &Command) -> Bytes {
-    encode(command)
+    encode(command, command_bytes(command))
+}
+
+/// How many bytes a command takes, so that they are allocated once.
+fn command_bytes(command: &Command) -> usize {
+    match command {
+        Command::Txn { txn, once } => {
+            14 + if once.is_some() { 24 } else { 0 } + txn.ops.iter().map(op_bytes).sum::<usize>()
+        }
+        Command::OpenSession { .. } | Command::CloseSession { .. } => 13,
+    }
+}
+
+/// How many bytes a change takes: tag, lengths, numbers, and what they are of.
+fn op_bytes(op: &Op) -> usize {
+    match op {
+        Op::Put { key, value } => 20 + key.len() + value.len(),
+        Op::Delete { key } => 12 + key.len(),
+        Op::Increment { key, .. } => 20 + key.len(),
+    }
 }
 
 /// Reads what [`encode_command`] wrote.
@@ -119,7 +142,11 @@ pub fn decode_command(bytes: &[u8]) -> Result<Command> {
 
 /// The bytes of a state machine's reply to a command.
 pub fn encode_reply(reply: &Result<CommandReply>) -> Bytes {
-    encode(reply)
+    let bytes = match reply {
+        Ok(CommandReply::Committed(committed)) => 25 + 8 * committed.integers.len(),
+        _ => FEW_BYTES,
+    };
+    encode(reply, bytes)
 }
 
 /// Reads a state machine's reply to a command.
@@ -132,7 +159,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<CommandReply> {
 
 /// The bytes of a query.
 pub fn encode_query(query: &Query) -> Bytes {
-    encode(query)
+    encode(query, FEW_BYTES)
 }
 
 /// Reads what [`encode_query`] wrote.
@@ -145,7 +172,7 @@ pub fn decode_query(bytes: &[u8]) -> Result<Query> {
 
 /// The bytes of a state machine's answer to a query.
 pub fn encode_answer(answer: &Result<QueryReply>) -> Bytes {
-    encode(answer)
+    encode(answer, FEW_BYTES)
 }
 
 /// Reads a state machine's answer to a query.
@@ -160,8 +187,10 @@ fn format() -> Configuration<LittleEndian, Fixint, Limit<MESSAGE_BYTES_MAX>> {
     config::legacy().with_limit::<MESSAGE_BYTES_MAX>()
 }
 
-fn encode<T: Serialize>(message: &T) -> Bytes {
-    let mut out = vec![VERSION];
+/// The bytes of a message, whose length is best known beforehand.
+fn encode<T: Serialize>(message: &T, bytes: usize) -> Bytes {
+    let mut out = Vec::with_capacity(bytes);
+    out.push(VERSION);
     let written = bincode::serde::encode_into_std_write(message, &mut out, format());
     // Memory takes all bytes, and none of these types has a serializer that fails.
     assert!(written.is_ok(), "the message encodes: {written:?}");

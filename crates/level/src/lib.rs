@@ -34,6 +34,7 @@ mod limits;
 mod machine;
 mod map_store;
 mod memory;
+mod pipeline;
 mod shell;
 
 pub use command::{
@@ -48,4 +49,5 @@ pub use limits::{Limits, SessionLimits};
 pub use machine::fuzzing;
 pub use machine::{LevelMachine, LevelOptions};
 pub use memory::MemoryKv;
+pub use pipeline::{Answer, Call, Pipeline};
 pub use shell::{HandleOptions, Level, Scan, Snapshot, WriteBatch};

@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     directory::Directory,
-    inbox::{Inbox, Request},
+    inbox::{Inbox, Request, Waiter},
     reach,
 };
 
@@ -164,7 +164,7 @@ impl Admissions {
         let (request, id) = (RequestId(state.next_request), record.id);
         state.next_request += 1;
         let change = MembershipChange { set: vec![record], remove: Vec::new() };
-        if inbox.push_request(request, Request::Change(change), waiter).is_err() {
+        if inbox.push_request(request, Request::Change(change), Waiter::One(waiter)).is_err() {
             state.pace.give_back(id, now);
             return Some(not_yet("it is busy"));
         }
@@ -216,7 +216,7 @@ mod tests {
         let mut items = taken(inbox);
         assert_eq!(answer.is_none(), items.len() == 1, "{answer:?}");
         if let Some(Item::Request(_, _, waiter)) = items.pop() {
-            waiter.send(Ok(Reply { data: Bytes::new(), index: Index(1) })).unwrap();
+            waiter.tell(Ok(Reply { data: Bytes::new(), index: Index(1) }));
         }
         answer.is_none()
     }
@@ -271,7 +271,7 @@ mod tests {
         let mut items = taken(&inbox);
         assert_eq!(items.len(), 1);
         let Some(Item::Request(_, _, waiter)) = items.pop() else { panic!("a request") };
-        waiter.send(Err(RequestError::Rejected(RejectReason::ChangeInProgress))).unwrap();
+        waiter.tell(Err(RequestError::Rejected(RejectReason::ChangeInProgress)));
         assert_eq!(admissions.propose(&inbox, record(1), now), None);
         assert_eq!(taken(&inbox).len(), 1, "it was rejected, which cost nothing, and is proposed again");
     }
@@ -281,7 +281,7 @@ mod tests {
         let (admissions, inbox, now) = (Admissions::new(), open_inbox(), Instant::now());
         assert_eq!(admissions.propose(&inbox, record(1), now), None);
         let Some(Item::Request(_, _, waiter)) = taken(&inbox).pop() else { panic!("a request") };
-        waiter.send(Err(RequestError::Rejected(RejectReason::Membership { why: "so" }))).unwrap();
+        waiter.tell(Err(RequestError::Rejected(RejectReason::Membership { why: "so" })));
         let refusal = JoinRefusal::Membership { why: "so".to_owned() };
         assert_eq!(admissions.propose(&inbox, record(1), now), Some(JoinAnswer::Refused(refusal)));
     }
@@ -297,7 +297,7 @@ mod tests {
         assert!(matches!(admissions.propose(&inbox, record(1000), now), Some(JoinAnswer::NotYet { .. })));
         for item in taken(&inbox) {
             let Item::Request(_, _, waiter) = item else { panic!("a request") };
-            waiter.send(Ok(Reply { data: Bytes::new(), index: Index(1) })).unwrap();
+            waiter.tell(Ok(Reply { data: Bytes::new(), index: Index(1) }));
         }
         assert_eq!(admissions.propose(&inbox, record(1000), now), None);
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     mem,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -13,8 +13,42 @@ use coracle_core::{Body, MembershipChange, Message, NodeId, RejectReason};
 use coracle_replica::{Completion, Consistency, Reply, RequestError, RequestId};
 use tokio::sync::oneshot;
 
+use crate::pipeline::{Ends, Place};
+
+/// How a request ends.
+pub(crate) type End = Result<Reply, RequestError>;
+
 /// Where a request's end is told.
-pub(crate) type Waiter = oneshot::Sender<Result<Reply, RequestError>>;
+pub(crate) enum Waiter {
+    /// Somebody waits for this one only.
+    One(oneshot::Sender<End>),
+    /// It is one of many.
+    Many(Place),
+}
+
+impl Waiter {
+    /// Tells the end. When others may follow, whoever is to be woken after them is returned.
+    pub(crate) fn tell_soon(self, end: End) -> Option<Arc<Ends>> {
+        match self {
+            Waiter::One(waiter) => {
+                // Whoever asked may have gone.
+                let _ = waiter.send(end);
+                None
+            }
+            Waiter::Many(place) => place.tell(end),
+        }
+    }
+
+    /// Tells the end.
+    pub(crate) fn tell(self, end: End) {
+        if let Some(ends) = self.tell_soon(end) {
+            ends.wake();
+        }
+    }
+}
+
+/// A request with its name, and where its end is told.
+pub(crate) type Waiting = (RequestId, Request, Waiter);
 
 /// What a client asks for.
 pub(crate) enum Request {
@@ -98,6 +132,26 @@ struct State {
     waker: Option<Waker>,
 }
 
+impl State {
+    /// Takes a request, or hands it back when there is no room.
+    fn take_request(
+        &mut self,
+        limits: &InboxLimits,
+        id: RequestId,
+        request: Request,
+        waiter: Waiter,
+    ) -> Result<(), Box<Waiting>> {
+        let bytes = self.request_bytes + request.len();
+        if self.requests >= limits.requests_max || bytes > limits.request_bytes_max {
+            return Err(Box::new((id, request, waiter)));
+        }
+        self.requests += 1;
+        self.request_bytes = bytes;
+        self.items.push(Item::Request(id, request, waiter));
+        Ok(())
+    }
+}
+
 /// Filled by anyone, emptied as a whole by the loop.
 pub(crate) struct Inbox {
     state: Mutex<(Life, State)>,
@@ -130,15 +184,40 @@ impl Inbox {
         if *life != Life::Running {
             return Err(NotTaken::Stopped);
         }
-        let bytes = state.request_bytes + request.len();
-        if state.requests >= self.limits.requests_max || bytes > self.limits.request_bytes_max {
-            return Err(NotTaken::Busy);
-        }
-        state.requests += 1;
-        state.request_bytes = bytes;
-        state.items.push(Item::Request(id, request, waiter));
+        state.take_request(&self.limits, id, request, waiter).map_err(|_| NotTaken::Busy)?;
         Self::fill(guard);
         Ok(())
+    }
+
+    /// Takes requests in order, as long as there is room; those that are left find none, or the node does not run.
+    pub(crate) fn push_requests(&self, requests: &mut Vec<Waiting>) -> Result<(), NotTaken> {
+        let mut guard = self.lock();
+        let (life, state) = &mut *guard;
+        if *life != Life::Running {
+            return Err(NotTaken::Stopped);
+        }
+        let mut left = Vec::new();
+        let mut rest = requests.drain(..);
+        for (id, request, waiter) in rest.by_ref() {
+            if let Err(refused) = state.take_request(&self.limits, id, request, waiter) {
+                left.push(*refused);
+                break;
+            }
+        }
+        left.extend(rest);
+        Self::fill(guard);
+        let outcome = if left.is_empty() { Ok(()) } else { Err(NotTaken::Busy) };
+        requests.extend(left);
+        outcome
+    }
+
+    /// Cancels requests, as many as there are.
+    pub(crate) fn push_cancels(&self, requests: impl Iterator<Item = RequestId>) {
+        let mut guard = self.lock();
+        if guard.0 < Life::Closed {
+            guard.1.items.extend(requests.map(Item::Cancel));
+        }
+        Self::fill(guard);
     }
 
     pub(crate) fn push_cancel(&self, id: RequestId) {
@@ -214,8 +293,7 @@ impl Inbox {
         drop(guard);
         for item in left {
             if let Item::Request(_, _, waiter) = item {
-                // Whoever asked may have gone.
-                let _ = waiter.send(Err(RequestError::Rejected(RejectReason::Stopped)));
+                waiter.tell(Err(RequestError::Rejected(RejectReason::Stopped)));
             }
         }
     }
@@ -291,7 +369,7 @@ mod tests {
     }
 
     fn propose(inbox: &Inbox, len: usize) -> Result<(), NotTaken> {
-        inbox.push_request(RequestId(1), Request::Propose(vec![0; len].into()), oneshot::channel().0)
+        inbox.push_request(RequestId(1), Request::Propose(vec![0; len].into()), Waiter::One(oneshot::channel().0))
     }
 
     #[test]
@@ -332,7 +410,7 @@ mod tests {
     fn c21_a_request_that_nobody_took_is_rejected_when_the_inbox_closes() {
         let inbox = inbox();
         let (waiter, mut end) = oneshot::channel();
-        inbox.push_request(RequestId(1), Request::Propose(Bytes::new()), waiter).unwrap();
+        inbox.push_request(RequestId(1), Request::Propose(Bytes::new()), Waiter::One(waiter)).unwrap();
         inbox.close();
         assert_eq!(end.try_recv(), Ok(Err(RequestError::Rejected(RejectReason::Stopped))));
         assert_eq!(propose(&inbox, 1), Err(NotTaken::Stopped));

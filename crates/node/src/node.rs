@@ -17,7 +17,7 @@ use coracle_transport::{Address, Transport};
 use tokio::sync::{broadcast, watch};
 
 use crate::{
-    NodeEvent, NodeOptions, NodeStatus, StartError, StopReason,
+    NodeEvent, NodeOptions, NodeStatus, Pipeline, StartError, StopReason,
     directory::Directory,
     inbox::{Inbox, Life, Request},
     requests,
@@ -83,6 +83,11 @@ impl Node {
     /// When the query cannot be answered at this time.
     pub async fn query(&self, query: impl Into<Bytes>, consistency: Consistency) -> Result<Reply, RequestError> {
         self.submit(Request::Query(query.into(), consistency)).await
+    }
+
+    /// A way of having many requests under way from one task, with what belongs to each.
+    pub fn pipeline<T>(&self) -> Pipeline<T> {
+        Pipeline::new(self.clone())
     }
 
     pub(crate) async fn submit(&self, request: Request) -> Result<Reply, RequestError> {

@@ -1,20 +1,14 @@
 //! A client's request, from the handle's side.
 
-use coracle_core::RejectReason;
 use coracle_replica::{Reply, RequestError, RequestId};
 use tokio::sync::oneshot;
 
-use crate::inbox::{Inbox, NotTaken, Request};
+use crate::inbox::{Inbox, Request, Waiter};
 
 /// Hands a request to the loop and waits for its end. Dropped before, the request is cancelled: whether it takes effect stays unknown.
 pub(crate) async fn submit(inbox: &Inbox, id: RequestId, request: Request) -> Result<Reply, RequestError> {
     let (waiter, end) = oneshot::channel();
-    inbox.push_request(id, request, waiter).map_err(|refused| {
-        RequestError::Rejected(match refused {
-            NotTaken::Busy => RejectReason::Busy,
-            NotTaken::Stopped => RejectReason::Stopped,
-        })
-    })?;
+    inbox.push_request(id, request, Waiter::One(waiter))?;
     let mut pending = Pending { inbox, id, is_over: false };
     let end = end.await;
     pending.is_over = true;

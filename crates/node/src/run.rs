@@ -25,6 +25,7 @@ use crate::{
     effects::Storage,
     identity::Standing,
     inbox::{Inbox, Item, Life, Order, Request, Waiter},
+    pipeline::Ends,
     workers::{ReadRange, SnapshotWork},
 };
 
@@ -111,6 +112,8 @@ pub(crate) struct Loop {
     pub(crate) shutdown_grace: Duration,
     /// Who waits for which request.
     pub(crate) waiters: RequestMap<Waiter>,
+    /// Who is to be woken at the end of this turn, when all that ended in it is told.
+    pub(crate) to_wake: Vec<Arc<Ends>>,
     /// Peers that the transport did not reach in this turn.
     pub(crate) unreached: BTreeSet<NodeId>,
     /// When the status was last published, and whether it may have changed since.
@@ -263,6 +266,7 @@ impl Loop {
         loop {
             let effect = self.replica.poll();
             if let Effect::Wake { at } = effect {
+                self.to_wake.drain(..).for_each(|ends| ends.wake());
                 // A peer that could not be reached is told to the replica in a turn of its own, so that the two cannot chase each other.
                 return if self.unreached.is_empty() { at } else { Some(now) };
             }
@@ -311,8 +315,7 @@ impl Loop {
 
     fn reply(&mut self, request: RequestId, result: Result<Reply, RequestError>) {
         if let Some(waiter) = self.waiters.remove(&request) {
-            // Whoever asked may have gone.
-            let _ = waiter.send(result);
+            self.to_wake.extend(waiter.tell_soon(result));
         }
     }
 
@@ -445,7 +448,7 @@ impl Loop {
         let now = self.clock.now();
         self.publish(now);
         for (_, waiter) in self.waiters.drain() {
-            let _ = waiter.send(Err(RequestError::Unknown));
+            waiter.tell(Err(RequestError::Unknown));
         }
         let is_clean = self.storage.close(CLOSE_DEADLINE).await;
         Finished { reason, is_clean }

@@ -133,6 +133,7 @@ impl Assembly {
             events: events.clone(),
             shutdown_grace: options.shutdown_grace,
             waiters: RequestMap::default(),
+            to_wake: Vec::new(),
             unreached: BTreeSet::new(),
             last_published: Time::ZERO,
             is_changed: true,

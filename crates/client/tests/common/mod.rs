@@ -16,12 +16,13 @@ use std::{
 use bytes::Bytes;
 use coracle_client::{
     Refusal, RefusalKind,
-    pb::{self, cluster_server, kv_server},
+    pb::{self, answer::Answer, call::Call, cluster_server, kv_server},
     status,
 };
 use coracle_level::{Error, Op, Revision};
+use prost::Message;
 use tokio::runtime::{Builder, Runtime};
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, transport::Server};
 
 /// How a node treats commits and reads.
@@ -44,6 +45,26 @@ pub(crate) struct State {
     pub(crate) members: Mutex<Vec<pb::Member>>,
     pub(crate) refusals: Mutex<VecDeque<Status>>,
     pub(crate) operations: AtomicUsize,
+    /// What lets a commit of the key `slow` be answered.
+    pub(crate) slow: tokio::sync::Notify,
+    pub(crate) streams: Mutex<Streams>,
+    /// How many streams of calls were asked for.
+    pub(crate) exchanges: AtomicUsize,
+    /// How many of them the client has ended.
+    pub(crate) streams_over: AtomicUsize,
+    /// How many calls each message of a stream had.
+    pub(crate) messages: Mutex<Vec<usize>>,
+}
+
+/// What a node does with streams of calls.
+#[derive(Clone, Default)]
+pub(crate) enum Streams {
+    #[default]
+    Serve,
+    /// It does not know them.
+    Unknown,
+    /// It answers none of the calls of the first message, and ends the stream.
+    End(Status),
 }
 
 pub(crate) struct Node {
@@ -73,6 +94,16 @@ impl Node {
 
     pub(crate) fn set(&self, mode: Mode) {
         *self.state.mode.lock().unwrap() = mode;
+    }
+
+    /// The same, of a version that knows no streams of calls.
+    pub(crate) fn without_streams(self) -> Node {
+        *self.state.streams.lock().unwrap() = Streams::Unknown;
+        self
+    }
+
+    pub(crate) fn exchanges(&self) -> usize {
+        self.state.exchanges.load(Ordering::SeqCst)
     }
 
     pub(crate) fn says(&self, view: pb::StatusResponse) {
@@ -186,6 +217,19 @@ impl Fake {
         }
     }
 
+    async fn answer(&self, pb::Call { number, call }: pb::Call) -> pb::Answer {
+        let answer = match call {
+            Some(Call::Commit(request)) => self.commit(Request::new(request)).await.map(into(Answer::Commit)),
+            Some(Call::GetMany(request)) => self.get_many(Request::new(request)).await.map(into(Answer::GetMany)),
+            Some(Call::ContainsMany(request)) => {
+                self.contains_many(Request::new(request)).await.map(into(Answer::ContainsMany))
+            }
+            _ => Err(Status::unimplemented("not played here")),
+        };
+        let failed = |status: Status| Answer::Error(pb::Error::decode(status.details()).unwrap());
+        pb::Answer { number, answer: Some(answer.unwrap_or_else(failed)) }
+    }
+
     async fn mode(&self) -> Result<(), Status> {
         let mode = self.0.mode.lock().unwrap().clone();
         match mode {
@@ -246,8 +290,47 @@ impl cluster_server::Cluster for Fake {
     }
 }
 
+fn into<T>(answer: fn(T) -> Answer) -> impl Fn(Response<T>) -> Answer {
+    move |response| answer(response.into_inner())
+}
+
 #[tonic::async_trait]
 impl kv_server::Kv for Fake {
+    type ExchangeStream = ReceiverStream<Result<pb::ExchangeResponse, Status>>;
+
+    async fn exchange(
+        &self,
+        request: Request<tonic::Streaming<pb::ExchangeRequest>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        self.0.exchanges.fetch_add(1, Ordering::SeqCst);
+        let streams = self.0.streams.lock().unwrap().clone();
+        let ends = match streams {
+            Streams::Serve => None,
+            Streams::Unknown => return Err(Status::unimplemented("")),
+            Streams::End(status) => Some(status),
+        };
+        let (sender, answers) = tokio::sync::mpsc::channel(64);
+        let (fake, mut calls) = (self.clone(), request.into_inner());
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = calls.message().await {
+                fake.0.messages.lock().unwrap().push(message.calls.len());
+                if let Some(status) = ends {
+                    let _ = sender.send(Err(status)).await;
+                    return;
+                }
+                for call in message.calls {
+                    let (fake, sender) = (fake.clone(), sender.clone());
+                    tokio::spawn(async move {
+                        let answers = vec![fake.answer(call).await];
+                        let _ = sender.send(Ok(pb::ExchangeResponse { answers })).await;
+                    });
+                }
+            }
+            fake.0.streams_over.fetch_add(1, Ordering::SeqCst);
+        });
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
     async fn get_many(&self, request: Request<pb::GetManyRequest>) -> Result<Response<pb::GetManyResponse>, Status> {
         self.0.reads.fetch_add(1, Ordering::SeqCst);
         self.mode().await?;
@@ -267,6 +350,9 @@ impl kv_server::Kv for Fake {
         let request = request.into_inner();
         self.0.commits.fetch_add(1, Ordering::SeqCst);
         self.mode().await?;
+        if request.ops.iter().any(is_slow) {
+            self.0.slow.notified().await;
+        }
         for op in request.ops {
             if let Some(pb::op::Op::Put(pb::Put { key, value })) = op.op {
                 self.0.data.lock().unwrap().insert(key, value);
@@ -312,6 +398,10 @@ impl kv_server::Kv for Fake {
     ) -> Result<Response<pb::CloseSessionResponse>, Status> {
         Ok(Response::new(pb::CloseSessionResponse {}))
     }
+}
+
+fn is_slow(op: &pb::Op) -> bool {
+    matches!(&op.op, Some(pb::op::Op::Put(put)) if put.key == "slow")
 }
 
 /// A put, as a transaction takes it.

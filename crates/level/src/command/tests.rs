@@ -3,7 +3,6 @@ use std::{ops::Bound, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::Op;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -106,6 +105,13 @@ fn golden_answers() -> Vec<(Result<QueryReply>, &'static str)> {
         (Ok(QueryReply::Released), "01 00000000 04000000"),
         (Err(Error::SnapshotGone(Revision(6))), "01 01000000 03000000 0600000000000000"),
     ]
+}
+
+#[test]
+fn the_length_of_a_command_is_known_beforehand() {
+    for (command, _) in golden_commands() {
+        assert_eq!(command_bytes(&command), encode_command(&command).len(), "{command:?}");
+    }
 }
 
 #[test]

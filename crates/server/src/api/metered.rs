@@ -36,6 +36,9 @@ impl Budget {
     }
 }
 
+/// The call whose bodies go on for as long as the connection: its bytes are given back call by call ([`Tab`]).
+const EXCHANGE: &str = "/coracle.v1.Kv/Exchange";
+
 /// What one request and its answer take; given back when both are done with.
 struct Share {
     budget: Arc<Budget>,
@@ -61,6 +64,12 @@ impl Share {
         self.budget.bytes.fetch_add(bytes, Ordering::AcqRel);
         self.bytes.fetch_add(bytes, Ordering::AcqRel);
     }
+
+    /// Gives some of it back early.
+    fn give_back(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.budget.bytes.fetch_sub(bytes, Ordering::AcqRel);
+    }
 }
 
 impl Drop for Share {
@@ -75,13 +84,16 @@ pub(crate) struct Activity(Arc<Active>);
 
 struct Active {
     under_way: AtomicUsize,
+    /// How many streams of calls there are.
+    streams: AtomicUsize,
     last: Mutex<Instant>,
 }
 
 impl Activity {
     /// That of a connection that was just made.
     pub(crate) fn new() -> Activity {
-        Activity(Arc::new(Active { under_way: AtomicUsize::new(0), last: Mutex::new(Instant::now()) }))
+        let (under_way, streams) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Activity(Arc::new(Active { under_way, streams, last: Mutex::new(Instant::now()) }))
     }
 
     /// Since when nothing is under way; `None` when something is.
@@ -103,6 +115,73 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         *self.0.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.0.0.under_way.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What a stream of calls has taken and not given back, and its place among those of the connection.
+pub(crate) struct Tab {
+    share: Option<Arc<Share>>,
+    place: Option<StreamPlace>,
+    /// As long as calls are under way, the connection is of use.
+    in_use: Option<UnderWay>,
+    /// The bytes of the calls under way; those of a message that has not arrived as a whole are not among them.
+    bytes: usize,
+}
+
+/// A stream of a connection.
+struct StreamPlace(Activity);
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        self.0.0.streams.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Tab {
+    /// The tab of a request of [`Metered`].
+    ///
+    /// # Errors
+    /// `LimitExceeded` when the connection has `streams_max` streams.
+    pub(crate) fn open(extensions: &http::Extensions, streams_max: usize) -> Result<Tab, Error> {
+        let place = extensions.get::<Activity>().map(|activity| StreamPlace(activity.clone()));
+        if let Some(StreamPlace(activity)) = &place {
+            let got = activity.0.streams.fetch_add(1, Ordering::AcqRel) + 1;
+            if got > streams_max {
+                let limit = "the streams of calls on one connection".to_owned();
+                return Err(Error::LimitExceeded { limit, max: streams_max as u64, got: got as u64 });
+            }
+        }
+        let share = extensions.get::<Arc<Share>>().cloned();
+        Ok(Tab { share, place, in_use: None, bytes: 0 })
+    }
+
+    /// A message has arrived as a whole, with which so many calls are under way.
+    pub(crate) fn arrived(&mut self, under_way: usize) {
+        if let Some(share) = &self.share {
+            self.bytes = share.bytes.load(Ordering::Acquire);
+        }
+        if under_way == 0 {
+            return self.give_back(self.bytes);
+        }
+        if let (None, Some(StreamPlace(activity))) = (&self.in_use, &self.place) {
+            self.in_use = Some(activity.begin());
+        }
+    }
+
+    /// Some of the calls under way are answered: they give back their part.
+    pub(crate) fn answered(&mut self, count: usize, under_way: usize) {
+        if count >= under_way {
+            self.in_use = None;
+            return self.give_back(self.bytes);
+        }
+        self.give_back(self.bytes / under_way * count);
+    }
+
+    fn give_back(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        if let Some(share) = &self.share {
+            share.give_back(bytes);
+        }
     }
 }
 
@@ -131,24 +210,45 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let under_way = request.extensions().get::<Activity>().map(Activity::begin);
+    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+        let is_exchange = request.uri().path() == EXCHANGE;
+        // A stream of calls is of use only while there are calls.
+        let activity = request.extensions().get::<Activity>().filter(|_| !is_exchange);
+        let under_way = activity.map(Activity::begin);
         let budget = Arc::clone(&self.budget);
-        let share = Arc::new(Share { budget, bytes: AtomicUsize::new(0), _under_way: under_way });
+        let share = Arc::new(Share { budget: Arc::clone(&budget), bytes: AtomicUsize::new(0), _under_way: under_way });
         let asked = Arc::clone(&share);
-        let answer = self.inner.call(request.map(|inner| MeteredBody { inner, is_request: true, share: asked }));
+        let mut answers = Arc::clone(&share);
+        if is_exchange {
+            request.extensions_mut().insert(share);
+            answers = Arc::new(Share { budget, bytes: AtomicUsize::new(0), _under_way: None });
+        }
+        let kind = Kind::Request;
+        let answer = self.inner.call(request.map(|inner| MeteredBody { inner, kind, share: asked }));
         Box::pin(async move {
             // The share lives as long as either body, and as what is done in between.
             let answer = answer.await?;
-            Ok(answer.map(|inner| Body::new(MeteredBody { inner, is_request: false, share })))
+            let kind = if is_exchange { Kind::Answers } else { Kind::Answer };
+            Ok(answer.map(|inner| Body::new(MeteredBody { inner, kind, share: answers })))
         })
     }
+}
+
+/// Whose bytes a body has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A client's, which are refused when there are too many.
+    Request,
+    /// An answer's, which count until the answer is written.
+    Answer,
+    /// Of many answers: what was written counts until there is more to write.
+    Answers,
 }
 
 /// A body whose bytes count from when they arrive, or are encoded.
 pub(crate) struct MeteredBody<B> {
     inner: B,
-    is_request: bool,
+    kind: Kind,
     share: Arc<Share>,
 }
 
@@ -168,8 +268,10 @@ where
             Poll::Pending => return Poll::Pending,
         };
         let bytes = frame.data_ref().map_or(0, Buf::remaining);
-        if self.is_request {
-            return Poll::Ready(Some(self.share.reserve(bytes).map(|()| frame)));
+        match self.kind {
+            Kind::Request => return Poll::Ready(Some(self.share.reserve(bytes).map(|()| frame))),
+            Kind::Answers => self.share.give_back(self.share.bytes.load(Ordering::Acquire)),
+            Kind::Answer => {}
         }
         self.share.take(bytes);
         Poll::Ready(Some(Ok(frame)))

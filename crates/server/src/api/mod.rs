@@ -1,6 +1,7 @@
 //! The interface for clients, served over gRPC.
 
 mod cluster;
+mod exchange;
 mod kv;
 mod listen;
 mod metered;

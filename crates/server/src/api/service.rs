@@ -4,11 +4,12 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use coracle::client::pb::{cluster_server::ClusterServer, kv_server::KvServer};
 use coracle::level::Kv;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tonic::transport::Server;
 
 use super::{
     ClusterService, KvService, Operator,
+    exchange::ExchangeLimits,
     listen::incoming,
     metered::{Budget, Metered},
 };
@@ -18,8 +19,12 @@ use super::{
 pub(crate) struct ApiLimits {
     /// The most bytes of a message, in either direction.
     pub(crate) message_bytes_max: usize,
-    /// The most requests under way on one connection; more wait.
+    /// The most requests under way on one connection, and of one stream of calls; more wait.
     pub(crate) requests_max: usize,
+    /// The most calls in one message of a stream; a stream that has one with more is ended.
+    pub(crate) calls_max: usize,
+    /// The most streams of calls on one connection; further ones are refused.
+    pub(crate) streams_max: usize,
     /// The most connections; more are closed.
     pub(crate) connections_max: usize,
     /// How long a request may take.
@@ -37,6 +42,8 @@ impl Default for ApiLimits {
         ApiLimits {
             message_bytes_max: 8 << 20,
             requests_max: 1024,
+            calls_max: 4096,
+            streams_max: 16,
             connections_max: 1024,
             request_time_max: Duration::from_secs(60),
             handshake_time_max: Duration::from_secs(5),
@@ -58,7 +65,20 @@ pub(crate) async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let max = limits.message_bytes_max;
-    let kv = KvServer::new(KvService(kv)).max_decoding_message_size(max).max_encoding_message_size(max);
+    let exchange_limits = ExchangeLimits {
+        calls_max: limits.calls_max,
+        under_way_max: limits.requests_max,
+        streams_max: limits.streams_max,
+        message_bytes_max: max,
+        drain_time_max: limits.request_time_max,
+    };
+    let (says_stop, stopping) = watch::channel(false);
+    let stop = async move {
+        stop.await;
+        says_stop.send_replace(true);
+    };
+    let kv = KvServer::new(KvService { kv, exchange_limits, stopping });
+    let kv = kv.max_decoding_message_size(max).max_encoding_message_size(max);
     let cluster = ClusterServer::new(ClusterService::new(operator)).max_decoding_message_size(max);
     let budget = Arc::new(Budget::new(limits.bytes_under_way_max));
     Server::builder()

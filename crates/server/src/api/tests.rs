@@ -29,7 +29,7 @@ use tokio::{
 use super::{ApiLimits, Operated, Operator, serve};
 
 #[derive(Default)]
-struct Leader {
+pub(super) struct Leader {
     /// How many requests wait, or waited, for ever.
     stuck: AtomicUsize,
 }
@@ -73,28 +73,40 @@ impl Operator for Leader {
     }
 }
 
-struct Served {
-    address: String,
+pub(super) struct Served {
+    pub(super) address: String,
     client: Client,
     leader: Arc<Leader>,
-    _stop: oneshot::Sender<()>,
-    serving: JoinHandle<()>,
+    stop: Option<oneshot::Sender<()>>,
+    pub(super) serving: JoinHandle<()>,
+}
+
+impl Served {
+    /// Begins to stop.
+    pub(super) fn stop(&mut self) {
+        self.stop = None;
+        self.client = Client::connect_lazy([&self.address], ClientOptions::default()).unwrap();
+    }
 }
 
 async fn start(limits: ApiLimits) -> Served {
+    start_with(Arc::new(MemoryKv::new()), limits).await
+}
+
+pub(super) async fn start_with(kv: Arc<dyn Kv>, limits: ApiLimits) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let (_stop, stopped) = oneshot::channel::<()>();
+    let (stop, stopped) = oneshot::channel::<()>();
     let leader = Arc::new(Leader::default());
     let operator = leader.clone();
     let serving = tokio::spawn(async move {
         let stop = async {
             let _ = stopped.await;
         };
-        serve(listener, Arc::new(MemoryKv::new()), operator, limits, stop).await.unwrap();
+        serve(listener, kv, operator, limits, stop).await.unwrap();
     });
     let client = Client::connect([&address], ClientOptions::default()).await.unwrap();
-    Served { address, client, leader, _stop, serving }
+    Served { address, client, leader, stop: Some(stop), serving }
 }
 
 fn bytes(text: &str) -> Bytes {

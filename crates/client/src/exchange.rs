@@ -1,0 +1,318 @@
+//! Many calls to one node on one stream: whatever waits when the writer comes to it leaves as one message.
+//!
+//! There are no timers: the first call that comes leaves at once, and what comes while it is being written leaves together.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use prost::Message;
+use tokio::{sync::oneshot, task, time::Instant};
+use tokio_stream::Stream;
+use tonic::{Code, Status, transport::Channel};
+
+use crate::{
+    calls::Called,
+    pb::{self, kv_client::KvClient},
+    status,
+};
+
+/// Larger calls have a request of their own: on the stream they would keep the others waiting.
+pub(crate) const CALL_BYTES_MAX: usize = 64 << 10;
+/// The most calls of one message.
+const CALLS_MAX: usize = 1024;
+/// About the most bytes of one message.
+const MESSAGE_BYTES: usize = 128 << 10;
+/// How long a node that does not know streams of calls is not asked for one.
+const UNKNOWN_FOR: Duration = Duration::from_secs(60);
+
+/// How calls reach one node: on one stream, which comes about when it is first needed and again after it broke.
+#[derive(Debug, Default)]
+pub(crate) struct Exchange {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    line: Option<Arc<Line>>,
+    /// The node did not know the call then.
+    unknown_at: Option<Instant>,
+}
+
+impl Exchange {
+    /// Calls on the stream. `None` when the node surely took nothing of it, and is to be asked by a request of its own.
+    pub(crate) async fn call(
+        self: &Arc<Self>,
+        kv: &KvClient<Channel>,
+        call: pb::call::Call,
+    ) -> Called<Option<pb::answer::Answer>> {
+        let Some(line) = self.line(kv) else { return Ok(None) };
+        let Some(waiting) = line.push(call) else { return Ok(None) };
+        match waiting.ended().await {
+            End::Answered(pb::answer::Answer::Error(error)) => Err(status::from_details(&error)),
+            End::Answered(answer) => Ok(Some(answer)),
+            End::NotTaken => Ok(None),
+            End::Failed(status) => Err(status),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stream at hand, or one that is begun; `None` when the node knows none.
+    fn line(self: &Arc<Self>, kv: &KvClient<Channel>) -> Option<Arc<Line>> {
+        let mut state = self.lock();
+        if let Some(line) = state.line.as_ref().filter(|line| !line.is_over.load(Ordering::Acquire)) {
+            return Some(Arc::clone(line));
+        }
+        if state.unknown_at.is_some_and(|at| at.elapsed() < UNKNOWN_FOR) {
+            return None;
+        }
+        let line = Arc::new(Line::default());
+        state.line = Some(Arc::clone(&line));
+        drop(state);
+        let exchange = Arc::downgrade(self);
+        let (kv, read) = (kv.clone(), Arc::clone(&line));
+        task::spawn(async move {
+            let status = answers(kv, &read).await;
+            if let (true, Some(exchange)) = (is_unknown(&status), exchange.upgrade()) {
+                exchange.lock().unknown_at = Some(Instant::now());
+            }
+            read.end(&status);
+        });
+        Some(line)
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(line) = self.lock().line.take() {
+            line.close();
+        }
+    }
+}
+
+/// Reads answers until the stream ends, and says why.
+async fn answers(mut kv: KvClient<Channel>, line: &Arc<Line>) -> Status {
+    let calls = Calls { line: Arc::clone(line), pause: None, has_paused: false };
+    let mut answers = match kv.exchange(calls).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return status,
+    };
+    loop {
+        match answers.message().await {
+            Ok(Some(message)) => line.answered(message.answers),
+            Ok(None) => return Status::unknown("the stream of calls ended"),
+            Err(status) => return status,
+        }
+    }
+}
+
+/// Whether the node does not know streams of calls.
+fn is_unknown(status: &Status) -> bool {
+    status.code() == Code::Unimplemented && status.details().is_empty()
+}
+
+/// How a call on a stream ends.
+#[derive(Debug)]
+enum End {
+    Answered(pb::answer::Answer),
+    /// It surely never came to the node's notice.
+    NotTaken,
+    Failed(Status),
+}
+
+/// One stream, from its beginning to its end.
+#[derive(Debug, Default)]
+struct Line {
+    /// No further call is taken.
+    is_over: AtomicBool,
+    state: Mutex<LineState>,
+}
+
+#[derive(Debug, Default)]
+struct LineState {
+    /// Calls that have not left, in order of their numbers.
+    queue: VecDeque<pb::Call>,
+    /// Who waits for the answer to which call, those in the queue included.
+    waiting: HashMap<u64, oneshot::Sender<End>>,
+    last_number: u64,
+    writer: Option<Waker>,
+}
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, LineState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a call; `None` when the stream is over.
+    fn push(self: &Arc<Self>, call: pb::call::Call) -> Option<Waiting> {
+        let (sender, end) = oneshot::channel();
+        let (number, writer) = {
+            let mut state = self.lock();
+            if self.is_over.load(Ordering::Acquire) {
+                return None;
+            }
+            state.last_number += 1;
+            let number = state.last_number;
+            state.queue.push_back(pb::Call { number, call: Some(call) });
+            state.waiting.insert(number, sender);
+            (number, state.writer.take())
+        };
+        if let Some(writer) = writer {
+            writer.wake();
+        }
+        Some(Waiting { line: Arc::clone(self), number, end: Some(end) })
+    }
+
+    fn answered(&self, answers: Vec<pb::Answer>) {
+        let mut state = self.lock();
+        for pb::Answer { number, answer } in answers {
+            // Whoever asked may have gone.
+            let Some(sender) = state.waiting.remove(&number) else { continue };
+            let nothing = || End::Failed(Status::unknown("the answer has nothing in it"));
+            let _ = sender.send(answer.map_or_else(nothing, End::Answered));
+        }
+    }
+
+    /// No further calls are sent; those under way may still be answered.
+    fn close(&self) {
+        let writer = {
+            let mut state = self.lock();
+            self.is_over.store(true, Ordering::Release);
+            state.writer.take()
+        };
+        if let Some(writer) = writer {
+            writer.wake();
+        }
+    }
+
+    /// The stream has ended: what has not left had no effect, nor had what was not answered when the node ended it in order.
+    fn end(&self, status: &Status) {
+        self.close();
+        let mut state = self.lock();
+        let was_orderly = is_unknown(status) || status::to_error(status).is_some();
+        let unsent_from = state.queue.front().map_or(u64::MAX, |call| call.number);
+        state.queue.clear();
+        for (number, sender) in state.waiting.drain() {
+            let end = if was_orderly || number >= unsent_from { End::NotTaken } else { End::Failed(broken(status)) };
+            let _ = sender.send(end);
+        }
+    }
+}
+
+/// A status that is not taken for a node's own word on one call.
+fn broken(status: &Status) -> Status {
+    match status.code() {
+        Code::Unimplemented | Code::OutOfRange => Status::unknown(status.message()),
+        _ => status.clone(),
+    }
+}
+
+/// A call under way; whoever drops it does not wait any more.
+struct Waiting {
+    line: Arc<Line>,
+    number: u64,
+    end: Option<oneshot::Receiver<End>>,
+}
+
+impl Waiting {
+    async fn ended(mut self) -> End {
+        let Some(end) = &mut self.end else { return End::NotTaken };
+        let end = end.await;
+        self.end = None;
+        // Only a runtime that ends drops what is under way.
+        end.unwrap_or_else(|_| End::Failed(Status::unknown("the stream of calls was dropped")))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.end.is_some() {
+            // If it has not left, it does not leave any more.
+            self.line.lock().waiting.remove(&self.number);
+        }
+    }
+}
+
+/// What a stream sends.
+struct Calls {
+    line: Arc<Line>,
+    /// While others get their turn, see [`Calls::lets_others_go_first`].
+    pause: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    has_paused: bool,
+}
+
+impl Calls {
+    /// Who was just answered is about to call again: with several calls under way, all that can run does so before a message is made.
+    fn lets_others_go_first(&mut self, under_way: usize, cx: &mut Context<'_>) -> bool {
+        if self.has_paused || under_way < 2 {
+            return false;
+        }
+        let pause = self.pause.get_or_insert_with(|| Box::pin(task::yield_now()));
+        if pause.as_mut().poll(cx).is_pending() {
+            return true;
+        }
+        self.pause = None;
+        self.has_paused = true;
+        false
+    }
+}
+
+impl Stream for Calls {
+    type Item = pb::ExchangeRequest;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<pb::ExchangeRequest>> {
+        let this = self.get_mut();
+        let line = Arc::clone(&this.line);
+        loop {
+            let mut state = line.lock();
+            let LineState { queue, waiting, .. } = &mut *state;
+            // Whoever does not wait any more is not asked for.
+            while queue.front().is_some_and(|call| !waiting.contains_key(&call.number)) {
+                queue.pop_front();
+            }
+            if queue.is_empty() {
+                this.has_paused = false;
+                if line.is_over.load(Ordering::Acquire) {
+                    return Poll::Ready(None);
+                }
+                state.writer = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            let under_way = waiting.len();
+            drop(state);
+            if this.lets_others_go_first(under_way, cx) {
+                return Poll::Pending;
+            }
+            let calls = next_calls(&mut line.lock());
+            if !calls.is_empty() {
+                return Poll::Ready(Some(pb::ExchangeRequest { calls }));
+            }
+        }
+    }
+}
+
+/// The calls that leave with the next message.
+fn next_calls(state: &mut LineState) -> Vec<pb::Call> {
+    let LineState { queue, waiting, .. } = state;
+    let mut calls = Vec::with_capacity(queue.len().min(CALLS_MAX));
+    let mut bytes = 0;
+    while calls.len() < CALLS_MAX && bytes < MESSAGE_BYTES {
+        let Some(call) = queue.pop_front() else { break };
+        if waiting.contains_key(&call.number) {
+            bytes += call.encoded_len();
+            calls.push(call);
+        }
+    }
+    calls
+}
