@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use coracle_client::{
     Refusal, RefusalKind,
-    pb::{self, answer::Answer, call::Call, cluster_server, kv_server},
+    pb::{self, answer::Answer, call::Call, cluster_server, kv_server, kv_server::Kv as _},
     status,
 };
 use coracle_level::{Error, Op, Revision};
