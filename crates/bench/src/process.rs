@@ -432,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_short_plan_runs_to_its_end_on_every_subject() {
-        let plan = Plan::parse("--quick --clients 3".split_whitespace()).unwrap();
+        let plan = Plan { counted_operations: 300, ..Plan::parse("--quick".split_whitespace()).unwrap() };
         let mut progress = Progress::new(&plan);
         for threads in [Threads::One, Threads::Two] {
             let rows = load_rows(&plan, threads, 3, &mut progress).unwrap();
