@@ -96,7 +96,12 @@ async fn c16_a_change_that_does_not_come_about_is_called_off_and_may_be_asked_fo
     cluster.nodes[node].extra.extend(["--bind".to_owned(), format!("127.0.0.1:{listens}")]);
     cluster.nodes[node].start();
     let address = cluster.nodes[node].address();
-    let ended = cluster.cli(&["join", &address]).expect(77).says(&["called off", "coracle leave", &address]);
+    let ended = cluster.cli(&["join", &address]).expect(77).says(&[
+        "called off",
+        "was not heard of",
+        "coracle leave",
+        &address,
+    ]);
     assert_eq!(ended.stdout, "");
     let id = cluster.id(node);
     assert_eq!(cluster.members().get(&id).map(String::as_str), Some("learner"));
@@ -104,6 +109,22 @@ async fn c16_a_change_that_does_not_come_about_is_called_off_and_may_be_asked_fo
     proxy.go_on();
     assert_eq!(cluster.cli(&["join", &address]).expect(0).stdout, format!("node {id} is a voter\n"));
     cluster.has_voters(&[0, 1, 2, 3]);
+}
+
+#[test]
+fn c16_a_removal_that_would_leave_no_majority_is_called_off_and_says_why() {
+    let mut cluster = Cluster::start(&["--promotion-timeout", "1s"]);
+    let leader = cluster.leader();
+    let [stays, dies] = cluster.others(leader)[..] else { panic!("three nodes") };
+    let (id, dead) = (cluster.id(stays), cluster.id(dies));
+    cluster.nodes[dies].kill();
+    cluster.cli(&["leave", &id]).expect(77).says(&["called off", "no majority", "coracle members", &id]);
+    assert_eq!(cluster.members().get(&id).map(String::as_str), Some("voter"));
+    cluster.cli(&["put", "boat", "coracle"]).expect(0);
+    // Who is dead may go, and then the other one.
+    for gone in [dead, id] {
+        cluster.cli(&["leave", &gone]).expect(0);
+    }
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub struct Config {
     pub lease_duration: Duration,
     /// By how many percent the clocks of two nodes may drift apart, for lease reads; those are wrong beyond it, and where a machine is suspended (C13). Default 10.
     pub clock_drift_percent: u32,
-    /// A change of voters is called off when a node that is to be promoted is not heard of for so long. Default 30 s.
+    /// A change of voters is called off when a node that is to be promoted is not heard of, or does not come nearer, for so long, or when no majority of those who would vote is alive for so long. Default 30 s.
     pub promotion_timeout: Duration,
     /// A write of the log that takes longer makes a leader step down (C18). Default 2 s.
     pub disk_write_max: Duration,

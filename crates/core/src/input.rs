@@ -62,7 +62,7 @@ pub enum Input {
     /// Change who is in the group (C16). Ends in one [`Outcome`](crate::Outcome): committed is the entry that states the intent, from which every leader goes on by itself.
     ///
     /// New voters are learners until they have caught up; then all changes of voters take effect at once, through a joint configuration (Raft §6).
-    /// Learners that do not catch up stay what they were, and no voter leaves in their stead ([`Event::ChangeCalledOff`](crate::Event::ChangeCalledOff)).
+    /// A change that does not come to that has an end ([`Event::ChangeCalledOff`](crate::Event::ChangeCalledOff)): learners that do not catch up stay what they were, and no voter leaves in their stead. What was asked for by itself does not end with it.
     ChangeMembership {
         /// The driver's name for it.
         id: ProposalId,
@@ -163,7 +163,7 @@ pub struct Recovered {
 impl Recovered {
     /// The store of a node that is to join `cluster`: an empty log, and nobody in it that this node knows of. It votes when asked, and campaigns only once it learns that it is a voter.
     pub fn joining(cluster: ClusterId) -> Recovered {
-        let nobody = Membership { cluster, nodes: Vec::new(), outgoing: Vec::new() };
+        let nobody = Membership::new(cluster, Vec::new());
         Recovered {
             hard_state: HardState::default(),
             base: Base { membership: Some(nobody), ..Base::default() },

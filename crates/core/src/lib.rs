@@ -56,7 +56,7 @@ pub use entry::{DecodeError, Entry, EntryKind, Run, decode_runs, encode_runs, en
 pub use input::{Input, LogRead, Recovered};
 pub use membership::{Membership, MembershipChange, NodeRecord, Role as MemberRole};
 pub use message::{AppendResult, Body, Forwarded, InstallSnapshot, Message, SnapshotMeta};
-pub use output::{Base, Event, Fatal, HardState, Outcome, Output, Persist, RejectReason};
+pub use output::{Base, CallOff, CalledOff, Event, Fatal, HardState, Outcome, Output, Persist, RejectReason};
 pub use raft::{Progress, Raft, Role, Status, Usage};
 pub use rng::Rng;
 pub use types::{ClusterId, GroupId, Incarnation, Index, NodeId, ProposalId, ReadId, Term, Ticket, Time};

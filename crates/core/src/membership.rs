@@ -1,6 +1,6 @@
 //! Who is in the group: the record that every replica keeps in its log.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{collections::BTreeSet, string::String, vec::Vec};
 
 use bytes::{Buf, BufMut, Bytes};
 
@@ -21,6 +21,13 @@ pub enum Role {
     Retiring = 3,
     /// The same, but it stays as a learner.
     Demoting = 4,
+}
+
+impl Role {
+    /// Whether it is what an intent makes of a node, until the change is carried out.
+    pub(crate) fn is_waiting(self) -> bool {
+        matches!(self, Role::Promotable | Role::Retiring | Role::Demoting)
+    }
 }
 
 /// What the group knows of one node.
@@ -63,6 +70,9 @@ pub struct Membership {
     pub nodes: Vec<NodeRecord>,
     /// The voters of the old half of a joint configuration, sorted; empty outside of one.
     pub outgoing: Vec<NodeId>,
+    /// Which of the changes that wait stand or fall together: the nodes of each request, sorted, when several wait. Empty when all that waits, if anything, was asked for together.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub changes: Vec<Vec<NodeId>>,
 }
 
 /// The version of the encoding, its first byte.
@@ -89,7 +99,7 @@ impl Membership {
     pub fn new(cluster: ClusterId, mut nodes: Vec<NodeRecord>) -> Membership {
         nodes.sort_by_key(|node| node.id);
         nodes.dedup_by_key(|node| node.id);
-        Membership { cluster, nodes, outgoing: Vec::new() }
+        Membership { cluster, nodes, outgoing: Vec::new(), changes: Vec::new() }
     }
 
     /// The voters of the new half, in order of id.
@@ -121,7 +131,7 @@ impl Membership {
 
     /// The bytes that a log entry and a snapshot carry.
     ///
-    /// `version u8, cluster u64, nodes u32`, each `id u64, incarnation u64, role u8, addresses u32, (length u32, text)…, client address (length u32, text), metadata (length u32, bytes)`, then `outgoing u32`, each `u64`; integers little-endian.
+    /// `version u8, cluster u64, nodes u32`, each `id u64, incarnation u64, role u8, addresses u32, (length u32, text)…, client address (length u32, text), metadata (length u32, bytes)`, then `outgoing u32`, each `u64`, and where several changes wait `changes u32`, each `u32` nodes, each `u64`; integers little-endian.
     pub fn encode(&self) -> Bytes {
         let mut out = Vec::new();
         out.put_u8(VERSION);
@@ -138,9 +148,10 @@ impl Membership {
             put_bytes(&mut out, node.client_address.as_bytes());
             put_bytes(&mut out, &node.metadata);
         }
-        out.put_u32_le(self.outgoing.len() as u32);
-        for id in &self.outgoing {
-            out.put_u64_le(id.0);
+        put_ids(&mut out, &self.outgoing);
+        if !self.changes.is_empty() {
+            out.put_u32_le(self.changes.len() as u32);
+            self.changes.iter().for_each(|change| put_ids(&mut out, change));
         }
         out.into()
     }
@@ -160,6 +171,17 @@ impl Membership {
             && self.outgoing.windows(2).all(|pair| pair[0] < pair[1])
             && self.outgoing.iter().all(|id| self.node(*id).is_some())
             && self.voters().next().is_some()
+            && self.are_changes_valid()
+    }
+
+    /// Whether several changes are told apart if any are, each of nodes that wait, in order, and none of a node in two.
+    fn are_changes_valid(&self) -> bool {
+        let is_sorted = |change: &Vec<NodeId>| !change.is_empty() && change.windows(2).all(|pair| pair[0] < pair[1]);
+        let named: BTreeSet<NodeId> = self.changes.iter().flatten().copied().collect();
+        self.changes.len() != 1
+            && self.changes.iter().all(is_sorted)
+            && named.len() == self.changes.iter().map(Vec::len).sum::<usize>()
+            && named.iter().all(|id| self.node(*id).is_some_and(|node| node.role.is_waiting()))
     }
 }
 
@@ -172,11 +194,14 @@ fn decode(bytes: &mut Bytes) -> Option<Membership> {
     for _ in 0..bytes.try_get_u32_le().ok()? {
         nodes.push(decode_node(bytes)?);
     }
-    let mut outgoing = Vec::new();
-    for _ in 0..bytes.try_get_u32_le().ok()? {
-        outgoing.push(NodeId(bytes.try_get_u64_le().ok()?));
+    let outgoing = take_ids(bytes)?;
+    let mut changes = Vec::new();
+    if !bytes.is_empty() {
+        for _ in 0..bytes.try_get_u32_le().ok().filter(|count| *count > 0)? {
+            changes.push(take_ids(bytes)?);
+        }
     }
-    Some(Membership { cluster, nodes, outgoing })
+    Some(Membership { cluster, nodes, outgoing, changes })
 }
 
 fn decode_node(bytes: &mut Bytes) -> Option<NodeRecord> {
@@ -197,6 +222,19 @@ fn decode_node(bytes: &mut Bytes) -> Option<NodeRecord> {
     let client_address = take_text(bytes)?;
     let metadata = take_bytes(bytes)?;
     Some(NodeRecord { id, incarnation, addresses, client_address, role, metadata })
+}
+
+fn put_ids(out: &mut Vec<u8>, ids: &[NodeId]) {
+    out.put_u32_le(ids.len() as u32);
+    ids.iter().for_each(|id| out.put_u64_le(id.0));
+}
+
+fn take_ids(bytes: &mut Bytes) -> Option<Vec<NodeId>> {
+    let mut ids = Vec::new();
+    for _ in 0..bytes.try_get_u32_le().ok()? {
+        ids.push(NodeId(bytes.try_get_u64_le().ok()?));
+    }
+    Some(ids)
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {

@@ -177,6 +177,56 @@ pub enum RejectReason {
     },
 }
 
+/// A change of voters that was called off (C16).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct CalledOff {
+    /// The entry that takes it back.
+    pub index: Index,
+    /// Why.
+    pub reason: CallOff,
+    /// Who stays what it was, in order.
+    pub nodes: Vec<NodeId>,
+}
+
+/// Why a change of voters was called off (thesis §4.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum CallOff {
+    /// A node that was to be promoted was not heard of for the promotion timeout.
+    #[error("node {node} was not heard of")]
+    Silent {
+        /// Who.
+        node: NodeId,
+    },
+    /// It answered, and took nothing in for the promotion timeout.
+    #[error("node {node} answers, and takes nothing in")]
+    Stalled {
+        /// Who.
+        node: NodeId,
+    },
+    /// It took more in, and was not near in so many rounds.
+    #[error("node {node} is too slow to catch up")]
+    TooSlow {
+        /// Who.
+        node: NodeId,
+    },
+    /// No majority of those who would vote after the change was alive and kept up for the promotion timeout.
+    #[error("no majority of those who would vote is alive and keeps up")]
+    NoMajority,
+}
+
+impl CallOff {
+    /// The node that is to blame, if it is one.
+    pub fn node(self) -> Option<NodeId> {
+        match self {
+            CallOff::Silent { node } | CallOff::Stalled { node } | CallOff::TooSlow { node } => Some(node),
+            CallOff::NoMajority => None,
+        }
+    }
+}
+
 /// Something that an operator or a test may want to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -207,11 +257,8 @@ pub enum Event {
         /// Its entry.
         index: Index,
     },
-    /// A change of voters was called off, since the learners that were to be promoted did not catch up.
-    ChangeCalledOff {
-        /// The entry that takes it back.
-        index: Index,
-    },
+    /// A change of voters was called off: it would have waited for ever.
+    ChangeCalledOff(CalledOff),
     /// The log now begins after this index.
     Compacted {
         /// The last index that went.
@@ -230,6 +277,11 @@ pub enum Event {
     /// The log is damaged: this node neither votes nor campaigns until that is repaired (C19).
     Damaged {
         /// The first damaged entry.
+        at: Index,
+    },
+    /// No other member holds the damaged entry, or not whole: all have said so. It ends when a leader that is elected without this node writes another entry there; where there is no majority without this node, only its own disk can bring the entry back (C19).
+    Irreparable {
+        /// Where.
         at: Index,
     },
     /// No entry of the log is damaged any more.

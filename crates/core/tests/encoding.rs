@@ -38,6 +38,14 @@ fn membership() -> Membership {
     Membership { outgoing: vec![NodeId(1), NodeId(2)], ..Membership::new(ClusterId(9), nodes) }
 }
 
+/// The same, with a node that leaves by another change than that which promotes node 3.
+fn two_changes() -> Membership {
+    let mut membership = membership();
+    let leaving = NodeRecord { id: NodeId(4), role: MemberRole::Retiring, ..membership.nodes[0].clone() };
+    membership.nodes.push(leaving);
+    Membership { changes: vec![vec![NodeId(3)], vec![NodeId(4)]], ..membership }
+}
+
 #[test]
 fn golden_bytes_of_a_block_of_runs() {
     let expected = concat!(
@@ -80,6 +88,9 @@ fn golden_bytes_of_a_membership() {
     );
     assert_eq!(hex(&membership().encode()), expected);
     assert_eq!(Membership::decode(membership().encode()), Ok(membership()));
+    let changes = "02000000010000000300000000000000010000000400000000000000";
+    assert!(hex(&two_changes().encode()).ends_with(&format!("0200000000000000{changes}")));
+    assert_eq!(Membership::decode(two_changes().encode()), Ok(two_changes()));
 }
 
 #[test]
@@ -141,12 +152,26 @@ fn memberships_that_no_group_can_have_do_not_decode() {
     nobody.outgoing.clear();
     let mut twice = membership();
     twice.nodes.insert(0, twice.nodes[0].clone());
-    for bad in [unsorted, stranger, nobody, twice] {
+    let pending = |changes: &[&[u64]]| {
+        let changes = changes.iter().map(|ids| ids.iter().map(|id| NodeId(*id)).collect()).collect();
+        Membership { changes, ..two_changes() }
+    };
+    let alone = pending(&[&[3]]);
+    let shared = pending(&[&[3, 4], &[4]]);
+    let settled = pending(&[&[1], &[3]]);
+    let empty = pending(&[&[], &[3]]);
+    for bad in [unsorted, stranger, nobody, twice, alone, shared, settled, empty] {
         assert_eq!(Membership::decode(bad.encode()), Err(DecodeError::Membership), "{bad:?}");
     }
-    let whole = membership().encode();
+    let (whole, several) = (membership().encode(), two_changes().encode());
     for len in 0..whole.len() {
         assert_eq!(Membership::decode(whole.slice(..len)), Err(DecodeError::Membership));
+    }
+    let none = [whole.to_vec(), vec![0; 4]].concat();
+    assert_eq!(Membership::decode(none.into()), Err(DecodeError::Membership), "there is one encoding");
+    let one = Membership { changes: vec![], ..two_changes() }.encode();
+    for len in one.len() + 1..several.len() {
+        assert_eq!(Membership::decode(several.slice(..len)), Err(DecodeError::Membership));
     }
 }
 

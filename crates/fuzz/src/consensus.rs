@@ -109,7 +109,7 @@ pub(crate) fn some_membership() -> Membership {
         MemberRole::Voter,
     ];
     let nodes = (1..).zip(roles).map(|(id, role)| some_record(id, role)).collect();
-    Membership { cluster: ClusterId(9), nodes, outgoing: Vec::new() }
+    Membership { nodes, ..Membership::new(ClusterId(9), Vec::new()) }
 }
 
 /// A node with everything that a node can have.

@@ -21,7 +21,7 @@ use crate::{
 /// How far a clock goes on by a heartbeat. No number of these reaches [`TIMEOUT`].
 const HEARTBEAT: Duration = Duration::from_nanos(2);
 /// How far a clock goes on when a node loses patience: beyond every limit of the core.
-const TIMEOUT: Duration = Duration::from_secs(100);
+const TIMEOUT: Duration = Duration::from_secs(1_000);
 
 /// One node: the core, its disk, its state machine and its clock.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coracle_core::{Incarnation, Index, MemberRole, MembershipChange, NodeId, RejectReason, Status};
+use coracle_core::{CallOff, Incarnation, Index, MemberRole, MembershipChange, NodeId, RejectReason, Status};
 use coracle_replica::{
     Inquiry, Invite, InviteAnswer, JoinRefusal, JoinRole, RequestError, Wire, conflict, is_member, proposed,
 };
@@ -53,9 +53,15 @@ pub enum JoinError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PromotionError {
-    /// It stays a learner: it did not catch up in time, or was never to vote.
-    #[error("the node stays a learner: it did not catch up in time, or was not to vote")]
-    CalledOff,
+    /// It stays a learner: its promotion was called off.
+    #[error("the node stays a learner: {reason}")]
+    CalledOff {
+        /// Why.
+        reason: CallOff,
+    },
+    /// It stays a learner: it was not to vote, or an earlier leader called its promotion off.
+    #[error("the node stays a learner: it was not to vote, or did not catch up in time")]
+    Learner,
     /// It is no member any more.
     #[error("the node is no member any more")]
     NotMember,
@@ -154,7 +160,10 @@ fn promotion(status: &Status, id: NodeId, was_member: &mut bool) -> Option<Resul
     }
     match role {
         Some(MemberRole::Voter | MemberRole::Retiring | MemberRole::Demoting) => Some(Ok(status.membership_index)),
-        Some(MemberRole::Learner) => Some(Err(PromotionError::CalledOff)),
+        Some(MemberRole::Learner) => {
+            let called_off = status.called_off.iter().rev().find(|it| it.nodes.contains(&id));
+            Some(Err(called_off.map_or(PromotionError::Learner, |it| PromotionError::CalledOff { reason: it.reason })))
+        }
         Some(MemberRole::Promotable) => None,
         None => was.then_some(Err(PromotionError::NotMember)),
     }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coracle_core::{Event, Fatal, NodeId, NodeRecord, Role, Status, Time};
+use coracle_core::{CalledOff, Event, Fatal, NodeId, NodeRecord, Role, Status, Time};
 use coracle_replica::{Completion, Effect, Input, Replica, Reply, RequestError, RequestId};
 use coracle_transport::{Frame, Peer, Sent, Transport};
 use tokio::sync::{broadcast, watch};
@@ -284,12 +284,16 @@ impl Loop {
                 tracing::info!(%index, "the membership is committed");
                 self.meet_members(now);
             }
-            Event::ChangeCalledOff { index } => {
-                tracing::warn!(%index, "a change of voters is called off: who was to vote did not catch up");
+            Event::ChangeCalledOff(CalledOff { index, reason, nodes }) => {
+                let stay: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+                tracing::warn!(%index, %reason, stay = stay.join(", "), "a change of voters is called off");
             }
             Event::PeerFault { peer, fault } => tracing::warn!(%peer, fault, "a peer said what no correct peer says"),
             Event::Damaged { at } => {
                 tracing::warn!(%at, "the log is damaged: this node does not vote until its peers have repaired it");
+            }
+            Event::Irreparable { at } => {
+                tracing::error!(%at, "no other member holds the damaged entry: it ends when a leader elected without this node writes another one; without a majority for that, only this node's own disk can bring it back");
             }
             Event::Repaired => tracing::info!("the log is whole again"),
             Event::DiskSlow => tracing::warn!("a write of the log takes longer than its limit"),

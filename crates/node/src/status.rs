@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use coracle_core::{ClusterId, GroupId, Incarnation, Index, MemberRole, NodeId, Role, Status, Term};
+use coracle_core::{CalledOff, ClusterId, GroupId, Incarnation, Index, MemberRole, NodeId, Role, Status, Term};
 use coracle_storage::{Durability, Store};
 use coracle_transport::{PeerStats, Transport};
 use serde::Serialize;
@@ -40,6 +40,10 @@ pub struct NodeStatus {
     pub durable_index: Index,
     /// How many of its entries are damaged and not repaired yet (C19): unless it is 0, this node neither votes nor campaigns.
     pub damaged_entries: usize,
+    /// A damaged entry that no other member holds whole, as all have said: it ends when a leader that is elected without this node writes another one there.
+    pub lost_entry: Option<Index>,
+    /// Whether its state is behind its log's start: it waits for a snapshot from a leader (C7).
+    pub is_state_behind: bool,
     /// What its log lacks, while it waits for space (C18): meanwhile it refuses proposals and does not campaign.
     pub no_space: Option<String>,
     /// Whether a write of its log takes longer than its limit (C18): meanwhile it does not campaign.
@@ -56,6 +60,8 @@ pub struct NodeStatus {
     pub messages_dropped: u64,
     /// Every node of the cluster, by id.
     pub members: Vec<MemberStatus>,
+    /// The changes of voters that it called off last, since it leads.
+    pub called_off: Vec<CalledOff>,
     /// Why it has stopped, once it has.
     pub stopped: Option<String>,
 }
@@ -167,6 +173,8 @@ pub(crate) fn compose(
         last_index: status.last_index,
         durable_index: status.durable_index,
         damaged_entries: status.damaged_entries,
+        lost_entry: status.lost_entry,
+        is_state_behind: status.is_state_behind,
         no_space: directory.no_space().filter(|_| status.is_full),
         is_disk_slow: status.is_disk_slow,
         commit_index: status.commit_index,
@@ -175,6 +183,7 @@ pub(crate) fn compose(
         engine: store.engine.to_owned(),
         messages_dropped,
         members: members.collect(),
+        called_off: status.called_off.clone(),
         stopped,
     }
 }

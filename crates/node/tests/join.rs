@@ -10,7 +10,7 @@ use std::{
 };
 
 use common::{DEADLINE, DiskStore, Mode, cluster, options, start, stores, wait_until};
-use coracle_core::{Event, GroupId, Incarnation, MembershipChange, NodeId, Recovered, RejectReason};
+use coracle_core::{CallOff, Event, GroupId, Incarnation, MembershipChange, NodeId, Recovered, RejectReason};
 use coracle_node::{
     FoundingMode, JoinError, JoinRefusal, JoinRole, Node, NodeEvent, NodeOptions, PromotionError, RequestError,
     StartError,
@@ -180,7 +180,7 @@ async fn a_learner_joins_and_is_promoted_by_joining_again() {
     learner.join_role = JoinRole::Learner;
     let second = starting(&network, &stores[1], learner).await.unwrap().unwrap();
     wait_for_role(&second, "learner").await;
-    assert_eq!(nodes[0].wait_until_voter(second.id(), DEADLINE).await, Err(PromotionError::CalledOff));
+    assert_eq!(nodes[0].wait_until_voter(second.id(), DEADLINE).await, Err(PromotionError::Learner));
     assert_eq!(join(&nodes, 2, JoinRole::Voter).await, Ok(second.id()));
     nodes[0].wait_until_voter(second.id(), DEADLINE).await.unwrap();
     wait_for_role(&second, "follower").await;
@@ -335,7 +335,10 @@ async fn a_voter_that_never_comes_up_is_called_off_and_leaves() {
     stores[1].disk.set(Mode::Hangs);
     let waiting = starting(&network, &stores[1], standby(2));
     let id = join(std::slice::from_ref(&first), 2, JoinRole::Voter).await.unwrap();
-    assert_eq!(first.wait_until_voter(id, DEADLINE).await, Err(PromotionError::CalledOff));
+    let reason = CallOff::Silent { node: id };
+    assert_eq!(first.wait_until_voter(id, DEADLINE).await, Err(PromotionError::CalledOff { reason }));
+    let told_of: Vec<_> = first.status().called_off.into_iter().map(|it| (it.reason, it.nodes)).collect();
+    assert_eq!(told_of, [(reason, vec![id])]);
     let told = async { while !matches!(events.recv().await, Ok(NodeEvent::Replica(Event::ChangeCalledOff { .. }))) {} };
     tokio::time::timeout(DEADLINE, told).await.expect("it is told");
     wait_for_roles(&first, &["learner", "voter"]).await;

@@ -67,7 +67,7 @@ pub(crate) struct ClusterArgs {
         default_value = "127.0.0.1:9590,127.0.0.1:9591,127.0.0.1:9592"
     )]
     pub(crate) endpoints: Vec<String>,
-    /// How long an operation may take, retries included [default: 10s; to join: 60s]
+    /// How long an operation may take, retries included [default: 10s; to join or leave: 60s]
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse::duration)]
     timeout: Option<Duration>,
 }
@@ -185,7 +185,7 @@ pub(crate) struct ServeArgs {
     /// Other reads do not depend on clocks.
     #[arg(long)]
     pub(crate) lease: bool,
-    /// After how long without news from a node that is to become a voter the change is called off
+    /// After how long a change of voters is called off in which a new voter is not heard of or does not come nearer, or no majority of those who would vote is up
     #[arg(long, value_name = "DURATION", value_parser = parse::duration, default_value = "30s")]
     pub(crate) promotion_timeout: Duration,
     /// How many applied entries the log may retain before it is compacted

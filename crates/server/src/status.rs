@@ -70,10 +70,18 @@ fn remark(status: &pb::StatusResponse) -> Option<String> {
         ("", 0) if status.is_disk_slow => {
             Some("a write of its log takes longer than its limit; it does not campaign meanwhile".to_owned())
         }
+        ("", 0) if status.is_state_behind => {
+            Some("its state is behind its log; it waits for a snapshot from a leader".to_owned())
+        }
         ("", 0) => None,
-        ("", missing) => Some(format!(
-            "repairing its log from its peers: {missing} damaged entries to go; it does not vote meanwhile"
-        )),
+        ("", missing) => Some(match status.lost_entry {
+            Some(lost) => format!(
+                "entry {lost} of its log is damaged, and no other member holds it; the others go on once they elect a leader without this node: bring back enough of them, or this node's file from a copy"
+            ),
+            None => {
+                format!("repairing its log from its peers: {missing} damaged entries to go; it does not vote meanwhile")
+            }
+        }),
         (stopped, _) => Some(stopped.to_owned()),
     }
 }
@@ -121,6 +129,8 @@ fn as_json(view: &NodeView) -> Json {
         "damaged": status.damaged_entries,
         "no_space": (!status.no_space.is_empty()).then_some(&status.no_space),
         "disk_slow": status.is_disk_slow,
+        "lost": status.lost_entry,
+        "state_behind": status.is_state_behind,
         "commit": status.commit_index,
         "applied": status.applied_index,
         "storage": status.engine,
@@ -201,6 +211,19 @@ mod tests {
         assert_eq!((&as_json(&view)["role"], &as_json(&view)["damaged"]), (&json!("repairing"), &json!(3)));
         let table = table(&[view]);
         assert!(table.contains("repairing") && table.contains("3 damaged entries to go"), "{table}");
+    }
+
+    #[test]
+    fn c19_a_node_that_cannot_repair_its_log_or_waits_for_a_snapshot_says_so() {
+        let [NodeView { endpoint, status }, _] = views();
+        let behind = pb::StatusResponse { is_state_behind: true, ..status.unwrap() };
+        let lost = pb::StatusResponse { damaged_entries: 3, lost_entry: Some(7), ..behind.clone() };
+        let views = [behind, lost].map(|status| NodeView { endpoint: endpoint.clone(), status: Ok(status) });
+        let json = views.each_ref().map(as_json);
+        assert_eq!((&json[0]["state_behind"], &json[0]["lost"]), (&json!(true), &Json::Null));
+        assert_eq!(json[1]["lost"], 7);
+        let table = table(&views);
+        assert!(table.contains("waits for a snapshot") && table.contains("entry 7 of its log"), "{table}");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 use core::{fmt::Debug, hash::Hash, time::Duration};
 
-use super::{Outputs, Raft, RoleState};
+use super::{Outputs, Raft, RoleState, promotion::ROUNDS_MAX, stand_in};
 use crate::{Config, Entry, Index, Run, Term, Time};
 
 /// Something that two states can be compared by.
@@ -19,7 +19,7 @@ impl<T: Eq + Hash + Debug> Form for T {}
 pub(super) struct Clock {
     now: Time,
     /// The ages at which something happens.
-    thresholds: [Duration; 5],
+    thresholds: [Duration; 7],
 }
 
 impl Clock {
@@ -29,7 +29,9 @@ impl Clock {
             config.election_timeout_min,
             config.election_timeout_max,
             config.election_timeout_max * 2,
+            config.election_timeout_max * stand_in::PATIENCE,
             config.promotion_timeout,
+            config.promotion_timeout.saturating_mul(ROUNDS_MAX),
         ];
         Clock { now, thresholds }
     }
@@ -79,6 +81,7 @@ impl Raft {
             persistence,
             repair,
             applying,
+            stand_in,
             installing,
             reads,
             last_log_request,
@@ -102,7 +105,9 @@ impl Raft {
         let vote = (config.id, *term, *voted_for, *commit_index, *fatal);
         let repair = repair.canonical(clock, *last_log_request);
         let parts = (following.canonical(clock), persistence.canonical(clock), repair, reads.canonical(clock));
-        let state = (applying.canonical(*last_log_request), installing.as_ref().map(|it| it.canonical()));
+        // Only where the state is behind somebody asks for how long there was no leader.
+        let leaderless = self.is_state_behind().then(|| (stand_in.canonical(clock), clock.age(following.contact)));
+        let state = (leaderless, applying.canonical(*last_log_request), installing.as_ref().map(|it| it.canonical()));
         (vote, log.canonical(), role, timers, parts, state, outputs.canonical())
     }
 

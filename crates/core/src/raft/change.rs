@@ -4,49 +4,16 @@
 
 use alloc::vec::Vec;
 
-use super::{
-    Raft, RoleState,
-    canonical::{Clock, Form},
-    proposals::Waiting,
-};
+use super::{Raft, RoleState, promotion::Step, proposals::Waiting};
 use crate::{
-    Bug, Entry, EntryKind, Event, Index, MemberRole, Membership, MembershipChange, NodeId, NodeRecord, ProposalId,
-    RejectReason, Run, Time,
+    Bug, CallOff, CalledOff, Entry, EntryKind, Event, MemberRole, Membership, MembershipChange, NodeId, NodeRecord,
+    ProposalId, RejectReason, Run,
 };
 
 /// The most bytes of a membership: it goes to every peer, past all other limits.
 const BYTES_MAX: usize = 256 << 10;
-/// In how many rounds learners have to catch up (thesis §4.2.1).
-const ROUNDS_MAX: u32 = 10;
-
-/// How the learners that are to be promoted catch up: in a round they replicate what the log held when it began (thesis §4.2.1).
-#[derive(Clone, Debug)]
-pub(super) struct Promotion {
-    /// The entry that states the intent.
-    intent: Index,
-    /// Since when this leader waits: a silence from before the intent is no reason to give it up.
-    since: Time,
-    /// How many rounds took too long.
-    slow_rounds: u32,
-    /// What has to be replicated in this round.
-    target: Index,
-    began: Time,
-}
-
-impl Promotion {
-    pub(super) fn canonical(&self, clock: Clock) -> impl Form {
-        let Promotion { intent, since, slow_rounds, target, began } = self;
-        (*intent, clock.age(*since), *slow_rounds, *target, clock.age(*began))
-    }
-}
-
-/// What a change of voters can do next.
-enum Step {
-    Wait,
-    Join,
-    CallOff,
-}
-
+/// How many of the changes that were called off last a leader tells.
+const CALLED_OFF_MAX: usize = 16;
 impl MembershipChange {
     /// Everybody who is to be in a group that has, or is on its way to, `membership`.
     fn target(self, membership: &Membership) -> Result<Vec<NodeRecord>, &'static str> {
@@ -71,6 +38,8 @@ impl MembershipChange {
 impl Membership {
     /// What states the intent to make `change`.
     fn intent(&self, change: MembershipChange) -> Result<Membership, &'static str> {
+        let mut named: Vec<NodeId> = change.set.iter().map(|node| node.id).chain(change.remove.clone()).collect();
+        named.sort_unstable();
         let mut next = Membership::new(self.cluster, change.target(self)?);
         if !next.nodes.iter().all(|node| matches!(node.role, MemberRole::Voter | MemberRole::Learner)) {
             return Err("a node is to be a voter or a learner");
@@ -95,22 +64,58 @@ impl Membership {
                 next.nodes.sort_by_key(|node| node.id);
             }
         }
-        if next.joint().encode().len() > BYTES_MAX {
+        next.changes = self.changes_with(named);
+        next.keep_waiting();
+        if next.encode().len().max(next.joint().encode().len()) > BYTES_MAX {
             return Err("the records of the nodes take more than 256 KiB");
         }
         Ok(next)
     }
 
+    /// What waits, by what was asked for together, once `named` are asked for: with whom they waited before they go on waiting.
+    fn changes_with(&self, named: Vec<NodeId>) -> Vec<Vec<NodeId>> {
+        let before = if self.changes.is_empty() { [self.waiting()].into() } else { self.changes.clone() };
+        let is_apart = |change: &Vec<NodeId>| change.iter().all(|id| named.binary_search(id).is_err());
+        let (mut apart, together): (Vec<_>, Vec<_>) = before.into_iter().partition(is_apart);
+        let mut joined: Vec<NodeId> = together.into_iter().flatten().chain(named).collect();
+        joined.sort_unstable();
+        joined.dedup();
+        apart.push(joined);
+        apart
+    }
+
+    /// Forgets of `changes` who waits for nothing, and all of it when there are no two to tell apart.
+    fn keep_waiting(&mut self) {
+        let mut changes = core::mem::take(&mut self.changes);
+        for change in &mut changes {
+            change.retain(|id| self.node(*id).is_some_and(|node| node.role.is_waiting()));
+        }
+        changes.retain(|change| !change.is_empty());
+        if changes.len() > 1 {
+            self.changes = changes;
+        }
+    }
+
+    /// Who waits for a change to be carried out, in order.
+    fn waiting(&self) -> Vec<NodeId> {
+        self.nodes.iter().filter(|node| node.role.is_waiting()).map(|node| node.id).collect()
+    }
+
+    /// Whose change stands or falls with that of `id`.
+    fn together_with(&self, id: NodeId) -> Vec<NodeId> {
+        self.changes.iter().find(|change| change.contains(&id)).cloned().unwrap_or_else(|| self.waiting())
+    }
+
     /// Whether it states an intent that is not carried out.
     fn is_changing(&self) -> bool {
-        let is_intent = |role| matches!(role, MemberRole::Promotable | MemberRole::Retiring | MemberRole::Demoting);
-        self.nodes.iter().any(|node| is_intent(node.role))
+        self.nodes.iter().any(|node| node.role.is_waiting())
     }
 
     /// The joint configuration that carries the intent out.
     fn joint(&self) -> Membership {
         let mut next = self.clone();
         next.outgoing = self.voters().collect();
+        next.changes.clear();
         for node in next.nodes.iter_mut().filter(|node| node.role == MemberRole::Promotable) {
             node.role = MemberRole::Voter;
         }
@@ -120,6 +125,7 @@ impl Membership {
     /// What is left when the joint configuration ends.
     fn left(mut self) -> Membership {
         self.outgoing.clear();
+        self.changes.clear();
         self.nodes.retain(|node| node.role != MemberRole::Retiring);
         for node in self.nodes.iter_mut().filter(|node| node.role == MemberRole::Demoting) {
             node.role = MemberRole::Learner;
@@ -127,15 +133,16 @@ impl Membership {
         self
     }
 
-    /// The intent taken back: everybody stays what it was.
-    fn called_off(mut self) -> Membership {
-        for node in &mut self.nodes {
+    /// The intent taken back for `ids`, which stay what they were.
+    fn called_off(mut self, ids: &[NodeId]) -> Membership {
+        for node in self.nodes.iter_mut().filter(|node| ids.contains(&node.id)) {
             node.role = match node.role {
                 MemberRole::Promotable => MemberRole::Learner,
                 MemberRole::Retiring | MemberRole::Demoting => MemberRole::Voter,
                 role => role,
             };
         }
+        self.keep_waiting();
         self
     }
 }
@@ -151,7 +158,8 @@ impl Raft {
         }
         let (index, membership) = self.log.membership();
         let is_settled = index <= self.commit_index && self.commit_index >= leader.term_start;
-        let must_wait = !is_settled || membership.is_joint() || leader.transfer.is_some();
+        let is_moving = leader.transfer.is_some() || self.is_standing_in();
+        let must_wait = !is_settled || membership.is_joint() || is_moving;
         if must_wait && !self.config.has_bug(Bug::TwoChangesAtOnce) {
             return self.reject_proposals(id, 1, RejectReason::ChangeInProgress);
         }
@@ -165,6 +173,11 @@ impl Raft {
     fn append_membership(&mut self, membership: &Membership, waiting: Option<ProposalId>) {
         let first_index = self.log.last_index().next();
         let entry = Entry { kind: EntryKind::Membership, data: membership.encode() };
+        if let RoleState::Leader(leader) = &mut self.role
+            && (membership.is_joint() || !membership.is_changing())
+        {
+            leader.promotion = None;
+        }
         if let (RoleState::Leader(leader), Some(id)) = (&mut self.role, waiting) {
             leader.waiting.push_back(Waiting::one(id, first_index, entry.size()));
             leader.uncommitted_bytes += entry.size();
@@ -179,7 +192,8 @@ impl Raft {
     pub(super) fn settle_membership(&mut self) {
         let RoleState::Leader(leader) = &self.role else { return };
         let (index, membership) = self.log.membership();
-        let is_moving = leader.transfer.is_some() && !self.config.has_bug(Bug::ChangeDuringTransfer);
+        let is_transferring = leader.transfer.is_some() && !self.config.has_bug(Bug::ChangeDuringTransfer);
+        let is_moving = is_transferring || self.is_standing_in();
         if index > self.commit_index || self.commit_index < leader.term_start || is_moving {
             return;
         }
@@ -190,17 +204,28 @@ impl Raft {
             self.hand_over_removed();
         } else if membership.is_changing() {
             let joint = membership.joint();
-            match self.next_step_of_change(index, &joint) {
+            match self.next_step_of_change(&joint) {
                 Step::Wait => {}
                 Step::Join => self.append_membership(&joint, None),
-                Step::CallOff => {
-                    let called_off = self.log.membership().1.clone().called_off();
-                    self.append_membership(&called_off, None);
-                    let index = self.log.last_index();
-                    self.outputs.events.push(Event::ChangeCalledOff { index });
-                }
+                Step::CallOff(reason) => self.call_off(reason),
             }
         }
+    }
+
+    /// Takes back what cannot be carried out, and what was asked for together with it: no voter leaves in the stead of a learner that does not come. What others asked for goes on.
+    fn call_off(&mut self, reason: CallOff) {
+        let membership = self.log.membership().1;
+        let nodes = reason.node().map_or_else(|| membership.waiting(), |id| membership.together_with(id));
+        let next = membership.clone().called_off(&nodes);
+        self.append_membership(&next, None);
+        let called_off = CalledOff { index: self.log.last_index(), reason, nodes };
+        if let RoleState::Leader(leader) = &mut self.role {
+            if leader.called_off.len() >= CALLED_OFF_MAX {
+                leader.called_off.remove(0);
+            }
+            leader.called_off.push(called_off.clone());
+        }
+        self.outputs.events.push(Event::ChangeCalledOff(called_off));
     }
 
     /// A leader that is not a voter any more hands over, and without anybody to take over just stops leading.
@@ -209,52 +234,5 @@ impl Raft {
         if !self.is_transferring() {
             self.step_down(RejectReason::NotLeader { leader: None });
         }
-    }
-
-    /// Joint consensus begins when everybody who is to be promoted has caught up, and a majority of the new voters is alive and keeps up.
-    /// The change is called off when a learner is not heard of for long, or does not catch up in so many rounds.
-    fn next_step_of_change(&mut self, intent: Index, joint: &Membership) -> Step {
-        let now = self.now;
-        let last_index = self.log.last_index();
-        let RoleState::Leader(leader) = &mut self.role else { return Step::Wait };
-        let is_new = |id: &NodeId| !joint.outgoing.contains(id);
-        let peer_of = |id: NodeId| leader.peers.iter().find(|peer| peer.id == id);
-        let contact = joint.voters().filter(is_new).filter_map(peer_of).map(|peer| peer.contact).min();
-        let replicated = joint.voters().filter(is_new).filter_map(peer_of).map(|peer| peer.match_index).min();
-        if let (Some(contact), Some(replicated)) = (contact, replicated) {
-            let begin = |since, slow_rounds| Promotion { intent, since, slow_rounds, target: last_index, began: now };
-            let promotion = match leader.promotion.take().filter(|promotion| promotion.intent == intent) {
-                None => leader.promotion.insert(begin(now, 0)),
-                Some(promotion) => leader.promotion.insert(promotion),
-            };
-            if now.since(contact.max(promotion.since)) >= self.config.promotion_timeout {
-                return Step::CallOff;
-            }
-            if replicated < promotion.target {
-                return Step::Wait;
-            }
-            let is_slow = now.since(promotion.began) >= self.config.election_timeout_min;
-            *promotion = begin(promotion.since, promotion.slow_rounds + u32::from(is_slow));
-            if promotion.slow_rounds >= ROUNDS_MAX {
-                return Step::CallOff;
-            }
-            if is_slow || replicated == Index::ZERO {
-                return Step::Wait;
-            }
-        }
-        if self.is_majority_alive(joint) { Step::Join } else { Step::Wait }
-    }
-
-    /// Whether a majority of the new voters answers and keeps up.
-    fn is_majority_alive(&self, joint: &Membership) -> bool {
-        let RoleState::Leader(leader) = &self.role else { return false };
-        let keeps_up = |id| match leader.peer_ref(id) {
-            Some(peer) => {
-                let is_active = self.now.since(peer.contact) < self.config.election_timeout_min;
-                is_active && peer.match_index >= leader.commit_at_heartbeat && peer.match_index > Index::ZERO
-            }
-            None => id == self.config.id,
-        };
-        2 * joint.voters().filter(|id| keeps_up(*id)).count() > joint.voters().count()
     }
 }

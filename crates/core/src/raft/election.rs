@@ -52,7 +52,7 @@ impl Raft {
     pub(super) fn on_election_timeout(&mut self) {
         self.reset_election_timer();
         self.following.leader = None;
-        if !self.may_campaign() {
+        if !self.may_campaign() && !self.is_to_stand_in() {
             self.role = RoleState::Follower;
             return;
         }

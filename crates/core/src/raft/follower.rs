@@ -15,7 +15,7 @@ pub(super) struct Following {
     pub(super) leader: Option<NodeId>,
     /// Who led the current term and does not any more.
     resigned: Option<NodeId>,
-    /// When the leader was last heard.
+    /// When a leader was last heard; at first, when this node started.
     pub(super) contact: Time,
     /// The highest index proven equal to this term's leader's log (C4). At least the commit index.
     pub(super) verified: Index,
@@ -26,11 +26,11 @@ pub(super) struct Following {
 }
 
 impl Following {
-    pub(super) fn new(commit_index: Index) -> Following {
+    pub(super) fn new(commit_index: Index, contact: Time) -> Following {
         Following {
             leader: None,
             resigned: None,
-            contact: Time::ZERO,
+            contact,
             verified: commit_index,
             is_ack_wanted: false,
             acked: Index::ZERO,
@@ -38,7 +38,7 @@ impl Following {
     }
 
     pub(super) fn on_term_changed(&mut self, commit_index: Index) {
-        *self = Following { contact: self.contact, ..Following::new(commit_index) };
+        *self = Following::new(commit_index, self.contact);
     }
 
     pub(super) fn canonical(&self, clock: Clock) -> impl Form {

@@ -6,14 +6,14 @@ use core::time::Duration;
 use super::{
     Progress, Raft, RoleState,
     canonical::{Clock, Form},
-    change::Promotion,
     lease::Lease,
+    promotion::Promotion,
     proposals::Waiting,
     reads::LeaderReads,
     replication::{Peer, Standing},
     transfer::Transfer,
 };
-use crate::{Body, Bug, Entry, Index, NodeId, Outcome, Output, RejectReason, Run, Time};
+use crate::{Body, Bug, CalledOff, Entry, Index, NodeId, Outcome, Output, RejectReason, Run, Time};
 
 /// What a leader keeps for its term.
 #[derive(Clone, Debug)]
@@ -32,8 +32,10 @@ pub(super) struct Leader {
     pub(super) unapplied_bytes: usize,
     pub(super) reads: LeaderReads,
     pub(super) lease: Lease,
-    /// How learners catch up that are to be promoted.
+    /// What the change waits for that is under way.
     pub(super) promotion: Option<Promotion>,
+    /// The changes that it called off last, in order.
+    pub(super) called_off: Vec<CalledOff>,
     /// The number of the last round of heartbeats.
     pub(super) round: u64,
     pub(super) heartbeat_deadline: Time,
@@ -76,6 +78,8 @@ impl Leader {
             reads,
             lease,
             promotion,
+            // For reports.
+            called_off: _,
             round,
             heartbeat_deadline,
             commit_at_heartbeat,
@@ -111,6 +115,7 @@ impl Raft {
             reads: LeaderReads::default(),
             lease: Lease::default(),
             promotion: None,
+            called_off: Vec::new(),
             round: 0,
             heartbeat_deadline: self.now.plus(self.config.heartbeat_interval),
             commit_at_heartbeat: self.commit_index,
@@ -118,6 +123,7 @@ impl Raft {
             quorum_deadline: self.now.plus(self.config.election_timeout_max),
         });
         self.following.leader = None;
+        self.begin_to_stand_in();
         self.update_peers();
         self.serve_removed();
         if self.config.has_bug(Bug::NoNoop) {

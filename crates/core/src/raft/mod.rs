@@ -8,6 +8,7 @@
 //! | `leader.rs` | taking over, stepping down, the quorum, committing |
 //! | `replication.rs` | what goes to each peer and what comes back |
 //! | `change.rs` | changing the membership (Raft §6; thesis §4) |
+//! | `promotion.rs` | what a change waits for, and for how long |
 //! | `transfer.rs` | handing leadership over, and preferring not to have it (thesis §3.10) |
 //! | `proposals.rs` | proposals and their outcomes |
 //! | `reads.rs` | rounds of linearizable reads |
@@ -16,6 +17,7 @@
 //! | `repair.rs` | damaged entries, and the repair from peers |
 //! | `apply.rs` | what is handed to the state machine, and compaction |
 //! | `snapshot.rs` | snapshots that arrive |
+//! | `stand_in.rs` | leading without the state, only to hand over |
 //! | `usage.rs` | how much it holds of what has a limit |
 //! | `settle.rs` | the order of outputs, and when to wake |
 //! | `canonical.rs` | what of the state makes a difference |
@@ -28,12 +30,14 @@ mod follower;
 mod leader;
 mod lease;
 mod persist;
+mod promotion;
 mod proposals;
 mod reads;
 mod repair;
 mod replication;
 mod settle;
 mod snapshot;
+mod stand_in;
 mod status;
 mod transfer;
 mod usage;
@@ -46,7 +50,7 @@ pub use usage::Usage;
 
 use self::{
     apply::Applying, election::Campaign, follower::Following, leader::Leader, lease::Promise, persist::Persistence,
-    reads::FollowerReads, repair::Repair, snapshot::Installing,
+    reads::FollowerReads, repair::Repair, snapshot::Installing, stand_in::StandIn,
 };
 use crate::{
     Body, Bug, Config, ConfigError, Event, Fatal, Index, Input, Membership, Message, NodeId, Outcome, Output,
@@ -82,6 +86,7 @@ pub struct Raft {
     persistence: Persistence,
     repair: Repair,
     applying: Applying,
+    stand_in: StandIn,
     installing: Option<Installing>,
     reads: FollowerReads,
     /// The number of the last question to the log.
@@ -155,10 +160,11 @@ impl Raft {
             reported_membership: log.membership_at(commit_index).0,
             role: RoleState::Follower,
             election_deadline,
-            following: Following::new(commit_index),
+            following: Following::new(commit_index, now),
             persistence: Persistence::new(log.base().index, log.last_index()),
             repair,
             applying: Applying::new(recovered.applied),
+            stand_in: StandIn::default(),
             installing: None,
             reads: FollowerReads::default(),
             last_log_request: 0,
@@ -309,7 +315,10 @@ impl Raft {
                 }
             }
             Body::TimeoutNow => self.on_timeout_now(from),
-            Body::InstallSnapshotResponse { done, .. } => self.on_install_snapshot_response(from, done),
+            Body::InstallSnapshotResponse { done, offset, .. } => {
+                self.note_received(from, offset);
+                self.on_install_snapshot_response(from, done);
+            }
             // The replica above forwards; the core sees only the terms.
             Body::Propose { .. } | Body::ProposeResponse { .. } => {}
         }

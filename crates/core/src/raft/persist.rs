@@ -301,11 +301,15 @@ impl Raft {
     /// Whether the node may ask for votes: its disk answers, its log is whole, its state is not behind its log's start (C7, C18, C19), and it is a voter.
     /// A node that a membership leaves out which is not known to be committed is still needed: it may be the only one that can be elected (thesis §4.2.2).
     pub(super) fn may_campaign(&self) -> bool {
+        self.may_campaign_at_all() && !self.is_state_behind()
+    }
+
+    /// The same, whether or not this node could serve.
+    pub(super) fn may_campaign_at_all(&self) -> bool {
         !self.persistence.is_slow
             && !self.persistence.is_full
             && self.installing.is_none()
             && !self.is_repairing()
-            && self.applying.applied >= self.log.base().index
             && self.log.may_vote(self.config.id, self.commit_index)
     }
 

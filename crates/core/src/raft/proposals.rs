@@ -33,7 +33,7 @@ impl Raft {
         if count == 0 {
             return;
         }
-        let is_transferring = self.is_transferring();
+        let is_transferring = self.is_transferring() || self.is_standing_in();
         let RoleState::Leader(leader) = &mut self.role else {
             let leader = self.leader();
             return self.reject_proposals(first, count, RejectReason::NotLeader { leader });

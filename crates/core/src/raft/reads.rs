@@ -121,6 +121,10 @@ impl Raft {
         if count == 0 {
             return;
         }
+        if self.is_standing_in() {
+            let reason = RejectReason::NotLeader { leader: None };
+            return self.outputs.results.push(Output::ReadFailed { first, count, reason });
+        }
         if is_lease && self.has_lease() {
             let index = self.commit_index;
             return self.outputs.results.push(Output::ReadReady { first, count, index });
@@ -142,9 +146,9 @@ impl Raft {
     }
 
     pub(super) fn on_read_index(&mut self, from: NodeId, nonce: u64, sequence: u64) {
-        let reads_max = self.config.reads_max;
+        let (reads_max, is_standing_in) = (self.config.reads_max, self.is_standing_in());
         match &mut self.role {
-            RoleState::Leader(leader) if leader.reads.count < reads_max => {
+            RoleState::Leader(leader) if leader.reads.count < reads_max && !is_standing_in => {
                 leader.reads.push(Asker::Peer { id: from, nonce, sequence });
             }
             _ => self.send(from, Body::ReadIndexResponse { nonce, sequence, index: None }),

@@ -53,6 +53,10 @@ pub(super) struct Repair {
     asked_last: Index,
     /// How many questions in a row brought nothing.
     futile: usize,
+    /// Who said that it holds nothing of what was asked for last.
+    lacking: BTreeSet<NodeId>,
+    /// A damaged entry that nobody else holds: all have said so.
+    lost: Option<Index>,
     /// Questions of others for which the log is being read.
     answers: VecDeque<Answer>,
 }
@@ -104,6 +108,9 @@ impl Repair {
             asked_first,
             asked_last,
             futile,
+            // For reports.
+            lacking: _,
+            lost: _,
             answers,
         } = self;
         let answers: Vec<_> =
@@ -205,6 +212,11 @@ impl Repair {
         self.received.insert(index, entry);
     }
 
+    /// A damaged entry that nobody else holds, as far as they have said.
+    pub(super) fn lost(&self) -> Option<Index> {
+        self.lost.filter(|index| self.missing.contains(index))
+    }
+
     /// When the next peer is asked.
     pub(super) fn deadline(&self) -> Option<Time> {
         self.deadline
@@ -294,6 +306,9 @@ impl Raft {
         let Some((first, last, entry_term)) = self.next_wanted(cursor) else { return };
         let deadline = self.now.plus(self.config.heartbeat_interval);
         self.repair.deadline = Some(deadline);
+        if first != self.repair.asked_first {
+            self.repair.lacking.clear();
+        }
         (self.repair.asked, self.repair.asked_first, self.repair.asked_last) = (Some(to), first, last);
         self.send(to, Body::FetchEntries { first, last, entry_term });
     }
@@ -388,12 +403,25 @@ impl Raft {
     ) {
         let is_awaited =
             self.repair.deadline.is_some() && self.repair.asked == Some(from) && self.repair.asked_first == first;
+        let is_empty = entries.is_empty() && base.is_none();
         if self.take_missing(from, entries) > 0 && is_awaited {
             self.repair.deadline = None;
             self.repair.futile = 0;
+        } else if is_empty && is_awaited {
+            self.note_lacking(from, first);
         }
         if let Some(base) = base.filter(|_| is_awaited) {
             self.consider_base(from, *base);
+        }
+    }
+
+    /// A peer holds nothing of what is damaged from `first` on, or not whole. When that is so of everybody, it is told: where a majority needs this node, nothing but its own disk can bring the entry back.
+    fn note_lacking(&mut self, from: NodeId, first: Index) {
+        self.repair.lacking.insert(from);
+        let is_nowhere = self.peers_to_ask().iter().all(|peer| self.repair.lacking.contains(peer));
+        if is_nowhere && self.repair.lost() != Some(first) {
+            self.repair.lost = Some(first);
+            self.outputs.events.push(Event::Irreparable { at: first });
         }
     }
 

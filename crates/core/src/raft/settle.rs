@@ -29,6 +29,7 @@ impl Raft {
             self.settle_leader_reads();
             self.settle_follower_reads();
             self.replicate();
+            self.settle_stand_in();
             self.settle_transfer();
             self.settle_repair();
             if let Some(persist) = self.next_write() {

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::{Raft, RoleState};
-use crate::{Index, Membership, NodeId, Term};
+use crate::{CalledOff, Index, Membership, NodeId, Term};
 
 /// What a replica does in its term (Raft §5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +52,10 @@ pub struct Status {
     pub durable_index: Index,
     /// How many of its entries are damaged and not repaired yet (C19); this node neither votes nor campaigns unless it is 0.
     pub damaged_entries: usize,
+    /// A damaged entry that no other member holds whole, as all have said ([`Event::Irreparable`](crate::Event::Irreparable)).
+    pub lost_entry: Option<Index>,
+    /// Whether the state is behind the log's start: this node waits for a snapshot, and leads only to hand over (C7).
+    pub is_state_behind: bool,
     /// Whether a write of its log takes longer than its limit (C18); this node does not campaign meanwhile.
     pub is_disk_slow: bool,
     /// Whether a write of its log waits for space (C18); this node refuses proposals and does not campaign meanwhile.
@@ -66,6 +70,8 @@ pub struct Status {
     pub membership: Membership,
     /// What a leader knows of its peers; empty on others.
     pub peers: Vec<Progress>,
+    /// The changes of voters that a leader called off in its term, the last 16 in order; empty on others.
+    pub called_off: Vec<CalledOff>,
 }
 
 impl Raft {
@@ -91,6 +97,8 @@ impl Raft {
             last_index: self.log.last_index(),
             durable_index: self.durable_index(),
             damaged_entries: self.repair.len(),
+            lost_entry: self.repair.lost(),
+            is_state_behind: self.is_state_behind(),
             is_disk_slow: self.is_disk_slow(),
             is_full: self.is_full(),
             commit_index: self.commit_index,
@@ -99,6 +107,10 @@ impl Raft {
             membership: membership.clone(),
             peers: match &self.role {
                 RoleState::Leader(leader) => leader.progress(self.now, self.config.election_timeout_max),
+                _ => Vec::new(),
+            },
+            called_off: match &self.role {
+                RoleState::Leader(leader) => leader.called_off.clone(),
                 _ => Vec::new(),
             },
         }

@@ -345,6 +345,95 @@ fn c19_what_all_others_compacted_comes_as_a_snapshot() {
     assert_eq!(cluster.raft(id(1)).status().applied_index, cluster.raft(id(2)).status().last_index);
 }
 
+/// C7, C19: where no majority can be made without a node whose state is behind its log's start, and its log is the longest, that node is elected, brings somebody who has the state up to date, and hands over; it serves nobody meanwhile.
+#[test]
+fn c19_a_node_without_its_state_leads_only_to_hand_over() {
+    let mut cluster = Cluster::with_disks([(id(1), damaged(&[1, 1, 1, 1, 1, 1], &[2]))]);
+    let mut other = damaged(&[1, 1, 1, 1], &[]);
+    other.flushed = Index(4);
+    cluster.start(id(2), other);
+    cluster.handle(id(2), Input::Compact { up_to: Index(3) });
+    cluster.down = vec![id(3)];
+    // For a while nobody takes over when asked to.
+    cluster.handle(id(2), Input::Weaken { duration: Duration::from_secs(20) });
+    let (mut terms, mut asked) = (std::collections::BTreeSet::new(), Vec::new());
+    for _ in 0..1_000 {
+        if cluster.leader() == Some(id(2)) {
+            break;
+        }
+        cluster.run(Duration::from_millis(100));
+        if cluster.raft(id(1)).is_leader() {
+            assert!(cluster.raft(id(1)).is_standing_in() && cluster.raft(id(1)).status().is_state_behind);
+            terms.insert(cluster.raft(id(1)).term());
+            asked.push((cluster.propose(id(1), "x"), cluster.read_by(id(1), true)));
+        }
+    }
+    assert_eq!(cluster.leader(), Some(id(2)), "somebody takes over");
+    assert!(terms.len() == 1 && asked.len() > 1, "it gave up, and who has its log by then goes on: {terms:?}");
+    for (proposal, read) in asked {
+        assert!(matches!(cluster.nodes[&id(1)].outcomes[&proposal], Outcome::Rejected(_)));
+        assert!(cluster.nodes[&id(1)].failed_reads.contains(&read));
+    }
+    assert_eq!(cluster.nodes[&id(1)].snapshots_wanted, [], "it has none to send");
+    assert_eq!(cluster.raft(id(2)).term_at(Index(7)), Some(Term(1)), "what may be committed is kept");
+    cluster.run(Duration::from_millis(300));
+    assert!(cluster.nodes[&id(2)].snapshots_wanted.contains(&id(1)));
+    let proposal = cluster.propose(id(2), "y");
+    cluster.run(Duration::from_millis(300));
+    assert!(matches!(cluster.nodes[&id(2)].outcomes[&proposal], Outcome::Committed { .. }));
+}
+
+/// C7: whoever has its state leads at once, and nobody stands in for it.
+#[test]
+fn c07_nobody_stands_in_where_somebody_can_serve() {
+    let mut cluster = Cluster::with_disks([(id(1), damaged(&[1, 1, 1, 1], &[2]))]);
+    for n in [2, 3] {
+        let mut other = damaged(&[1, 1, 1, 1], &[]);
+        other.flushed = Index(4);
+        cluster.start(id(n), other);
+        cluster.handle(id(n), Input::Compact { up_to: Index(3) });
+    }
+    cluster.run(Duration::from_secs(30));
+    assert!(cluster.raft(id(1)).status().is_state_behind, "nobody has sent it a snapshot");
+    let led = |event: &Event| matches!(event, Event::Role { role: Role::Leader | Role::PreCandidate, .. });
+    assert!(!cluster.nodes[&id(1)].events.iter().any(led));
+    assert!(cluster.leader().is_some());
+}
+
+/// C19: what no other member holds, and no leader can overwrite, is told; it is over when the entry is there after all.
+#[test]
+fn c19_a_damaged_entry_that_nobody_else_holds_is_told() {
+    let two = Membership::of_voters([id(1), id(2)]);
+    let mut disk = Disk::with_terms(&two, &[1, 1, 1, 1]);
+    disk.damage(Index(5));
+    let mut cluster = Cluster::with_disks([(id(1), disk)]);
+    cluster.run(Duration::from_secs(3));
+    assert_eq!(cluster.raft(id(1)).status().lost_entry, None, "who is silent may hold it");
+    cluster.start(id(2), Disk::with_terms(&two, &[1, 1, 1]));
+    cluster.run(Duration::from_secs(20));
+    assert_eq!(cluster.leader(), None);
+    assert_eq!(cluster.raft(id(1)).status().lost_entry, Some(Index(5)));
+    let told = cluster.nodes[&id(1)].events.iter().filter(|event| matches!(event, Event::Irreparable { .. }));
+    assert_eq!(told.collect::<Vec<_>>(), [&Event::Irreparable { at: Index(5) }]);
+    answer(&mut cluster, 2, 5, vec![run(5, 1, 1)]);
+    cluster.run(Duration::from_secs(10));
+    assert_eq!((cluster.raft(id(1)).status().lost_entry, missing(&cluster, 1)), (None, 0));
+    assert_eq!(cluster.leader(), Some(id(1)));
+}
+
+/// C19: the others overwrite what only a damaged copy was left of.
+#[test]
+fn c19_a_majority_goes_on_without_an_entry_that_only_a_damaged_copy_is_left_of() {
+    let mut cluster = Cluster::with_disks([]);
+    cluster.start(id(1), damaged(&[1, 1, 1, 1], &[5]));
+    cluster.start(id(2), damaged(&[1, 1, 1], &[]));
+    cluster.start(id(3), damaged(&[1, 1, 1], &[]));
+    let leader = cluster.elect();
+    cluster.run(Duration::from_secs(1));
+    assert_eq!((cluster.raft(id(1)).status().lost_entry, missing(&cluster, 1)), (None, 0));
+    assert_eq!(cluster.raft(id(1)).term_at(Index(5)), Some(cluster.raft(leader).term()));
+}
+
 /// C19: a membership in a damaged entry takes effect as soon as its data are there; until then the last known one tells whom to ask.
 #[test]
 fn c19_a_damaged_membership_counts_again_once_it_is_repaired() {

@@ -6,7 +6,7 @@ use coracle::client::{Client, ClusterError, RefusalKind, pb};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::members::is_of_leader;
+use super::{called_off::Reason, members::is_of_leader};
 use crate::{
     cli::{ClusterArgs, JoinArgs},
     connect,
@@ -34,7 +34,7 @@ pub(crate) async fn join(cluster: &ClusterArgs, args: JoinArgs) -> Outcome {
     progress.finish_and_clear();
     match end? {
         Some(End::Joined(as_voter)) => out::line(joined(node, as_voter, args.learner)),
-        Some(End::CalledOff) => Err(called_off(node, &args)),
+        Some(End::CalledOff(reason)) => Err(called_off(node, reason, &args)),
         Some(End::Removed) => {
             let text = format!("node {} was removed before it became a {}", id(node), role(args.learner));
             Err(Failure::new(Code::Refused, text).hint("Somebody else ran `coracle leave`: agree, and join again."))
@@ -80,7 +80,7 @@ enum End {
     /// And whether it votes, or is on its way there.
     Joined(bool),
     /// It stays a learner.
-    CalledOff,
+    CalledOff(Reason),
     Removed,
 }
 
@@ -126,19 +126,18 @@ fn judge(members: &pb::MembersResponse, node: u64, learner: bool, seen: &mut See
     match member.role.as_str() {
         "promotable" => learner.then_some(End::Joined(true)),
         "learner" if learner => Some(End::Joined(false)),
-        "learner" => Some(End::CalledOff),
+        "learner" => Some(End::CalledOff(Reason::of(members, node))),
         _ => Some(End::Joined(true)),
     }
 }
 
-fn called_off(node: u64, args: &JoinArgs) -> Failure {
+fn called_off(node: u64, reason: Reason, args: &JoinArgs) -> Failure {
     let node = id(node);
-    let text = format!(
-        "the change was called off: node {node} stays a learner, since it was not heard of for its --promotion-timeout, or could not keep up"
-    );
+    let text = format!("the change was called off: node {node} stays a learner, since {}", reason.text());
     let address = &args.address;
     Failure::new(Code::Refused, text).hint(format!(
-        "See that it runs and is reached at {address}, then `coracle join {address}` again; or give it up with `coracle leave {node}`."
+        "{}; then `coracle join {address}` again; or give it up with `coracle leave {node}`.",
+        reason.remedy()
     ))
 }
 
@@ -172,7 +171,7 @@ mod tests {
     fn a_node_that_is_to_vote_is_waited_for_until_it_does_or_will_not() {
         assert_eq!(end(Some("promotable"), false), (None, Seen::CaughtUp(5, 9)));
         assert_eq!(end(Some("voter"), false).0, Some(End::Joined(true)));
-        assert_eq!(end(Some("learner"), false).0, Some(End::CalledOff));
+        assert_eq!(end(Some("learner"), false).0, Some(End::CalledOff(Reason::Unknown)));
         assert_eq!(end(None, false), (None, Seen::Nothing));
         assert_eq!(end_after(Seen::CaughtUp(1, 9), None, false).0, Some(End::Removed));
     }
@@ -194,9 +193,10 @@ mod tests {
     #[test]
     fn what_went_wrong_says_what_to_do_next() {
         let address = "/memory/4".parse().unwrap();
-        let failure = called_off(4, &JoinArgs { address, learner: false });
+        let failure = called_off(4, Reason::Stalled(4), &JoinArgs { address, learner: false });
         let text = failure.to_string();
         assert!(failure.code == Code::Refused && text.contains("coracle leave 0000000000000004"), "{text}");
+        assert!(text.contains("took nothing in") && text.contains("coracle join /memory/4"), "{text}");
         let failure = too_slow(4, &Seen::CaughtUp(5, 9), Duration::from_secs(60));
         let text = failure.to_string();
         assert!(failure.code == Code::Unavailable && text.contains("index 5 of 9"), "{text}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use coracle::client::{Client, pb};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{ids, members::is_of_leader};
+use super::{called_off::Reason, ids, members::is_of_leader};
 use crate::{
     cli::{ClusterArgs, LeaveArgs},
     connect,
@@ -14,34 +14,33 @@ use crate::{
     status::id,
 };
 
+/// How long it may take by default: a change that does not go on is called off before.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How often to look whether it is gone.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub(crate) async fn leave(cluster: &ClusterArgs, args: LeaveArgs) -> Outcome {
-    let client = connect::client(cluster)?;
+    let patience = cluster.timeout_or(PATIENCE);
+    let client = connect::client_within(cluster, patience)?;
     let node = ids::find(&client, &args.id).await?;
     client.leave(node).await?;
-    match timeout(cluster.timeout(), watch(&client, node)).await {
+    match timeout(patience, watch(&client, node)).await {
         Ok(End::Gone) => out::line(format_args!("node {} has left", id(node))),
-        Ok(End::CalledOff) => Err(called_off(node)),
-        Err(_) => Err(too_slow(node, cluster.timeout())),
+        Ok(End::CalledOff(reason)) => Err(called_off(node, reason)),
+        Err(_) => Err(too_slow(node, patience)),
     }
 }
 
-fn called_off(node: u64) -> Failure {
+fn called_off(node: u64, reason: Reason) -> Failure {
     let node = id(node);
-    let text = format!(
-        "the change was called off: node {node} stays a voter, since another node that was to become one was not heard of, or could not keep up"
-    );
-    Failure::new(Code::Refused, text).hint(format!(
-        "`coracle members` shows a learner that is silent: start it or `coracle leave` it, then `coracle leave {node}` again."
-    ))
+    let text = format!("the change was called off: node {node} stays a voter, since {}", reason.text());
+    Failure::new(Code::Refused, text).hint(format!("{}; then `coracle leave {node}` again.", reason.remedy()))
 }
 
 fn too_slow(node: u64, patience: Duration) -> Failure {
     let text = format!("node {} is still on its way out after {patience:?}", id(node));
     Failure::new(Code::Unavailable, text).hint(
-        "A majority of those who stay has to be up, and so has who is promotable: `coracle members` shows them. The change goes on by itself, or is called off when a promotable node is silent for long: then the command is to be repeated.",
+        "A majority of those who stay has to be up, and so has who is promotable: `coracle members` shows them. The change goes on by itself, or is called off after the --promotion-timeout of the leader: then the command is to be repeated.",
     )
 }
 
@@ -50,7 +49,7 @@ fn too_slow(node: u64, patience: Duration) -> Failure {
 enum End {
     Gone,
     /// It votes as before.
-    CalledOff,
+    CalledOff(Reason),
 }
 
 /// What leaders have said so far.
@@ -89,7 +88,7 @@ fn judge(members: &pb::MembersResponse, node: u64, seen: &mut Seen) -> Option<En
     match (member.role.as_str(), seen.leaving) {
         ("retiring", _) => seen.leaving = Some(members.term),
         // An older leader may not know yet that it is to leave.
-        ("voter", Some(term)) if members.term >= term => return Some(End::CalledOff),
+        ("voter", Some(term)) if members.term >= term => return Some(End::CalledOff(Reason::of(members, node))),
         _ => {}
     }
     None
@@ -120,13 +119,19 @@ mod tests {
         assert_eq!(judge(&members(Some("voter"), 1, 5, 5), 4, &mut seen), None, "an older leader may say so");
         assert_eq!(judge(&members(Some("retiring"), 2, 5, 5), 4, &mut seen), None);
         assert_eq!(judge(&members(Some("voter"), 1, 5, 5), 4, &mut seen), None);
-        assert_eq!(judge(&members(Some("voter"), 2, 6, 6), 4, &mut seen), Some(End::CalledOff));
+        let mut end = members(Some("voter"), 2, 6, 6);
+        assert_eq!(judge(&end, 4, &mut seen), Some(End::CalledOff(Reason::Unknown)));
+        let reason = "no-majority".to_owned();
+        end.called_off.push(pb::CalledOff { index: 6, nodes: vec![4], reason, blamed: None });
+        assert_eq!(judge(&end, 4, &mut seen), Some(End::CalledOff(Reason::NoMajority)));
     }
 
     #[test]
     fn what_went_wrong_says_what_to_do_next() {
-        let failure = called_off(4);
-        assert!(failure.code == Code::Refused && failure.to_string().contains("coracle leave 0000000000000004"));
+        let failure = called_off(4, Reason::NoMajority);
+        let text = failure.to_string();
+        assert!(failure.code == Code::Refused && text.contains("coracle leave 0000000000000004"), "{text}");
+        assert!(text.contains("no majority") && text.contains("coracle members"), "{text}");
         let failure = too_slow(4, Duration::from_secs(10));
         assert!(failure.code == Code::Unavailable && failure.to_string().contains("promotable"), "{failure}");
     }

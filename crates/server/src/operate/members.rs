@@ -6,6 +6,7 @@ use coracle::client::{Client, pb};
 use serde_json::{Value as Json, json};
 use tokio::task::JoinSet;
 
+use super::called_off;
 use crate::{
     cli::{ClusterArgs, MembersArgs},
     connect,
@@ -94,6 +95,7 @@ fn as_json(response: &pb::MembersResponse, durabilities: &Durabilities) -> Json 
         "last": response.last_index,
         "commit": response.commit_index,
         "members": response.members.iter().map(member).collect::<Vec<_>>(),
+        "called_off": response.called_off.iter().map(called_off::as_json).collect::<Vec<_>>(),
     })
 }
 
@@ -116,7 +118,15 @@ mod tests {
             member(2, "promotable", Some(5), "replicating"),
             member(3, "voter", None, "silent"),
         ];
-        pb::MembersResponse { node_id: 1, leader_id: Some(1), term: 2, last_index: 12, commit_index: 11, members }
+        pb::MembersResponse {
+            node_id: 1,
+            leader_id: Some(1),
+            term: 2,
+            last_index: 12,
+            commit_index: 11,
+            members,
+            ..Default::default()
+        }
     }
 
     fn durabilities() -> Durabilities {

@@ -1,5 +1,6 @@
 //! What operators ask of a cluster: `coracle members`, `join`, `leave`, `transfer`, `weaken`, `snapshot`.
 
+mod called_off;
 mod ids;
 mod join;
 mod leave;

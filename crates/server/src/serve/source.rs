@@ -6,9 +6,9 @@ use coracle::{
     JoinError, JoinRole, MemberStatus, Node, NodeStatus, RequestError, TransferError,
     client::{
         ClusterError, Refusal, RefusalKind,
-        pb::{Member, MembersResponse, Role, StatusResponse},
+        pb::{self, Member, MembersResponse, Role, StatusResponse},
     },
-    core::{Index, NodeId, RejectReason},
+    core::{CallOff, CalledOff, Index, NodeId, RejectReason},
     level::Error,
     transport::Address,
 };
@@ -139,6 +139,23 @@ fn members(status: NodeStatus) -> MembersResponse {
         last_index: status.last_index.0,
         commit_index: status.commit_index.0,
         members: wire_members(&status),
+        called_off: status.called_off.iter().map(called_off).collect(),
+    }
+}
+
+fn called_off(called_off: &CalledOff) -> pb::CalledOff {
+    let reason = match called_off.reason {
+        CallOff::Silent { .. } => "silent",
+        CallOff::Stalled { .. } => "stalled",
+        CallOff::TooSlow { .. } => "too-slow",
+        CallOff::NoMajority => "no-majority",
+        _ => "unknown",
+    };
+    pb::CalledOff {
+        index: called_off.index.0,
+        nodes: called_off.nodes.iter().map(|id| id.0).collect(),
+        reason: reason.to_owned(),
+        blamed: called_off.reason.node().map(|id| id.0),
     }
 }
 
@@ -194,6 +211,8 @@ fn to_wire(status: NodeStatus) -> StatusResponse {
         damaged_entries: status.damaged_entries as u64,
         no_space: status.no_space.unwrap_or_default(),
         is_disk_slow: status.is_disk_slow,
+        lost_entry: status.lost_entry.map(|index| index.0),
+        is_state_behind: status.is_state_behind,
     }
 }
 

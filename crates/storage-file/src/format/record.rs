@@ -279,7 +279,7 @@ fn decode_membership(bytes: &[u8]) -> Option<Membership> {
     let known = Membership::decode(bytes.to_vec().into()).ok();
     let nobody = || {
         let mut fields = Fields(bytes.get(1..)?);
-        let nobody = Membership { cluster: ClusterId(fields.u64()?), nodes: Vec::new(), outgoing: Vec::new() };
+        let nobody = Membership::new(ClusterId(fields.u64()?), Vec::new());
         (nobody.encode() == bytes).then_some(nobody)
     };
     known.or_else(nobody)

@@ -34,7 +34,8 @@ pub(super) fn encode_membership(membership: Membership) -> pb::Membership {
     pb::Membership {
         cluster: membership.cluster.0,
         nodes: membership.nodes.into_iter().map(encode_node).collect(),
-        outgoing: membership.outgoing.into_iter().map(|id| id.0).collect(),
+        outgoing: numbers(membership.outgoing),
+        changes: membership.changes.into_iter().map(|ids| pb::WaitingChange { nodes: numbers(ids) }).collect(),
     }
 }
 
@@ -43,8 +44,17 @@ pub(super) fn decode_membership(membership: pb::Membership) -> Result<Membership
     Ok(Membership {
         cluster: ClusterId(membership.cluster),
         nodes: membership.nodes.into_iter().map(decode_node).collect::<Result<_, _>>()?,
-        outgoing: membership.outgoing.into_iter().map(NodeId).collect(),
+        outgoing: ids(membership.outgoing),
+        changes: membership.changes.into_iter().map(|change| ids(change.nodes)).collect(),
     })
+}
+
+fn numbers(ids: Vec<NodeId>) -> Vec<u64> {
+    ids.into_iter().map(|id| id.0).collect()
+}
+
+fn ids(numbers: Vec<u64>) -> Vec<NodeId> {
+    numbers.into_iter().map(NodeId).collect()
 }
 
 fn encode_node(node: NodeRecord) -> pb::NodeRecord {

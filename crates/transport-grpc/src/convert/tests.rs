@@ -203,10 +203,13 @@ fn membership() -> impl Strategy<Value = Membership> {
             metadata,
         },
     );
-    (any::<u64>(), vec(node, 0..4), vec(any::<u64>(), 0..3)).prop_map(|(cluster, nodes, outgoing)| Membership {
+    let ids = || vec(any::<u64>().prop_map(NodeId), 0..3);
+    let changes = vec(ids(), 0..3);
+    (any::<u64>(), vec(node, 0..4), ids(), changes).prop_map(|(cluster, nodes, outgoing, changes)| Membership {
         cluster: ClusterId(cluster),
         nodes,
-        outgoing: outgoing.into_iter().map(NodeId).collect(),
+        outgoing,
+        changes,
     })
 }
 
