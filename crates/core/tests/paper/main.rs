@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod called_off;
 mod contracts;
 mod crashes;
 mod elections;
