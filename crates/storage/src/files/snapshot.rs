@@ -114,7 +114,14 @@ fn read_meta(path: &Path) -> Result<SnapshotMeta> {
     let content = files::read(path)?.ok_or_else(|| StorageError::damaged(place(), "it has vanished"))?;
     let meta: SnapshotMeta = codec::open(META_NAME, &content).map_err(|what| StorageError::damaged(place(), what))?;
     let data = path.with_extension(DATA);
-    let size = fs::metadata(&data).map_err(files::io("read", &data))?.len();
+    let size = match fs::metadata(&data) {
+        Ok(found) => found.len(),
+        // The meta data is written after it, and deleted before it.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(StorageError::damaged(data.display().to_string(), "it is missing"));
+        }
+        Err(error) => return Err(files::io("read", &data)(error)),
+    };
     if size != meta.size {
         let what = format!("{size} bytes, expected {}", meta.size);
         return Err(StorageError::damaged(data.display().to_string(), what));
@@ -320,6 +327,8 @@ mod tests {
         assert!(matches!(store.latest(), Err(StorageError::Damaged { .. })));
         fs::write(&data_path, b"abc").unwrap();
         assert_eq!(store.latest().unwrap(), Some(meta(b"abc")));
+        fs::remove_file(&data_path).unwrap();
+        assert!(matches!(store.latest(), Err(StorageError::Damaged { place, .. }) if place.ends_with(DATA)));
     }
 
     #[test]
