@@ -184,7 +184,8 @@ mod tests {
     /// Fields of all kinds lie round those that count.
     #[test]
     fn only_the_field_that_repeats_is_counted() {
-        let others = [&[0x18, 0x96, 1][..], &[0x21, 1, 2, 3, 4, 5, 6, 7, 8], &[0x2d, 1, 2, 3, 4], &[0x12, 2, 8, 1]];
+        let others: [&[u8]; 4] =
+            [&[0x18, 0x96, 1], &[0x21, 1, 2, 3, 4, 5, 6, 7, 8], &[0x2d, 1, 2, 3, 4], &[0x12, 2, 8, 1]];
         let bytes = others.map(|other| [other, &[0x0a, 0]].concat()).concat();
         assert_eq!((count(&bytes, 1), count(&bytes, 2), count(&bytes, 9)), (Some(4), Some(1), Some(0)));
     }
