@@ -254,6 +254,12 @@ impl Node {
         Some(text.split_whitespace().next()?.parse::<u64>().ok()? << 10)
     }
 
+    /// The most resident memory in bytes that it ever had; `None` where the system does not tell.
+    pub fn peak_bytes(&self) -> Option<u64> {
+        let text = self.proc_status("VmHWM:")?;
+        Some(text.split_whitespace().next()?.parse::<u64>().ok()? << 10)
+    }
+
     fn proc_status(&self, field: &str) -> Option<String> {
         let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
         text.lines().find_map(|line| line.strip_prefix(field)).map(|rest| rest.trim().to_owned())

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use coracle::{
     client::{Client, ClientOptions},
     core::{ClusterId, GroupId, Incarnation, NodeId},
-    level::{Error, Kv, Op, Txn},
+    level::{Error, Kv, Op, ReadAt, Txn},
     transport::{GroupHello, Hello, PROTOCOL_VERSION},
 };
 use coracle_tests::{
@@ -120,11 +120,15 @@ fn a_stranger_is_told_why_it_is_refused() {
 }
 
 fn within_bounds(cluster: &Cluster, node: usize, before: Option<u64>) {
-    let (Some(before), Some(after)) = (before, cluster.nodes[node].resident_bytes()) else {
+    grew_little(before, cluster.nodes[node].resident_bytes());
+}
+
+fn grew_little(before: Option<u64>, after: Option<u64>) {
+    let (Some(before), Some(after)) = (before, after) else {
         println!("this system does not tell how much memory a process uses");
         return;
     };
-    println!("node {node}: {} KiB before, {} KiB after", before >> 10, after >> 10);
+    println!("{} KiB before, {} KiB after", before >> 10, after >> 10);
     assert!(after < before + GROWTH_MAX, "from {before} to {after} bytes");
 }
 
@@ -165,6 +169,32 @@ async fn garbage_at_the_clients_port_does_no_harm() {
     within_bounds(&cluster, leader, resident);
     assert_eq!(calm(&cluster, leader), before, "term, leader and last index");
     assert_eq!(cluster.cli_at(leader, &["get", "key"]).expect(0).stdout, "value\n");
+}
+
+/// Each of these is two to four bytes of a request, and some dozens in memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p9_requests_of_many_empty_items_are_refused_before_they_take_memory() {
+    const COUNT: usize = 1 << 20;
+    let cluster = Cluster::of(1, &[]);
+    let mut options = ClientOptions::default();
+    options.message_bytes_max = 64 << 20;
+    let bold = Client::connect_lazy([cluster.endpoints()], options).unwrap();
+    // So that what a large request takes anyway was taken before.
+    let large = Op::Put { key: Bytes::from("key"), value: vec![b'v'; 1 << 20].into() };
+    bold.commit(Txn { ops: vec![large; 3] }, None).await.unwrap();
+    let before = settled(&cluster, 0).await;
+    let peak = cluster.nodes[0].peak_bytes();
+    let limit = |name: &str, got| Error::LimitExceeded { limit: name.to_owned(), max: 100_000, got };
+    let ops = vec![Op::Delete { key: Bytes::new() }; COUNT];
+    let refused = bold.commit(Txn { ops }, None).await.unwrap_err();
+    assert_eq!(refused, limit("operations per request", COUNT as u64));
+    let keys = vec![Bytes::new(); 2 * COUNT];
+    let refused = bold.get_many(ReadAt::Stale, keys.clone()).await.unwrap_err();
+    assert_eq!(refused, limit("keys per request", 2 * COUNT as u64));
+    let refused = bold.contains_many(ReadAt::Stale, keys).await.unwrap_err();
+    assert_eq!(refused, limit("keys per request", 2 * COUNT as u64));
+    grew_little(peak, cluster.nodes[0].peak_bytes());
+    assert_eq!(calm(&cluster, 0), before, "term, leader and last index");
 }
 
 async fn refused(client: &Client, key: usize, value: usize) -> Error {

@@ -1,20 +1,21 @@
-//! `cargo xtask fuzz`: each target for a while.
+//! `cargo xtask fuzz`: each target for a while, several at once.
 
 use std::{
     env, fs,
     fs::File,
     io::{BufRead, BufReader, Write},
+    num::NonZero,
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
+    process::{self, Command, ExitCode, Stdio},
+    sync::{Mutex, PoisonError},
+    thread,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
-use crate::process::{cargo, root, stdout_of, tail};
+use crate::process::{cargo, root, stdout_of, step, tail};
 
-/// How long an input may take, in seconds: far above what any takes on a busy machine.
-const INPUT_SECONDS_MAX: u32 = 20;
 /// How much memory a target may take, in MiB.
 const MEMORY_MIB_MAX: u32 = 1536;
 /// How much of a finding's output is shown.
@@ -28,6 +29,12 @@ pub(crate) struct Options {
     /// For how long each
     #[arg(long, default_value_t = 600)]
     seconds: u64,
+    /// How many at once; one for each core of the machine when it is not told
+    #[arg(long)]
+    jobs: Option<NonZero<usize>>,
+    /// How long an input may take: far above what any takes on a busy machine; more on one that pauses what it runs
+    #[arg(long, default_value_t = 20)]
+    input_seconds: u32,
     /// Name the targets, and run none
     #[arg(long)]
     list: bool,
@@ -54,26 +61,59 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     let chosen = if options.targets.is_empty() { &all } else { &options.targets };
     let fuzz = cargo_fuzz()?;
-    for folder in ["logs", "tmp"] {
-        fs::create_dir_all(place().join(folder)).context("cannot make target/fuzz")?;
-    }
-    let mut outcomes = Vec::new();
-    for (number, target) in chosen.iter().enumerate() {
-        println!("== {target} ({} of {}), {} s", number + 1, chosen.len(), options.seconds);
-        let outcome = run_one(&fuzz, target, options.seconds)?;
-        if let Some(log) = &outcome.failed {
-            print_finding(target, log);
-        }
-        outcomes.push(outcome);
-    }
+    fs::create_dir_all(place().join("logs")).context("cannot make target/fuzz")?;
+    fs::create_dir_all(scratch()).with_context(|| format!("cannot make {}", scratch().display()))?;
+    build(&fuzz)?;
+    let jobs = options.jobs.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZero::get);
+    let outcomes = run_all(&fuzz, chosen, options, jobs)?;
     // What stores left there when the fuzzer ended the process.
-    fs::remove_dir_all(place().join("tmp")).context("cannot empty target/fuzz/tmp")?;
+    fs::remove_dir_all(scratch()).with_context(|| format!("cannot delete {}", scratch().display()))?;
     Ok(print_table(&outcomes))
+}
+
+/// Builds all targets: not while some run already.
+fn build(fuzz: &Path) -> Result<()> {
+    let mut command = Command::new(fuzz);
+    command.args(["fuzz", "build", "--sanitizer", "none"]).current_dir(root());
+    step("build the targets", &mut command)
+}
+
+/// Runs targets in their order, `jobs` at a time.
+fn run_all(fuzz: &Path, targets: &[String], options: &Options, jobs: usize) -> Result<Vec<Outcome>> {
+    let queue = Mutex::new(targets.iter().enumerate());
+    let work = || -> Result<Vec<(usize, Outcome)>> {
+        let mut outcomes = Vec::new();
+        loop {
+            // What a panic leaves behind is whole.
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((number, target)) = next else { return Ok(outcomes) };
+            println!("== {target} ({} of {}), {} s", number + 1, targets.len(), options.seconds);
+            let outcome = run_one(fuzz, target, options)?;
+            if let Some(log) = &outcome.failed {
+                print_finding(target, log);
+            }
+            outcomes.push((number, outcome));
+        }
+    };
+    let joined: Vec<Result<Vec<_>>> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.min(targets.len())).map(|_| scope.spawn(work)).collect();
+        let panicked = |_| Err(anyhow!("a thread of the fuzzer has panicked"));
+        workers.into_iter().map(|worker| worker.join().unwrap_or_else(panicked)).collect()
+    });
+    let mut outcomes: Vec<_> = joined.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    outcomes.sort_by_key(|(number, _)| *number);
+    Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
 }
 
 /// What fuzzing leaves behind, but for findings.
 fn place() -> PathBuf {
     root().join("target/fuzz")
+}
+
+/// Where targets write files: in memory where there is such a place, since a disk makes a store's inputs few.
+fn scratch() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { memory.join(format!("coracle-fuzz-{}", process::id())) } else { place().join("tmp") }
 }
 
 fn seeds(target: &str) -> PathBuf {
@@ -107,27 +147,27 @@ fn cargo_fuzz() -> Result<PathBuf> {
     Ok(ours)
 }
 
-fn command(fuzz: &Path, target: &str, seconds: u64) -> Result<Command> {
+fn command(fuzz: &Path, target: &str, options: &Options) -> Result<Command> {
     let corpus = place().join("corpus").join(target);
     fs::create_dir_all(&corpus).with_context(|| format!("cannot make {}", corpus.display()))?;
     let mut command = Command::new(fuzz);
     // Coverage works on stable Rust, sanitizers do not; there is no unsafe code for them to watch.
     command.args(["fuzz", "run", "--sanitizer", "none", target]).arg(corpus).arg(seeds(target)).arg("--");
     command.args([
-        format!("-max_total_time={seconds}"),
-        format!("-timeout={INPUT_SECONDS_MAX}"),
+        format!("-max_total_time={}", options.seconds),
+        format!("-timeout={}", options.input_seconds),
         format!("-rss_limit_mb={MEMORY_MIB_MAX}"),
         "-print_final_stats=1".to_owned(),
     ]);
-    command.current_dir(root()).env("TMPDIR", place().join("tmp")).env("RUST_LOG", "off").stdin(Stdio::null());
+    command.current_dir(root()).env("TMPDIR", scratch()).env("RUST_LOG", "off").stdin(Stdio::null());
     Ok(command)
 }
 
 /// Runs a target; its output goes to a file, and how far it is to the terminal.
-fn run_one(fuzz: &Path, target: &str, seconds: u64) -> Result<Outcome> {
+fn run_one(fuzz: &Path, target: &str, options: &Options) -> Result<Outcome> {
     let path = place().join("logs").join(format!("{target}.txt"));
     let mut log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    let mut command = command(fuzz, target, seconds)?;
+    let mut command = command(fuzz, target, options)?;
     let mut child = command
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -138,7 +178,7 @@ fn run_one(fuzz: &Path, target: &str, seconds: u64) -> Result<Outcome> {
         let line = String::from_utf8_lossy(&line?).into_owned();
         writeln!(log, "{line}")?;
         if outcome.take(&line) {
-            println!("   {line}");
+            println!("   {target}: {line}");
         }
     }
     let status = child.wait()?;

@@ -50,7 +50,7 @@ enum Task {
     Model(Passed),
     /// Run the benchmarks, which are a workspace of their own (`cargo xtask bench core`, `cargo xtask bench cluster --against etcd`)
     Bench(bench::Options),
-    /// Fuzz the decoders, and recovery from what is damaged: each target for a while (`cargo xtask fuzz --seconds 60`)
+    /// Fuzz the decoders, and recovery from what is damaged: each target for a while, several at once (`cargo xtask fuzz --seconds 60 --jobs 2`)
     ///
     /// Runs on stable Rust, through cargo-fuzz, which is built into target/tools when the system has none.
     /// Begins with the corpus in crates/fuzz/seeds; what is found on the way is kept in target/fuzz/corpus.

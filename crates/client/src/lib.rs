@@ -24,6 +24,7 @@ mod backoff;
 mod calls;
 mod client;
 mod cluster;
+mod codec;
 mod discovery;
 mod endpoint;
 mod exchange;

@@ -8,8 +8,10 @@ mod addresses;
 mod client;
 mod cluster;
 mod consensus;
+mod files;
 mod histories;
 mod level;
+mod oracle;
 mod peers;
 mod questions;
 mod source;
@@ -34,6 +36,14 @@ pub const TARGETS: &[Target] = &[
     Target { name: "core_entries", body: consensus::entries, seeds: consensus::entries_seeds },
     Target { name: "core_hostile", body: cluster::hostile, seeds: cluster::hostile_seeds },
     Target { name: "core_membership", body: consensus::membership, seeds: consensus::membership_seeds },
+    Target { name: "file_log", body: files::log, seeds: files::log_seeds },
+    Target {
+        name: "file_records",
+        body: coracle_storage_file::fuzzing::records,
+        seeds: coracle_storage_file::fuzzing::records_seeds,
+    },
+    Target { name: "file_recovery", body: files::recovery, seeds: files::recovery_seeds },
+    Target { name: "grpc_envelope", body: coracle_transport_grpc::fuzzing::envelope, seeds: peers::envelope_seeds },
     Target { name: "level_messages", body: level::messages, seeds: level::messages_seeds },
     Target { name: "level_rows", body: coracle_level::fuzzing::rows, seeds: level::rows_seeds },
     Target { name: "level_snapshot", body: level::snapshot, seeds: level::snapshot_seeds },

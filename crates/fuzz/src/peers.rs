@@ -6,6 +6,7 @@ use coracle_core::{
     NodeId, Run, SnapshotMeta, Term,
 };
 use coracle_transport::{Frame, GroupHello, Hello, PROTOCOL_VERSION, Refusal};
+use coracle_transport_grpc::fuzzing as grpc;
 use coracle_transport_tcp::fuzzing;
 
 use crate::consensus::some_membership;
@@ -15,7 +16,13 @@ pub(crate) fn frame_seeds() -> Vec<Vec<u8>> {
 }
 
 pub(crate) fn greeting_seeds() -> Vec<Vec<u8>> {
-    let refusals = [
+    let mut seeds = vec![fuzzing::hello_bytes(&some_hello()), fuzzing::welcome_bytes()];
+    seeds.extend(some_refusals().iter().map(fuzzing::refusal_bytes));
+    seeds
+}
+
+fn some_refusals() -> [Refusal; 4] {
+    [
         Refusal::Version { ours: 1, theirs: 2 },
         Refusal::Stranger { node: NodeId(3) },
         Refusal::Certificate {
@@ -24,9 +31,15 @@ pub(crate) fn greeting_seeds() -> Vec<Vec<u8>> {
             presented: vec!["b.example".to_owned()],
         },
         Refusal::NoGroup,
-    ];
-    let mut seeds = vec![fuzzing::hello_bytes(&some_hello()), fuzzing::welcome_bytes()];
-    seeds.extend(refusals.iter().map(fuzzing::refusal_bytes));
+    ]
+}
+
+/// Greetings, each message alone, and some together.
+pub(crate) fn envelope_seeds() -> Vec<Vec<u8>> {
+    let mut seeds = vec![grpc::hello_bytes(&some_hello())];
+    seeds.extend(some_refusals().iter().map(grpc::refusal_bytes));
+    seeds.extend(some_bodies().into_iter().map(|body| grpc::frames_bytes(vec![some_frame(body)])));
+    seeds.push(grpc::frames_bytes(some_bodies().into_iter().take(3).map(some_frame).collect()));
     seeds
 }
 

@@ -9,7 +9,7 @@ use coracle_storage_sled::fuzzing as sled;
 
 use crate::{consensus::some_membership, peers::some_snapshot};
 
-fn some_identity(engine: &str) -> Identity {
+pub(crate) fn some_identity(engine: &str) -> Identity {
     Identity {
         node: NodeId(1),
         incarnation: Incarnation(10),

@@ -32,12 +32,17 @@
 
 mod disk;
 mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod log;
 mod mark;
 mod rebuilt;
 mod scan;
 mod segment;
+#[cfg(any(test, feature = "fuzzing"))]
+mod sim_disk;
 mod spare;
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,9 @@ use crate::{
     format::{Fields, SECTOR},
 };
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
 /// Its file's name.
 pub(crate) const NAME: &str = "mark";
 const TEMPORARY: &str = "mark.spare";

@@ -5,6 +5,7 @@ use coracle_transport::{Frame, Hello, Refusal};
 use prost::Message;
 
 use crate::{
+    codec,
     convert::{decode_envelope, decode_frame, encode_frame, encode_greeting},
     pb,
     wire::{Greeting, Said},
@@ -15,7 +16,9 @@ use crate::{
 /// # Panics
 /// When it does not.
 pub fn envelope(data: &[u8]) {
-    let Ok(envelope) = pb::Envelope::decode(Bytes::copy_from_slice(data)) else { return };
+    let bytes = Bytes::copy_from_slice(data);
+    let Ok(envelope) = codec::decode::<pb::Envelope>(bytes.clone()) else { return };
+    assert_eq!(pb::Envelope::decode(bytes).as_ref(), Ok(&envelope));
     match decode_envelope(envelope) {
         Ok(Said::Frames(frames)) => frames.into_iter().for_each(frame),
         Ok(Said::Greeting(greeting)) => {

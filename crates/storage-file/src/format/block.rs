@@ -11,6 +11,9 @@ use super::{
     record::{self, Change, Record},
 };
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
 const MAGIC: [u8; 2] = *b"Cb";
 const VERSION: u8 = 1;
 /// Checksum, magic, version, copy, sequence, part, parts, sectors.
@@ -35,10 +38,15 @@ impl Encoder {
     pub(crate) fn begin<'a>(&mut self, changes: impl Iterator<Item = Change<'a>> + Clone) -> u64 {
         self.body.clear();
         record::encode(changes.clone(), &mut self.body);
-        self.data_len = changes.map(|change| change.data_len()).sum();
+        self.lay_out(changes.map(|change| change.data_len()).sum());
+        (self.sectors() * SECTOR) as u64
+    }
+
+    /// Divides the body, whose records are there, and so many bytes of data into sectors.
+    fn lay_out(&mut self, data_len: usize) {
+        self.data_len = data_len;
         let body = self.body.len() + 4 * self.data_sectors();
         self.parts = body.div_ceil(PAYLOAD);
-        (self.sectors() * SECTOR) as u64
     }
 
     fn data_sectors(&self) -> usize {
@@ -61,6 +69,11 @@ impl Encoder {
         for change in changes {
             change.runs().for_each(|run| record::encode_entries(change.group, run, &mut self.block));
         }
+        self.seal(salt, sequence)
+    }
+
+    /// Frames the body, and the data that are in the block by now.
+    fn seal(&mut self, salt: u64, sequence: u64) -> &[u8] {
         let copy = (self.parts + self.data_sectors()) * SECTOR;
         debug_assert_eq!(self.block.len(), self.parts * SECTOR + self.data_len);
         self.block.resize(copy, 0);

@@ -5,6 +5,9 @@ use coracle_storage::LogBatch;
 
 use super::Fields;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
 /// Checksum, kind, length: what stands before the data of each entry.
 pub(crate) const ENTRY_HEADER: usize = 4 + 1 + 4;
 /// The kind is in the two bits above the length.
@@ -174,7 +177,14 @@ pub(crate) fn encode<'a>(changes: impl Iterator<Item = Change<'a>> + Clone, out:
 }
 
 fn encode_change(change: &Change<'_>, out: &mut Vec<u8>) {
-    let Change { group, truncate_from, hard_state, base, outline, replaced, appended } = change;
+    encode_head(change, out);
+    put_count(out, change.runs().count());
+    change.extents().for_each(|run| encode_run(run, out));
+}
+
+/// Everything but the runs.
+fn encode_head(change: &Change<'_>, out: &mut Vec<u8>) {
+    let Change { group, truncate_from, hard_state, base, outline, .. } = change;
     put(out, group.0);
     let flag = |is_there: bool, flag: u8| if is_there { flag } else { 0 };
     out.push(
@@ -202,14 +212,14 @@ fn encode_change(change: &Change<'_>, out: &mut Vec<u8>) {
         put_count(out, memberships.len());
         memberships.iter().for_each(|index| put(out, index.0));
     }
-    put_count(out, replaced.len() + appended.len());
-    for run in change.extents() {
-        out.push(u8::from(run.replaces));
-        put(out, run.first.0);
-        put(out, run.term.0);
-        put_count(out, run.entries.len());
-        run.entries.for_each(|entry| out.extend_from_slice(&entry.0.to_le_bytes()));
-    }
+}
+
+fn encode_run(run: Extent<impl ExactSizeIterator<Item = EntryId>>, out: &mut Vec<u8>) {
+    out.push(u8::from(run.replaces));
+    put(out, run.first.0);
+    put(out, run.term.0);
+    put_count(out, run.entries.len());
+    run.entries.for_each(|entry| out.extend_from_slice(&entry.0.to_le_bytes()));
 }
 
 fn encode_base(base: &Base, out: &mut Vec<u8>) {

@@ -2,6 +2,9 @@
 
 use super::{Fields, SECTOR};
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
 const MAGIC: [u8; 4] = *b"CoLS";
 const VERSION: u8 = 1;
 /// Where the second copy lies.

@@ -3,8 +3,8 @@
 use coracle_core::Run;
 use coracle_storage::{LogBatch, LogStore, RecoveredLog};
 
-use super::{Act, GROUPS, Oracle, SimDisk, disk::State, expect_same, open, singles, states};
-use crate::log::FileLog;
+use super::{Act, GROUPS, Oracle, SimDisk, expect_same, open, singles, states};
+use crate::{log::FileLog, sim_disk::State};
 
 /// Up to so many sectors every subset is tried; beyond, each one alone, all but each one, each beginning, each end.
 const SUBSETS_MAX: usize = 6;

@@ -2,7 +2,6 @@
 
 mod crash;
 mod damage;
-mod disk;
 mod faults;
 mod golden;
 mod model;
@@ -13,8 +12,10 @@ use coracle_core::{Base, Entry, EntryKind, GroupId, HardState, Index, LogRead, M
 use coracle_storage::{LogBatch, LogStore, RecoveredLog, Result, Store};
 use coracle_storage_memory::MemoryStore;
 
-use self::disk::SimDisk;
-use crate::log::{FileLog, LogOptions};
+use crate::{
+    log::{FileLog, LogOptions},
+    sim_disk::SimDisk,
+};
 
 const SEGMENT_BYTES: u64 = 8 * 1024;
 const GROUPS: [GroupId; 3] = [GroupId(1), GroupId(2), GroupId(7)];

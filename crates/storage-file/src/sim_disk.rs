@@ -1,10 +1,10 @@
-//! A disk in memory whose power can be cut.
+//! A disk in memory whose power can be cut, for tests and fuzzing.
 
 use std::{
     borrow::Cow,
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::{
@@ -14,12 +14,12 @@ use crate::{
 
 /// What is on the disk and what is only in its cache. Clones are the same disk.
 #[derive(Clone, Default)]
-pub(super) struct SimDisk {
+pub(crate) struct SimDisk {
     shared: Arc<Mutex<State>>,
 }
 
 #[derive(Clone)]
-pub(super) struct State {
+pub(crate) struct State {
     /// As every process sees them.
     names: BTreeMap<String, u64>,
     /// As they are after a power cut.
@@ -27,15 +27,15 @@ pub(super) struct State {
     files: BTreeMap<u64, Content>,
     next_file: u64,
     /// How many bytes may still be reserved.
-    pub(super) space: u64,
+    pub(crate) space: u64,
     /// What each further sync and write does.
-    pub(super) fails_sync: bool,
-    pub(super) fails_write: bool,
-    pub(super) fails_remove: bool,
-    pub(super) syncs: usize,
-    pub(super) writes: usize,
+    pub(crate) fails_sync: bool,
+    pub(crate) fails_write: bool,
+    pub(crate) fails_remove: bool,
+    pub(crate) syncs: usize,
+    pub(crate) writes: usize,
     /// How the disk was after each call, if that is wanted.
-    pub(super) history: Option<Vec<State>>,
+    pub(crate) history: Option<Vec<State>>,
 }
 
 impl Default for State {
@@ -104,18 +104,20 @@ impl State {
     }
 
     /// How many sectors a power cut may lose.
-    pub(super) fn cached(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn cached(&self) -> usize {
         let sectors: usize = self.files.values().map(|file| file.cached.len()).sum();
         sectors + usize::from(self.names != self.durable_names)
     }
 
     /// What another process finds when this one is killed: nothing is lost, and nothing more is durable.
-    pub(super) fn kill(&self) -> SimDisk {
+    #[cfg(test)]
+    pub(crate) fn kill(&self) -> SimDisk {
         SimDisk { shared: Arc::new(Mutex::new(State { history: None, ..self.clone() })) }
     }
 
     /// What is on the disk after a power cut that only those sectors survive for which `survives` says so.
-    pub(super) fn cut(&self, survives: impl Fn(usize) -> bool) -> SimDisk {
+    pub(crate) fn cut(&self, survives: impl Fn(usize) -> bool) -> SimDisk {
         let mut state = State { history: None, ..self.clone() };
         let mut number = 0;
         for file in state.files.values_mut() {
@@ -136,31 +138,32 @@ impl State {
 }
 
 impl SimDisk {
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.shared.lock().unwrap()
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins to record how the disk is after each call, and how it is before.
-    pub(super) fn begin_history(&self) {
+    pub(crate) fn begin_history(&self) {
         let mut state = self.lock();
         state.history = Some(Vec::new());
         state.record();
     }
 
     /// How many syncs and writes there were.
-    pub(super) fn counts(&self) -> (usize, usize) {
+    #[cfg(test)]
+    pub(crate) fn counts(&self) -> (usize, usize) {
         let state = self.lock();
         (state.syncs, state.writes)
     }
 
     /// The names and the contents of all files.
-    pub(super) fn files(&self) -> BTreeMap<String, Vec<u8>> {
+    pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let state = self.lock();
         state.names.iter().map(|(name, file)| (name.clone(), state.files[file].seen())).collect()
     }
 
     /// Changes what is on the disk.
-    pub(super) fn edit(&self, name: &str, edit: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn edit(&self, name: &str, edit: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.lock();
         let file = state.names[name];
         state.file(file).sync();
@@ -168,7 +171,8 @@ impl SimDisk {
     }
 
     /// Another disk with the same content, all of it durable.
-    pub(super) fn copy(&self) -> SimDisk {
+    #[cfg(test)]
+    pub(crate) fn copy(&self) -> SimDisk {
         self.lock().cut(|_| true)
     }
 
