@@ -21,16 +21,22 @@ const ITEMS_MAX: usize = Limits::CEILING.batch_ops_max;
 /// No item takes fewer bytes: its key and its length.
 const ITEM_BYTES_MIN: usize = 2;
 
-/// A field of a request that repeats.
+/// What repeats in a request.
 #[derive(Debug, PartialEq, Eq)]
 struct Repeated {
-    number: usize,
+    /// The numbers of the fields that lead to each field that repeats, from the outside in.
+    paths: &'static [&'static [usize]],
     /// How errors call it.
     limit: &'static str,
 }
 
-const OPERATIONS: Repeated = Repeated { number: 1, limit: "operations per request" };
-const KEYS: Repeated = Repeated { number: 2, limit: "keys per request" };
+const OPERATIONS: Repeated = Repeated { paths: &[&[1]], limit: "operations per request" };
+const KEYS: Repeated = Repeated { paths: &[&[2]], limit: "keys per request" };
+/// The calls, and what repeats in those of them that get, ask what is there, and commit.
+const CALLS: Repeated = Repeated {
+    paths: &[&[1], &[1, 2, 2], &[1, 3, 2], &[1, 5, 1]],
+    limit: "calls, operations and keys per message of calls",
+};
 
 /// What repeats in messages of this type; each request that has such a field is here.
 fn repeated<U: 'static>() -> Option<Repeated> {
@@ -39,6 +45,8 @@ fn repeated<U: 'static>() -> Option<Repeated> {
         Some(OPERATIONS)
     } else if [TypeId::of::<pb::GetManyRequest>(), TypeId::of::<pb::ContainsManyRequest>()].contains(&message) {
         Some(KEYS)
+    } else if message == TypeId::of::<pb::ExchangeRequest>() {
+        Some(CALLS)
     } else {
         None
     }
@@ -90,7 +98,7 @@ fn check(bytes: &[u8], field: &Repeated) -> Result<(), Status> {
     if bytes.len() / ITEM_BYTES_MIN <= ITEMS_MAX {
         return Ok(());
     }
-    match count(bytes, field.number) {
+    match count(bytes, field.paths) {
         Some(got) if got > ITEMS_MAX => {
             let (limit, max) = (field.limit.to_owned(), ITEMS_MAX as u64);
             Err(status::from_error(&Error::LimitExceeded { limit, max, got: got as u64 }))
@@ -100,9 +108,9 @@ fn check(bytes: &[u8], field: &Repeated) -> Result<(), Status> {
     }
 }
 
-/// How often a field is in a message; `None` when it is none, or has groups, which nobody sends.
-fn count(mut bytes: &[u8], number: usize) -> Option<usize> {
-    let mut count = 0;
+/// How often fields are in a message, all together; `None` when it is none, or has groups, which nobody sends.
+fn count(mut bytes: &[u8], paths: &[&[usize]]) -> Option<usize> {
+    let mut found = 0;
     while !bytes.is_empty() {
         let key = varint(&mut bytes)?;
         let len = match key & 7 {
@@ -112,10 +120,13 @@ fn count(mut bytes: &[u8], number: usize) -> Option<usize> {
             5 => 4,
             _ => return None,
         };
-        bytes = bytes.get(len..)?;
-        count += usize::from(key >> 3 == number);
+        let (field, rest) = bytes.split_at_checked(len)?;
+        bytes = rest;
+        for path in paths.iter().filter(|path| path.first() == Some(&(key >> 3))) {
+            found += if path.len() == 1 { 1 } else { count(field, &[&path[1..]])? };
+        }
     }
-    Some(count)
+    Some(found)
 }
 
 fn varint(bytes: &mut &[u8]) -> Option<usize> {
@@ -187,7 +198,30 @@ mod tests {
         let others: [&[u8]; 4] =
             [&[0x18, 0x96, 1], &[0x21, 1, 2, 3, 4, 5, 6, 7, 8], &[0x2d, 1, 2, 3, 4], &[0x12, 2, 8, 1]];
         let bytes = others.map(|other| [other, &[0x0a, 0]].concat()).concat();
-        assert_eq!((count(&bytes, 1), count(&bytes, 2), count(&bytes, 9)), (Some(4), Some(1), Some(0)));
+        assert_eq!(
+            (count(&bytes, &[&[1]]), count(&bytes, &[&[2]]), count(&bytes, &[&[9]])),
+            (Some(4), Some(1), Some(0))
+        );
+    }
+
+    #[test]
+    fn calls_on_a_stream_count_with_what_is_in_them() {
+        let commit = |ops: usize| pb::CommitRequest { ops: vec![pb::Op::default(); ops], once: None };
+        let keys = |keys: usize| vec![Bytes::new(); keys];
+        let calls = [
+            pb::call::Call::Commit(commit(3)),
+            pb::call::Call::GetMany(pb::GetManyRequest { at: None, keys: keys(4) }),
+            pb::call::Call::ContainsMany(pb::ContainsManyRequest { at: None, keys: keys(5) }),
+            pb::call::Call::Page(pb::PageRequest::default()),
+        ];
+        let numbered = (1..).zip(calls).map(|(number, call)| pb::Call { number, call: Some(call) });
+        let request = pb::ExchangeRequest { calls: numbered.collect() };
+        assert_eq!(count(&request.encode_to_vec(), CALLS.paths), Some(4 + 3 + 4 + 5));
+        let of = |got: usize| Some((CALLS.limit.to_owned(), ITEMS_MAX as u64, got as u64));
+        assert_eq!(refused::<pb::ExchangeRequest>(items(1, ITEMS_MAX + 1)), of(ITEMS_MAX + 1));
+        let call = pb::Call { number: 1, call: Some(pb::call::Call::Commit(commit(ITEMS_MAX))) };
+        let request = pb::ExchangeRequest { calls: vec![call] };
+        assert_eq!(refused::<pb::ExchangeRequest>(request.encode_to_vec().into()), of(ITEMS_MAX + 1));
     }
 
     /// The body of each message that a call asks with.
@@ -209,10 +243,12 @@ mod tests {
         let requests = protos.iter().flat_map(|proto| requests(proto));
         let with_items: Vec<_> =
             requests.filter(|(_, body)| body.contains(" repeated ")).map(|(name, _)| name).collect();
-        assert_eq!(with_items, ["CommitRequest", "ContainsManyRequest", "GetManyRequest"], "add it to `repeated`");
+        let limited = ["CommitRequest", "ContainsManyRequest", "ExchangeRequest", "GetManyRequest"];
+        assert_eq!(with_items, limited, "add it to `repeated`");
         assert_eq!(repeated::<pb::CommitRequest>(), Some(OPERATIONS));
         assert_eq!(repeated::<pb::ContainsManyRequest>(), Some(KEYS));
         assert_eq!(repeated::<pb::GetManyRequest>(), Some(KEYS));
+        assert_eq!(repeated::<pb::ExchangeRequest>(), Some(CALLS));
         assert_eq!(repeated::<pb::GetManyResponse>(), None);
     }
 }

@@ -1,5 +1,7 @@
 //! Many calls to a node on one stream.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod common;
 
 use std::sync::atomic::Ordering;

@@ -44,7 +44,7 @@ impl Oracle {
             0 => LogBatch { hard_state, ..nothing },
             1 => {
                 let from = last.saturating_sub(amount % 8).max(base) + 1;
-                let entries = vec![run(from, term, 2, act)];
+                let entries = run(from, term, 2, act).into();
                 LogBatch { truncate_from: Some(Index(from)), entries, hard_state, ..nothing }
             }
             2 => {

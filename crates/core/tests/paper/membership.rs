@@ -285,7 +285,7 @@ fn h04_a_change_replaced_at_the_same_index_is_noticed() {
             prev_log_index: Index(1),
             prev_log_term: Term(1),
             leader_commit: Index(1),
-            entries: vec![Run::new(Index(2), Term(term), [Entry::noop(), entry])],
+            entries: Run::new(Index(2), Term(term), [Entry::noop(), entry]).into(),
         };
         let input = cluster.message(id(from), id(1), term, body);
         cluster.handle(id(1), input);
