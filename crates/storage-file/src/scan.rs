@@ -188,6 +188,9 @@ impl Reader<'_, '_> {
         if records.iter().any(|record| record.outline.is_some() != is_outline) {
             return damaged(self.place, format!("block {sequence} is not what it should be at its place"));
         }
+        if let Some(group) = records.iter().find(|record| !record.is_outline_sound()).map(|record| record.group) {
+            return damaged(self.place, format!("block {sequence} tells of no log that group {group} can have"));
+        }
         if is_outline {
             // The others repeat what the blocks before them say.
             if self.is_first {

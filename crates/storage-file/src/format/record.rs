@@ -37,6 +37,19 @@ impl Record {
     pub(crate) fn data_len(&self) -> usize {
         self.runs.iter().flat_map(|run| &run.entries).map(EntryId::size).sum()
     }
+
+    /// Whether the outline, if there is one, is that of a log: all that it tells lies between its base and its end, and its terms rise.
+    pub(crate) fn is_outline_sound(&self) -> bool {
+        let Some(Outline { last_index, terms, memberships }) = &self.outline else { return true };
+        let base = self.base.as_ref().map_or(Index::ZERO, |base| base.index);
+        let begins = match terms.first() {
+            Some((first, _)) => *first == base.next() && first <= last_index,
+            None => *last_index == base,
+        };
+        let rises = terms.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1);
+        let ends = terms.last().is_none_or(|(index, _)| index <= last_index);
+        begins && rises && ends && memberships.iter().all(|index| base < *index && index <= last_index)
+    }
 }
 
 /// The same as it is written: borrowed, so that nothing is copied before it is in the block.
