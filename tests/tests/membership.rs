@@ -112,22 +112,6 @@ async fn c16_a_change_that_does_not_come_about_is_called_off_and_may_be_asked_fo
 }
 
 #[test]
-fn c16_a_removal_that_would_leave_no_majority_is_called_off_and_says_why() {
-    let mut cluster = Cluster::start(&["--promotion-timeout", "1s"]);
-    let leader = cluster.leader();
-    let [stays, dies] = cluster.others(leader)[..] else { panic!("three nodes") };
-    let (id, dead) = (cluster.id(stays), cluster.id(dies));
-    cluster.nodes[dies].kill();
-    cluster.cli(&["leave", &id]).expect(77).says(&["called off", "no majority", "coracle members", &id]);
-    assert_eq!(cluster.members().get(&id).map(String::as_str), Some("voter"));
-    cluster.cli(&["put", "boat", "coracle"]).expect(0);
-    // Who is dead may go, and then the other one.
-    for gone in [dead, id] {
-        cluster.cli(&["leave", &gone]).expect(0);
-    }
-}
-
-#[test]
 fn c15_leadership_moves_on_request() {
     let cluster = Cluster::start(&["--log-entries-kept", "0"]);
     let first = cluster.leader();
