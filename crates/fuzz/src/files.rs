@@ -288,10 +288,20 @@ impl Truth {
         }
     }
 
-    /// Whoever reads a snapshot holds it against its checksum.
+    /// The newest one is there, or what is damaged is told and one of the others may be in its place. Whoever reads a snapshot holds it against its checksum.
     fn check_snapshot(&self, store: &FileStore, latest: Option<SnapshotMeta>, damaged: &[PathBuf]) {
-        assert_eq!(latest.as_ref(), self.snapshots.last().map(|(meta, _)| meta));
-        let (Some(meta), Some((_, data))) = (latest, self.snapshots.last()) else { return };
+        let told = match snapshots(store).damaged() {
+            Ok(told) => told,
+            Err(error) => panic!("what is damaged is told: {error}"),
+        };
+        told.iter().for_each(|error| assert!(is_told(error, damaged), "{error}"));
+        if told.is_empty() {
+            assert_eq!(latest.as_ref(), self.snapshots.last().map(|(meta, _)| meta));
+        }
+        let Some(meta) = latest else { return };
+        let Some((_, data)) = self.snapshots.iter().rev().find(|(taken, _)| *taken == meta) else {
+            panic!("nobody took {meta:?}");
+        };
         match snapshots(store).read(meta.content, 0, usize::MAX) {
             Ok(Some(bytes)) => {
                 let is_same = bytes == data;

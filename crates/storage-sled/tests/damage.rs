@@ -159,9 +159,13 @@ impl Content {
         Ok(last < LAST)
     }
 
-    /// A snapshot's bytes are checked by whoever reads them, against the checksum in its meta data.
+    /// A snapshot's bytes are checked by whoever reads them, against the checksum in its meta data; damaged meta data are told.
     fn check_snapshot(self, snapshots: &dyn SnapshotStore, what: &str) -> Result<()> {
         let (meta, bytes) = self.snapshot();
+        if let Some(damaged) = snapshots.damaged()?.pop() {
+            assert_eq!(snapshots.latest()?, None, "{what}: another snapshot");
+            return Err(damaged);
+        }
         assert_eq!(snapshots.latest()?, Some(meta.clone()), "{what}: another snapshot");
         let found = snapshots.read(meta.content, 0, usize::MAX >> 1)?.unwrap_or_default();
         assert!(found == bytes || crc32fast::hash(&found) != meta.checksum, "{what}: other bytes of the snapshot");
