@@ -78,7 +78,7 @@ fn golden() -> Vec<(Body, &'static str)> {
                 offset: 2,
                 data: Bytes::from_static(b"z"),
             })),
-            "81af496e7374616c6c536e617073686f7493970905020193009196010090a0a5566f746572c40090030702c4017a",
+            "81af496e7374616c6c536e617073686f7493970905020194009196010090a0a5566f746572c4009090030702c4017a",
         ),
         (
             Body::InstallSnapshotResponse { content: 9, offset: 3, done: true },
