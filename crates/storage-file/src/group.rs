@@ -180,12 +180,17 @@ impl GroupLog {
     fn clear(&mut self, first: Index, last: Index) {
         self.cut(first);
         self.cut(last.next());
-        let mut later = self.pieces.split_off(&first);
-        self.pieces.append(&mut later.split_off(&last.next()));
-        let mut later = self.damaged.split_off(&first);
-        self.damaged.append(&mut later.split_off(&last.next()));
-        let mut later = self.memberships.split_off(&first);
-        self.memberships.append(&mut later.split_off(&last.next()));
+        // One by one: to put the rest of a map back behind what was split off takes time in proportion to all of it, for each run that is moved.
+        let gone: Vec<Index> = self.pieces.range(first..=last).map(|(index, _)| *index).collect();
+        for index in &gone {
+            self.pieces.remove(index);
+        }
+        for set in [&mut self.damaged, &mut self.memberships] {
+            let gone: Vec<Index> = set.range(first..=last).copied().collect();
+            for index in &gone {
+                set.remove(index);
+            }
+        }
     }
 
     /// Makes a piece begin at `index` if one goes across it.
