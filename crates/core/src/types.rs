@@ -142,6 +142,13 @@ impl Time {
     pub fn plus(self, duration: Duration) -> Time {
         Time(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
     }
+
+    /// The first multiple of `duration` after this time; just this time where `duration` is zero.
+    pub fn next_multiple_of(self, duration: Duration) -> Time {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let past = self.0.checked_rem(nanos).unwrap_or(nanos);
+        Time(self.0.saturating_add(nanos - past))
+    }
 }
 
 impl fmt::Display for Time {

@@ -8,7 +8,7 @@ use coracle_replica::{Answer, Founding, FoundingRefusal, Inquiry, Step};
 use coracle_transport::{Address, Transport};
 use tokio::task::JoinSet;
 
-use crate::{StartError, directory::Directory, identity, join, run::Clock};
+use crate::{StartError, clock::Clock, directory::Directory, identity, join};
 
 /// How often to say who is missing.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(3);

@@ -9,6 +9,7 @@
 
 mod acquaintances;
 mod admissions;
+mod clock;
 mod directory;
 mod effects;
 mod error;

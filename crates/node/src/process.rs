@@ -12,7 +12,7 @@ use coracle_transport::{Address, Route, Transport};
 use tokio::sync::watch;
 
 use crate::{
-    Configuration, ProcessOptions, StartError, effects::Devices, host::GroupHost, identity, pool::Ended,
+    Configuration, ProcessOptions, StartError, clock::Clock, effects::Devices, host::GroupHost, identity, pool::Ended,
     run::CLOSE_DEADLINE, status::StoreFacts,
 };
 
@@ -24,6 +24,7 @@ pub(crate) struct Process {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) host: Arc<GroupHost>,
     pub(crate) boot_nonce: u64,
+    pub(crate) clock: Clock,
     /// Where peers reach it, ports filled in.
     pub(crate) addresses: Vec<Address>,
     /// Who it is; what the groups add to it meanwhile is in [`Parts`].
@@ -83,7 +84,17 @@ impl Process {
         let store = facts;
         (guard.transport, unfinished.0) = (None, None);
         let (closing, _) = watch::channel(false);
-        Ok(Arc::new(Process { transport, host, boot_nonce, addresses, identity, store, open, closing }))
+        Ok(Arc::new(Process {
+            transport,
+            host,
+            boot_nonce,
+            clock: Clock::start(),
+            addresses,
+            identity,
+            store,
+            open,
+            closing,
+        }))
     }
 
     /// What a group is made of, while the process is open.

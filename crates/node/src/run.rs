@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use coracle_core::{CalledOff, Event, Fatal, NodeId, NodeRecord, Role, Status, Time};
@@ -21,6 +21,7 @@ use tokio::{
 use crate::{
     NodeEvent, StopReason,
     acquaintances::{Acquaintance, Acquaintances, Change},
+    clock::Clock,
     directory::Directory,
     effects::Storage,
     identity::Standing,
@@ -33,33 +34,6 @@ use crate::{
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
 /// How long storage gets at the end.
 pub(crate) const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
-
-/// The replica's time: nanoseconds since the node started, on the monotonic clock.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock(Instant);
-
-impl Clock {
-    pub(crate) fn start() -> Clock {
-        Clock(Instant::now())
-    }
-
-    pub(crate) fn now(self) -> Time {
-        Time::ZERO.plus(self.0.elapsed())
-    }
-
-    /// Until `at`; with `None`, for ever.
-    pub(crate) async fn reached(self, at: Option<Time>) {
-        match at.and_then(|at| self.instant(at)) {
-            Some(instant) => tokio::time::sleep_until(instant.into()).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// When that is, unless it is farther than a clock goes.
-    fn instant(self, at: Time) -> Option<Instant> {
-        self.0.checked_add(at.since(Time::ZERO))
-    }
-}
 
 /// Wakes the loop at a time, or earlier: deadlines move on with every message, and setting a timer costs more than a turn that finds nothing due.
 struct Alarm {

@@ -24,7 +24,7 @@ use crate::{
     joining::{self, Beside},
     node::Shared,
     process::{Parts, Process, blocking},
-    run::{Clock, Finished, Loop},
+    run::{Finished, Loop},
 };
 
 /// Who owns a group's process.
@@ -108,7 +108,7 @@ impl Assembly {
     /// Sets the loop going. The group's part of the store is the loop's alone from here on.
     fn run(self, machine: Box<dyn StateMachine>, start: Start) -> Result<Node, StartError> {
         let Assembly { options, process, parts, owner, directory, inbox, registration } = self;
-        let clock = Clock::start();
+        let clock = process.clock;
         let replica = Replica::new(options.replica.clone(), start, clock.now()).map_err(Configuration::from)?;
         let snapshots = parts.store.snapshots(options.group)?;
         let storage = Storage::new(&parts.devices, options.group, snapshots, machine, inbox.clone())

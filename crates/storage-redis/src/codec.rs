@@ -5,7 +5,7 @@ use coracle_storage::{Result, StorageError};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// The version of all records and rows, their first byte.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 /// Version and checksum.
 const HEADER: usize = 1 + 4;
 /// No record is larger: a forged length reserves no more.
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn a_record_has_exactly_these_bytes() {
         let record = seal("n", &(7_u64, Some(1_u16))).unwrap();
-        assert_eq!(record[..1], [1]);
+        assert_eq!(record[..1], [2]);
         assert_eq!(record[HEADER..], [7, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0]);
         assert_eq!(open::<(u64, Option<u16>)>("n", &record), Ok((7, Some(1))));
     }

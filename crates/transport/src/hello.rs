@@ -4,7 +4,7 @@ use coracle_core::{ClusterId, GroupId, Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
 
 /// The version of the frames; processes with another one are refused.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// What a process says of itself before anything else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -38,6 +38,7 @@ pub(super) struct Leader {
     pub(super) called_off: Vec<CalledOff>,
     /// The number of the last round of heartbeats.
     pub(super) round: u64,
+    /// A multiple of the interval, so that all groups of a process send theirs at the same time, in one write.
     pub(super) heartbeat_deadline: Time,
     /// What was committed at the last heartbeat: who has this keeps up.
     pub(super) commit_at_heartbeat: Index,
@@ -117,7 +118,7 @@ impl Raft {
             promotion: None,
             called_off: Vec::new(),
             round: 0,
-            heartbeat_deadline: self.now.plus(self.config.heartbeat_interval),
+            heartbeat_deadline: self.now.next_multiple_of(self.config.heartbeat_interval),
             commit_at_heartbeat: self.commit_index,
             transfer: None,
             quorum_deadline: self.now.plus(self.config.election_timeout_max),
@@ -225,7 +226,7 @@ impl Raft {
         if self.now < leader.heartbeat_deadline {
             return;
         }
-        leader.heartbeat_deadline = self.now.plus(self.config.heartbeat_interval);
+        leader.heartbeat_deadline = self.now.next_multiple_of(self.config.heartbeat_interval);
         leader.commit_at_heartbeat = self.commit_index;
         let patience = self.config.heartbeat_interval * 2;
         for peer in &mut leader.peers {

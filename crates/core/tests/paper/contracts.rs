@@ -500,3 +500,24 @@ fn i14_what_a_slow_state_machine_has_not_applied_is_read_from_the_log() {
     let next = outputs(&mut raft);
     assert!(matches!(next[..], [Output::ReadEntries { .. }]), "{next:?}");
 }
+
+/// Many groups: heartbeats are due at multiples of the interval on the process's clock, so that those of all groups that lead leave in one write, whenever each was elected.
+#[test]
+fn heartbeats_of_all_groups_fall_together() {
+    for offset in [0, 37, 61].map(Duration::from_millis) {
+        let mut cluster = Cluster::new(3);
+        cluster.now = cluster.now.plus(offset);
+        let leader = cluster.elect();
+        let mut sent_at = Vec::new();
+        for _ in 0..1000 {
+            cluster.now = cluster.now.plus(Duration::from_millis(1));
+            cluster.handle(leader, Input::Time);
+            if cluster.network.iter().any(|message| matches!(message.body, Body::Heartbeat { .. })) {
+                sent_at.push(cluster.now.since(Time::ZERO).as_millis());
+            }
+            cluster.deliver();
+        }
+        assert_eq!(sent_at.len(), 10, "{sent_at:?}");
+        assert!(sent_at.iter().all(|at| at % 100 == 0), "{sent_at:?}");
+    }
+}

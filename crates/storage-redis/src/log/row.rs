@@ -59,7 +59,7 @@ mod tests {
     fn a_row_has_exactly_these_bytes() {
         let entry = Entry { kind: EntryKind::Membership, data: "ab".into() };
         let row = encode(GROUP, Index(7), Term(2), &entry);
-        assert_eq!(row[0], 1);
+        assert_eq!(row[0], 2);
         assert_eq!(row[BODY..], [7, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2, b'a', b'b']);
     }
 

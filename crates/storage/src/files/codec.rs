@@ -7,7 +7,7 @@ use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// The version of all records, their first byte.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Version and checksum.
 const HEADER: usize = 1 + 4;
 /// No record is larger: a forged length reserves no more.
@@ -76,7 +76,7 @@ pub(crate) mod tests {
     fn a_record_has_exactly_these_bytes() {
         let mut out = vec![9; 100];
         seal(b"n", &(7_u64, Some(1_u16)), &mut out).unwrap();
-        assert_eq!(out[..1], [1]);
+        assert_eq!(out[..1], [2]);
         assert_eq!(out[HEADER..], [7, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0]);
         assert_eq!(open::<(u64, Option<u16>)>(b"n", &out), Ok((7, Some(1))));
     }
