@@ -4,7 +4,7 @@ mod common;
 #[path = "common/ghost.rs"]
 mod ghost;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use common::{Cluster, Disk};
@@ -32,6 +32,8 @@ struct Walk {
     ghost: Ghost,
     rng: Rng,
     commands: u64,
+    /// Transfers that a driver has begun: which leader's, of which term, and to whom.
+    transfers: BTreeSet<(NodeId, Term, NodeId)>,
     /// Leaders that were seen without their state.
     stood_in: usize,
     /// What voters promise in this walk, if anything.
@@ -54,7 +56,7 @@ impl Walk {
             let config = small(NodeId(n), seed, lease, &mut rng);
             cluster.start_with(config, Disk::outsider());
         }
-        Walk { cluster, ghost: Ghost::default(), rng, commands: 0, stood_in: 0, lease }
+        Walk { cluster, ghost: Ghost::default(), rng, commands: 0, transfers: BTreeSet::new(), stood_in: 0, lease }
     }
 
     fn some_node(&mut self) -> NodeId {
@@ -235,6 +237,7 @@ impl Walk {
             self.cluster.handle(n, Input::SnapshotSending { peer, index });
             let body = Body::InstallSnapshot(Box::new(InstallSnapshot { meta, offset: 0, data: Bytes::new() }));
             let term = self.cluster.raft(n).term();
+            self.transfers.insert((n, term, peer));
             self.cluster.network.push_back(Message { from: n, to: peer, term, body });
         }
     }
@@ -253,11 +256,12 @@ impl Walk {
             })
     }
 
-    /// A driver gives a transfer up that gets no answer.
+    /// A driver gives a transfer up that gets no answer; of one that it was not asked for it knows nothing.
     fn give_up_transfers(&mut self) {
         let Some(leader) = self.cluster.leader() else { return };
         for peer in self.cluster.raft(leader).status().peers {
-            if peer.is_installing {
+            let term = self.cluster.raft(leader).term();
+            if peer.is_installing && self.transfers.contains(&(leader, term, peer.id)) {
                 self.cluster.handle(leader, Input::SnapshotSendFailed { peer: peer.id });
             }
         }
@@ -276,8 +280,6 @@ impl Walk {
                 self.give_up_transfers();
             }
             for n in self.cluster.nodes.keys().copied().collect::<Vec<_>>() {
-                let wanted = std::mem::take(&mut self.cluster.node(n).snapshots_wanted);
-                self.cluster.node(n).snapshots_wanted = wanted;
                 self.send_snapshots(n);
             }
             self.ghost.check(&self.cluster);
@@ -329,6 +331,7 @@ fn random_schedules_keep_every_invariant_and_converge() {
         assert!(truncations > 0, "no walk truncated a log");
         assert!(memberships > 0, "no walk changed the membership");
         assert!(repairs > 0, "no walk repaired a log");
+        assert!(stood_in > 0, "no node without its state ever led");
         eprintln!(
             "{installs} installs, {truncations} truncations, {memberships} memberships, {repairs} repairs, {stood_in} times a leader without its state"
         );

@@ -214,6 +214,10 @@ struct Job {
 impl Turn for Job {
     fn turn(self: Arc<Self>) {
         let mut slot = lock(&self.job);
+        if self.inbox.is_closed() {
+            // Nobody waits for it any more: what it has written so far goes with it.
+            *slot = None;
+        }
         let Some((job, _)) = &mut *slot else { return };
         let done = match catch_unwind(AssertUnwindSafe(|| job.step())) {
             Ok(done) => done,
@@ -241,6 +245,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
+
+    use bytes::Bytes;
+    use coracle_core::{GroupId, Index, Membership, NodeId, Run, SnapshotMeta, Term};
+    use coracle_replica::{StateEffect, StateWorker, Work};
+    use coracle_storage::{Applied, SnapshotReader, SnapshotSource, StateMachine, Store};
+    use coracle_storage_memory::MemoryStore;
 
     use super::*;
     use crate::{inbox::Item, tests::open_inbox};
@@ -305,6 +315,63 @@ mod tests {
         items.clear();
         inboxes[1].take(&mut items);
         assert!(items.is_empty());
+    }
+
+    /// A state of which there is always more.
+    struct Endless;
+
+    impl StateMachine for Endless {
+        fn applied(&self) -> Applied {
+            Applied { applied: Index(1), flushed: Index(0) }
+        }
+        fn apply(&mut self, _: &[Run], _: &mut Vec<Bytes>) -> coracle_storage::Result<()> {
+            Ok(())
+        }
+        fn query(&mut self, _: &[u8]) -> coracle_storage::Result<Bytes> {
+            Ok(Bytes::new())
+        }
+        fn flush(&mut self) -> coracle_storage::Result<Index> {
+            Ok(Index(1))
+        }
+        fn is_durable(&self) -> bool {
+            false
+        }
+        fn snapshot(&mut self) -> coracle_storage::Result<Box<dyn SnapshotSource>> {
+            Ok(Box::new(Endless))
+        }
+        fn install(&mut self, _: Index, _: &mut SnapshotReader<'_>) -> coracle_storage::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl SnapshotSource for Endless {
+        fn read(&mut self, _: usize) -> coracle_storage::Result<Option<Bytes>> {
+            Ok(Some(Bytes::from_static(b"more")))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_nobody_waits_for_is_given_up() {
+        let ((token, ended), (notes, _noted)) = (Ended::new(), mpsc::channel());
+        let pool = Pool::new("test", 1, token.clone());
+        let inbox = Arc::new(open_inbox());
+        let strand = pool.strand(Notes(notes), inbox.clone(), token.clone()).unwrap();
+        let snapshots = MemoryStore::new().snapshots(GroupId(0)).unwrap();
+        let meta = SnapshotMeta {
+            content: 0,
+            last_included_index: Index(1),
+            last_included_term: Term(1),
+            membership_index: Index(1),
+            membership: Membership::of_voters([NodeId(1)]),
+            size: 0,
+            checksum: 0,
+        };
+        let work = StateWorker::new(Box::new(Endless), snapshots).run(StateEffect::TakeSnapshot { meta: meta.into() });
+        let Work::Snapshot(job) = work else { panic!("a snapshot is not written at once") };
+        pool.run(job, inbox.clone(), token);
+        inbox.close();
+        drop((strand, pool));
+        assert!(ended.within(Duration::from_secs(60)).await);
     }
 
     #[tokio::test]

@@ -197,6 +197,10 @@ impl Raft {
     /// Gives up leadership, if there is one: whoever waits gets an outcome (C21).
     pub(super) fn step_down(&mut self, reason: RejectReason) {
         if self.is_leader() {
+            if self.is_standing_in() {
+                // Whoever has the log by now goes first.
+                self.following.contact = self.now;
+            }
             self.fail_leadership(reason);
             self.reset_election_timer();
         }

@@ -57,6 +57,9 @@ use crate::{
     Recovered, RejectReason, Rng, Term, Time, log::Log, quorum::Quorum,
 };
 
+/// A message's term is at most so much above the receiver's: at a thousand elections a second that takes seven weeks (C20).
+const TERMS_AHEAD_MAX: u64 = 1 << 32;
+
 /// A replica's protocol: hand in what has happened with [`handle`](Raft::handle), take what is to be done with [`poll`](Raft::poll).
 #[derive(Clone, Debug)]
 pub struct Raft {
@@ -346,6 +349,9 @@ impl Raft {
         }
         if message.term > Term::MAX || message.term.0 == 0 {
             return Some("a term out of range");
+        }
+        if message.term.0 > self.term.0.saturating_add(TERMS_AHEAD_MAX) {
+            return Some("a term that no number of elections leads to");
         }
         let (index, term) = match &message.body {
             Body::PreVote { next_term, last_log_index, last_log_term } => {

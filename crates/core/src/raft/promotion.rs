@@ -38,7 +38,7 @@ struct Learner {
     began: Time,
     /// Whether the last round was as short as an election timeout.
     is_near: bool,
-    /// How many rounds took longer, and transfers began anew.
+    /// How many rounds in a row took longer, and transfers began anew meanwhile.
     slow_rounds: u32,
 }
 
@@ -104,7 +104,7 @@ impl Learner {
         }
         if self.match_index >= self.target {
             self.is_near = now.since(self.began) < round_max;
-            self.slow_rounds += u32::from(!self.is_near);
+            self.slow_rounds = if self.is_near { 0 } else { self.slow_rounds + 1 };
             (self.target, self.began, self.progressed_at) = (last_index, now, now);
         }
     }

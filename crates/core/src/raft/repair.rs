@@ -13,6 +13,7 @@ use alloc::{
 use super::{
     Raft, RoleState,
     canonical::{Clock, Form, entries_of},
+    stand_in::PATIENCE,
 };
 use crate::{
     Base, Body, ConfigError, Event, Fatal, Index, LogRead, NodeId, Output, Recovered, RejectReason, Run, SnapshotMeta,
@@ -53,6 +54,8 @@ pub(super) struct Repair {
     asked_last: Index,
     /// How many questions in a row brought nothing.
     futile: usize,
+    /// Until when those who said nothing may yet have something, since questions began to bring nothing.
+    patient_until: Option<Time>,
     /// Who said that it holds nothing of what was asked for last.
     lacking: BTreeSet<NodeId>,
     /// A damaged entry that nobody else holds: all have said so.
@@ -108,6 +111,7 @@ impl Repair {
             asked_first,
             asked_last,
             futile,
+            patient_until,
             // For reports.
             lacking: _,
             lost: _,
@@ -116,6 +120,7 @@ impl Repair {
         let answers: Vec<_> =
             answers.iter().map(|Answer { request, to, first }| (last_log_request - request, *to, *first)).collect();
         let question = (deadline.map(|deadline| clock.is_armed(deadline)), *asked, *asked_first, *asked_last, *futile);
+        let question = (question, patient_until.map(|until| clock.is_armed(until)));
         let received = entries_of(received.values());
         (missing.clone(), received, issued.clone(), passed.clone(), *is_flagged, question, answers)
     }
@@ -337,6 +342,8 @@ impl Raft {
         if self.repair.deadline().is_some_and(|deadline| self.now >= deadline) {
             self.repair.deadline = None;
             self.repair.futile = self.repair.futile.saturating_add(1);
+            let patience = self.config.election_timeout_max * PATIENCE;
+            self.repair.patient_until.get_or_insert(self.now.plus(patience));
         }
     }
 
@@ -411,6 +418,7 @@ impl Raft {
         if self.take_missing(from, entries) > 0 && is_awaited {
             self.repair.deadline = None;
             self.repair.futile = 0;
+            self.repair.patient_until = None;
         } else if is_empty && is_awaited {
             self.note_lacking(from, first);
         }
@@ -471,13 +479,10 @@ impl Raft {
     /// If the state machine has flushed that, the log begins there. If it has not, and nobody else has the entries, it begins there nevertheless: the state is then behind the log's start, and comes as a snapshot (C7).
     fn consider_base(&mut self, from: NodeId, base: Base) {
         let is_valid = base.membership.as_ref().is_some_and(|it| it.is_valid()) && base.membership_index <= base.index;
-        let is_contradicted = base.index <= self.commit_index
-            && base.index >= self.log.base().index
-            && self.log.term_at(base.index) != Some(base.term);
-        if !is_valid || base.term > Term::MAX || is_contradicted {
+        if !is_valid || base.term > Term::MAX || self.contradicts_committed(base.index, base.term) {
             return self.fault(from, "a base that cannot be");
         }
-        let is_last_resort = self.repair.futile >= 2 * self.peers_to_ask().len();
+        let is_last_resort = self.is_repair_futile();
         if base.index <= self.applying.flushed || is_last_resort {
             if base.term > self.term {
                 // No log has entries of a later term than its node.
@@ -485,6 +490,12 @@ impl Raft {
             }
             self.begin_at(base);
         }
+    }
+
+    /// Whether everybody was asked twice, and for so long that who is only late would have answered.
+    fn is_repair_futile(&self) -> bool {
+        let was_asked = self.repair.futile >= 2 * self.peers_to_ask().len();
+        was_asked && self.repair.patient_until.is_some_and(|at| self.now >= at)
     }
 
     /// Begins the log after what is committed up to `base`, if that takes damage away; what follows stays when it continues that.
@@ -526,6 +537,8 @@ impl Raft {
             None if self.repair.is_reported => {
                 self.repair.is_reported = false;
                 self.repair.deadline = None;
+                self.repair.futile = 0;
+                self.repair.patient_until = None;
                 self.outputs.events.push(Event::Repaired);
             }
             None => {}

@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 
-use super::{Raft, canonical::Form};
+use super::{Raft, RoleState, canonical::Form};
 use crate::{Base, Body, Bug, Event, Index, InstallSnapshot, NodeId, Output, SnapshotMeta, Term};
 
 /// A whole snapshot on its way into the state machine.
@@ -44,6 +44,11 @@ impl Raft {
         index <= self.commit_index || self.log.term_at(index) == Some(meta.last_included_term)
     }
 
+    /// Whether an entry of another term is known to be committed there.
+    pub(super) fn contradicts_committed(&self, index: Index, term: Term) -> bool {
+        (self.log.base().index..=self.commit_index).contains(&index) && self.log.term_at(index) != Some(term)
+    }
+
     fn wants(&self, meta: &SnapshotMeta) -> bool {
         let index = meta.last_included_index;
         if index <= self.applying.applied {
@@ -61,6 +66,9 @@ impl Raft {
         }
         if meta.last_included_term > term || meta.membership_index > meta.last_included_index {
             return self.fault(from, "a snapshot of what cannot be committed");
+        }
+        if self.contradicts_committed(meta.last_included_index, meta.last_included_term) {
+            return self.fault(from, "a snapshot that contradicts what is committed");
         }
         if self.installing.is_none() && self.wants(&piece.meta) {
             return self.outputs.results.push(Output::StoreSnapshot { from, term, piece });
@@ -90,7 +98,9 @@ impl Raft {
     }
 
     pub(super) fn on_snapshot_received(&mut self, meta: Box<SnapshotMeta>) {
-        if self.is_leader() || self.installing.is_some() || !self.wants(&meta) {
+        // More may have been committed since its first piece came.
+        let is_contradicted = self.contradicts_committed(meta.last_included_index, meta.last_included_term);
+        if self.is_leader() || self.installing.is_some() || !self.wants(&meta) || is_contradicted {
             return self.want_ack();
         }
         if !self.log_covers(&meta) || self.config.has_bug(Bug::SnapshotOverNewerLog) {
@@ -104,6 +114,8 @@ impl Raft {
         }
         self.verify_up_to(meta.last_included_index);
         self.installing = Some(Installing { meta, is_handed_out: false });
+        // Whoever asked for votes without its state waits for it.
+        self.role = RoleState::Follower;
     }
 
     /// The log makes way for what is committed up to `base`.

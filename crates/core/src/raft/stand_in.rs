@@ -60,12 +60,11 @@ impl Raft {
         if !self.is_standing_in() {
             return;
         }
-        self.outputs.results.retain(|output| !matches!(output, Output::SendSnapshot { .. }));
+        self.refuse_snapshots();
         if self.is_transferring() {
             return;
         }
         if self.now >= self.stand_in.deadline {
-            self.following.contact = self.now;
             return self.step_down(RejectReason::NotLeader { leader: None });
         }
         if self.successor().is_none() {
@@ -77,6 +76,21 @@ impl Raft {
         }
     }
 
+    /// Whoever needs a snapshot is asked again what it has, until somebody leads who can send one.
+    fn refuse_snapshots(&mut self) {
+        let mut refused = Vec::new();
+        self.outputs.results.retain(|output| match output {
+            Output::SendSnapshot { peer } => {
+                refused.push(*peer);
+                false
+            }
+            _ => true,
+        });
+        for peer in refused {
+            self.on_snapshot_send_failed(peer);
+        }
+    }
+
     /// Who has not been asked yet, of those that answer the one whose log is furthest.
     fn successor(&self) -> Option<NodeId> {
         let RoleState::Leader(leader) = &self.role else { return None };
@@ -84,7 +98,8 @@ impl Raft {
         let candidates = leader.peers.iter().filter(|peer| {
             let stays = membership.node(peer.id).is_some_and(|node| node.role == MemberRole::Voter);
             let has_answered = peer.match_index >= self.log.base().index && peer.match_index > Index::ZERO;
-            stays && has_answered && self.now.since(peer.contact) < self.config.election_timeout_min
+            let is_willing = stays && has_answered && !peer.is_installing();
+            is_willing && self.now.since(peer.contact) < self.config.election_timeout_min
         });
         let not_asked = candidates.filter(|peer| !self.stand_in.asked.contains(&peer.id));
         not_asked.max_by_key(|peer| peer.match_index).map(|peer| peer.id)

@@ -89,6 +89,33 @@ fn c16_a_change_whose_learners_do_not_catch_up_is_called_off() {
     assert_eq!(called_off(&cluster, leader), [(CallOff::TooSlow { node: id(2) }, vec![id(2)])]);
 }
 
+/// Thesis §4.2.1: rounds that took longer count no more once a learner has caught up: it may have to wait for another one.
+#[test]
+fn c16_a_learner_that_has_caught_up_may_fall_behind_now_and_then() {
+    let mut cluster = group(1, 3);
+    let leader = elect(&mut cluster);
+    ask(&mut cluster, leader, records(&[], &[2]), &[]);
+    let applied = cluster.raft(leader).status().applied_index;
+    cluster.handle(leader, Input::Applied { applied, flushed: applied });
+    cluster.handle(leader, Input::Compact { up_to: applied });
+    ask(&mut cluster, leader, records(&[2, 3], &[]), &[]);
+    cluster.handle(leader, Input::SnapshotSending { peer: id(3), index: applied });
+    for round in 0..40 {
+        // Node 3 gets its snapshot piece by piece, and node 2 is slow every other time.
+        let term = cluster.raft(leader).term().0;
+        let body = Body::InstallSnapshotResponse { content: 7, offset: 1 + round, done: false };
+        let input = cluster.message(id(3), leader, term, body);
+        cluster.handle(leader, input);
+        cluster.node(id(2)).is_disk_fast = round % 2 != 0;
+        cluster.propose(leader, "load");
+        cluster.run(Duration::from_millis(700));
+        cluster.sync(id(2));
+        cluster.deliver();
+        assert_eq!(called_off(&cluster, leader), [], "round {round}");
+        assert_eq!(role_of(&cluster, leader, id(2)), Some(MemberRole::Promotable));
+    }
+}
+
 /// A group of three and a learner, 4, that has stopped to write, answers, and is to vote.
 fn a_learner_that_writes_no_more() -> (Cluster, NodeId) {
     let mut cluster = group(3, 4);

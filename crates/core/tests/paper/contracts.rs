@@ -8,6 +8,7 @@ use coracle_core::{
     Outcome, Output, ProposalId, Raft, Recovered, RejectReason, Role, Run, SnapshotMeta, Term, Time,
 };
 
+use super::repair::a_leader_that_reads_its_log;
 use crate::common::{Cluster, Disk, id};
 
 fn append(prev: (u64, u64), entries: Vec<Run>) -> Body {
@@ -221,17 +222,28 @@ fn h63_compaction_stops_at_what_is_flushed() {
 /// C9, h61: entries read for a peer are dropped when the range was rewritten meanwhile.
 #[test]
 fn h61_entries_read_before_a_rewrite_are_not_sent() {
-    let membership = Membership::of_voters([id(1), id(2), id(3)]);
-    let mut raft = Raft::new(
-        Config { tail_bytes_max: 1, ..Config::new(id(1), 1) },
-        Disk::with_terms(&membership, &[2, 2]).recovered(),
-        Time::ZERO,
-    )
-    .unwrap();
-    // No question was asked: an answer out of the blue changes nothing.
-    let result = LogRead::Entries(vec![run(2, 7, 1)]);
-    raft.handle(Time::ZERO, Input::EntriesRead { request: 1, result });
-    assert_eq!(raft.status().last_index, Index(3));
+    let (mut cluster, leader, far) = a_leader_that_reads_its_log();
+    cluster.node(leader).is_reading = false;
+    cluster.heal();
+    while cluster.nodes[&leader].questions.is_empty() {
+        cluster.run(Duration::from_millis(10));
+    }
+    let sent = |cluster: &Cluster| {
+        let is_full = |body: &&Body| matches!(body, Body::AppendEntries { entries, .. } if !entries.is_empty());
+        cluster.between(leader, far).into_iter().filter(is_full).count()
+    };
+    // In these places the log has entries of another term by now.
+    let (request, from, to) = cluster.node(leader).questions.remove(0);
+    let rewritten = LogRead::Entries(vec![run(from.0, 999, to.0 - from.0 + 1)]);
+    cluster.handle(leader, Input::EntriesRead { request, result: rewritten });
+    assert_eq!(sent(&cluster), 0);
+    while cluster.nodes[&leader].questions.is_empty() {
+        cluster.run(Duration::from_millis(10));
+    }
+    let (request, from, to) = cluster.node(leader).questions.remove(0);
+    let result = cluster.nodes[&leader].disk.read(from, to);
+    cluster.handle(leader, Input::EntriesRead { request, result });
+    assert_eq!(sent(&cluster), 1, "what the log holds is sent");
 }
 
 /// C11, h67: a process that was paused reads its queue before its timers fire.

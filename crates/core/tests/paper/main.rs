@@ -16,4 +16,5 @@ mod repair;
 mod replication;
 mod safety;
 mod snapshots;
+mod stand_in;
 mod transfer;

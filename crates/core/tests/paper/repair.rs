@@ -10,12 +10,12 @@ use coracle_core::{
 
 use crate::common::{Cluster, Disk, config, id};
 
-fn three() -> Membership {
+pub(super) fn three() -> Membership {
     Membership::of_voters([id(1), id(2), id(3)])
 }
 
 /// A disk that holds entries of these terms after the founding entry, and has lost the data of some.
-fn damaged(terms: &[u64], lost: &[u64]) -> Disk {
+pub(super) fn damaged(terms: &[u64], lost: &[u64]) -> Disk {
     let mut disk = Disk::with_terms(&three(), terms);
     for index in lost {
         disk.damage(Index(*index));
@@ -346,58 +346,6 @@ fn c19_what_all_others_compacted_comes_as_a_snapshot() {
     assert_eq!(cluster.raft(id(1)).status().applied_index, cluster.raft(id(2)).status().last_index);
 }
 
-/// C7, C19: where no majority can be made without a node whose state is behind its log's start, and its log is the longest, that node is elected, brings somebody who has the state up to date, and hands over; it serves nobody meanwhile.
-#[test]
-fn c19_a_node_without_its_state_leads_only_to_hand_over() {
-    let mut cluster = Cluster::with_disks([(id(1), damaged(&[1, 1, 1, 1, 1, 1], &[2]))]);
-    let mut other = damaged(&[1, 1, 1, 1], &[]);
-    other.flushed = Index(4);
-    cluster.start(id(2), other);
-    cluster.handle(id(2), Input::Compact { up_to: Index(3) });
-    cluster.down = vec![id(3)];
-    // For a while nobody takes over when asked to.
-    cluster.handle(id(2), Input::Weaken { duration: Duration::from_secs(20) });
-    let (mut terms, mut asked) = (std::collections::BTreeSet::new(), Vec::new());
-    for _ in 0..1_000 {
-        if cluster.leader() == Some(id(2)) {
-            break;
-        }
-        cluster.run(Duration::from_millis(100));
-        if cluster.raft(id(1)).is_leader() {
-            assert!(cluster.raft(id(1)).is_standing_in() && cluster.raft(id(1)).status().is_state_behind);
-            terms.insert(cluster.raft(id(1)).term());
-            asked.push((cluster.propose(id(1), "x"), cluster.read_by(id(1), true)));
-        }
-    }
-    assert_eq!(cluster.leader(), Some(id(2)), "somebody takes over");
-    assert!(terms.len() == 1 && asked.len() > 1, "it gave up, and who has its log by then goes on: {terms:?}");
-    for (proposal, read) in asked {
-        assert!(matches!(cluster.nodes[&id(1)].outcomes[&proposal], Outcome::Rejected(_)));
-        assert!(cluster.nodes[&id(1)].failed_reads.contains(&read));
-    }
-    assert_eq!(cluster.nodes[&id(1)].snapshots_wanted, [], "it has none to send");
-    assert_eq!(cluster.raft(id(2)).term_at(Index(7)), Some(Term(1)), "what may be committed is kept");
-    cluster.run(Duration::from_millis(300));
-    assert!(cluster.nodes[&id(2)].snapshots_wanted.contains(&id(1)));
-}
-
-/// C7: whoever has its state leads at once, and nobody stands in for it.
-#[test]
-fn c07_nobody_stands_in_where_somebody_can_serve() {
-    let mut cluster = Cluster::with_disks([(id(1), damaged(&[1, 1, 1, 1], &[2]))]);
-    for n in [2, 3] {
-        let mut other = damaged(&[1, 1, 1, 1], &[]);
-        other.flushed = Index(4);
-        cluster.start(id(n), other);
-        cluster.handle(id(n), Input::Compact { up_to: Index(3) });
-    }
-    cluster.run(Duration::from_secs(30));
-    assert!(cluster.raft(id(1)).status().is_state_behind, "nobody has sent it a snapshot");
-    let led = |event: &Event| matches!(event, Event::Role { role: Role::Leader | Role::PreCandidate, .. });
-    assert!(!cluster.nodes[&id(1)].events.iter().any(led));
-    assert!(cluster.leader().is_some());
-}
-
 /// C19: what no other member holds, and no leader can overwrite, is told; it is over when the entry is there after all.
 #[test]
 fn c19_a_damaged_entry_that_nobody_else_holds_is_told() {
@@ -452,7 +400,7 @@ fn c19_a_damaged_membership_counts_again_once_it_is_repaired() {
 }
 
 /// Three nodes that keep nothing in memory, their leader, and one of the others that lacks three entries.
-fn a_leader_that_reads_its_log() -> (Cluster, NodeId, NodeId) {
+pub(super) fn a_leader_that_reads_its_log() -> (Cluster, NodeId, NodeId) {
     let mut cluster = Cluster::with_disks([]);
     for n in 1..=3 {
         let config = coracle_core::Config { tail_bytes_max: 1, ..config(id(n), n) };

@@ -196,6 +196,7 @@ fn h68_forged_frames_change_nothing() {
     let gap = Run::new(Index(9), Term(2), [command("x")]);
     let forged = [
         (u64::MAX, append((1, 1), 0, vec![])),
+        (Term::MAX.0, append((1, 1), 0, vec![])),
         (0, append((1, 1), 0, vec![])),
         (2, append((u64::MAX, 2), 0, vec![])),
         (2, append((1, 1), u64::MAX, vec![])),

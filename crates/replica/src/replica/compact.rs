@@ -86,6 +86,11 @@ impl Compaction {
         self.newest = self.newest.take().filter(|newest| newest.content != content);
     }
 
+    /// Whether the state would be gone with the process: it is in memory only, the log does not hold all of it, and the snapshot that did was damaged.
+    fn is_missing(&self) -> bool {
+        !self.is_durable && self.newest.is_none() && self.base_index > Index::ZERO
+    }
+
     /// A stored snapshot from which the log goes on.
     pub(super) fn usable_snapshot(&self) -> Option<&SnapshotMeta> {
         self.newest.as_ref().filter(|meta| meta.last_included_index >= self.base_index)
@@ -102,6 +107,9 @@ impl Replica {
             return self.take_snapshot();
         }
         self.compaction.is_due = false;
+        if self.compaction.is_missing() {
+            return self.take_snapshot();
+        }
         if !self.is_over_limits() || !self.has_grown() {
             return;
         }

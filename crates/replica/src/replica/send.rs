@@ -282,7 +282,7 @@ impl Replica {
             self.sending.wait(peer);
         }
         self.compaction.forget(content);
-        self.note_applied(self.applying.applied);
+        self.compaction.look_again();
     }
 
     /// The snapshot was replaced by another one: the peer gets that.

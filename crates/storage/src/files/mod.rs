@@ -115,6 +115,10 @@ fn write_beside(path: &Path, content: &[u8], sync: bool) -> Result<PathBuf> {
         file.write_all(content)?;
         if sync { file.sync_all() } else { Ok(()) }
     };
-    write().map_err(io("write", &temporary))?;
+    if let Err(error) = write() {
+        // What there is of it may be what fills the disk.
+        let _ = fs::remove_file(&temporary);
+        return Err(io("write", &temporary)(error));
+    }
     Ok(temporary)
 }

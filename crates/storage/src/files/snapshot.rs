@@ -217,7 +217,13 @@ impl SnapshotStore for FileSnapshots {
         let _unchanged = self.dir.lock();
         let seen = self.dir.survey()?.damaged.into_iter().map(|(error, _)| error);
         let aside = self.dir.list(DAMAGED)?;
-        let aside = aside.iter().filter(|path| path.with_extension("").extension().is_some_and(|kind| kind == DATA));
+        // A crash may have come between the two files of one.
+        let is_told = |path: &&PathBuf| {
+            let path = path.with_extension("");
+            path.extension().is_some_and(|kind| kind == DATA)
+                || !aside.iter().any(|other| other.with_extension("") == path.with_extension(DATA))
+        };
+        let aside = aside.iter().filter(is_told);
         let aside = aside.map(|path| StorageError::damaged(path.display().to_string(), "it was put aside"));
         Ok(seen.chain(aside).collect())
     }
@@ -304,8 +310,15 @@ impl SnapshotWriter for Writer {
         }
         let mut record = Vec::new();
         codec::seal(META_NAME, meta, &mut record)?;
-        self.finish(&self.dir.file(meta.content, DATA))?;
-        files::replace(&self.dir.file(meta.content, META), &record)?;
+        let (path, data) = (self.dir.file(meta.content, META), self.dir.file(meta.content, DATA));
+        self.finish(&data)?;
+        if let Err(error) = files::replace(&path, &record) {
+            if !path.exists() {
+                // The data go when this is dropped: where space ran out, the next snapshot needs theirs.
+                self.path = data;
+            }
+            return Err(error);
+        }
         if let Err(error) = self.dir.prune(meta.content) {
             tracing::warn!(%error, "older snapshots could not be deleted");
         }
@@ -433,6 +446,32 @@ mod tests {
         assert_eq!(told(&store), [format!("{}.{DAMAGED}", store.place(1))]);
         take(&store, 2, 20);
         assert_eq!((contents(&store), count(&store), told(&store)), (vec![2], 2, vec![]));
+    }
+
+    #[test]
+    fn what_was_half_put_aside_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FileSnapshots::open(dir.path().join("1")).unwrap();
+        take(&store, 1, 10);
+        let meta = store.dir.file(1, META);
+        put_aside(&meta).unwrap();
+        let store = FileSnapshots::open(dir.path().join("1")).unwrap();
+        assert_eq!(told(&store), [format!("{}.{DAMAGED}", meta.display())]);
+    }
+
+    /// A state's worth of bytes that nobody finds again would be missing where space has just run out.
+    #[test]
+    fn a_snapshot_whose_meta_data_cannot_be_written_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FileSnapshots::open(dir.path().join("1")).unwrap();
+        take(&store, 1, 10);
+        let in_the_way = store.dir.path.join("00000000000000c0.meta.tmp");
+        fs::create_dir(&in_the_way).unwrap();
+        let mut writer = store.begin().unwrap();
+        writer.write(b"abc").unwrap();
+        assert!(writer.commit(&meta(b"abc")).is_err());
+        fs::remove_dir(in_the_way).unwrap();
+        assert_eq!((contents(&store), count(&store)), (vec![1], 2));
     }
 
     #[test]

@@ -41,6 +41,21 @@ fn p07_a_leader_whose_snapshot_is_damaged_takes_another() {
     }
 }
 
+/// Where nobody waits for the snapshot any more when its damage is found, the log alone would not bring the state back.
+#[test]
+fn p07_a_damaged_snapshot_is_replaced_although_its_receiver_is_gone() {
+    let mut cluster = Cluster::new(3, false, 43, small_log);
+    let leader = cluster.elect();
+    write_and_compact(&mut cluster, leader, 50);
+    let stored = cluster.replica(leader).compaction.newest.clone().unwrap();
+    let what = "on purpose".into();
+    cluster.input(leader, Input::Done(Completion::SnapshotDamaged { content: stored.content, what }));
+    assert!(cluster.run_until(60 * SECOND, |cluster| {
+        let newest = &cluster.replica(leader).compaction.newest;
+        newest.as_ref().is_some_and(|newest| newest.content != stored.content)
+    }));
+}
+
 #[test]
 fn c07_a_node_whose_only_snapshot_is_damaged_gets_the_leaders() {
     let mut cluster = Cluster::new(3, false, 42, small_log);
