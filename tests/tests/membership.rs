@@ -112,6 +112,22 @@ async fn c16_a_change_that_does_not_come_about_is_called_off_and_may_be_asked_fo
 }
 
 #[test]
+fn a_node_that_stands_by_says_so_to_clients_until_it_is_taken_in() {
+    let mut cluster = Cluster::start(&[]);
+    let node = cluster.add(&["--standby"]);
+    cluster.nodes[node].start();
+    eventually("clients are told", || {
+        let ended = cluster.cli_at(node, &["put", "boat", "coracle", "--timeout", "1s"]);
+        let is_told = ended.code == Some(69) && ended.stderr.contains("stands by: `coracle join` takes it in");
+        if is_told { Ok(()) } else { Err(format!("{ended:?}")) }
+    });
+    let address = cluster.nodes[node].address();
+    cluster.cli(&["join", &address]).expect(0);
+    cluster.nodes[node].ready();
+    cluster.cli_at(node, &["put", "boat", "coracle"]).expect(0);
+}
+
+#[test]
 fn c15_leadership_moves_on_request() {
     let cluster = Cluster::start(&["--log-entries-kept", "0"]);
     let first = cluster.leader();

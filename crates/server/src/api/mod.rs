@@ -8,7 +8,9 @@ mod metered;
 mod service;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 pub(crate) use cluster::{ClusterService, Operated, Operator};
 pub(crate) use kv::KvService;
 pub(crate) use service::{ApiLimits, serve};
+pub(crate) use waiting::answer as answer_waiting;

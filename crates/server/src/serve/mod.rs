@@ -34,6 +34,7 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome {
             .hint("Choose another address with --api; port 0 lets the system choose the port.")
     })?;
     let api = listener.local_addr().map_err(|error| Failure::io("the listener for clients", &error))?;
+    let (listener, waiting) = Waiting::answer(listener, &args)?;
     let node = tokio::select! {
         node = start(&args, api, log_entries_kept) => node?,
         why = leave.asked() => {
@@ -41,6 +42,7 @@ pub(crate) async fn run(args: ServeArgs) -> Outcome {
             return Ok(());
         }
     };
+    waiting.end().await;
     let (stop, stopped) = oneshot::channel();
     let mut serving = serve(listener, &node, stopped);
     out::line(ready(&node, api))?;
@@ -123,6 +125,49 @@ fn advertised(args: &ServeArgs, api: SocketAddr) -> String {
         Some(host) if host.contains(':') => format!("[{host}]:{}", api.port()),
         Some(host) => format!("{host}:{}", api.port()),
         None => api.to_string(),
+    }
+}
+
+/// Tells clients what the node waits for, as long as it is not part of a cluster.
+struct Waiting {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Waiting {
+    /// Also returns the listener, for what comes afterwards: connections wait there meanwhile.
+    fn answer(listener: TcpListener, args: &ServeArgs) -> Outcome<(TcpListener, Waiting)> {
+        let why = if !args.peers.is_empty() {
+            "this node founds a cluster, and waits until all nodes of its --peers have answered"
+        } else if !args.join.is_empty() {
+            "this node waits until one of the nodes of its --join takes it in"
+        } else if args.standby {
+            "this node stands by: `coracle join` takes it in"
+        } else {
+            "this node is starting"
+        };
+        let failed = |error| Failure::io("could not share the listener for clients", &error);
+        let listener = listener.into_std().map_err(failed)?;
+        let later = listener.try_clone().and_then(TcpListener::from_std).map_err(failed)?;
+        let listener = TcpListener::from_std(listener).map_err(failed)?;
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let stopped = async {
+                let _ = stopped.await;
+            };
+            if let Err(error) = api::answer_waiting(listener, why, api::ApiLimits::default(), stopped).await {
+                tracing::warn!(%error, "clients are not told what this node waits for");
+            }
+        });
+        Ok((later, Waiting { stop, task }))
+    }
+
+    async fn end(mut self) {
+        // The receiver is gone when the task has ended already.
+        let _ = self.stop.send(());
+        if time::timeout(GRACE, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
     }
 }
 
