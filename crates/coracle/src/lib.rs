@@ -28,6 +28,7 @@ mod local_kv;
 mod node;
 mod open;
 mod pipeline;
+mod requests;
 mod several;
 mod storage_url;
 
