@@ -13,6 +13,9 @@ use crate::{
     requests::{Request, read, request, written},
 };
 
+/// How many of the largest answers may wait to be taken.
+const ANSWERS_MAX: usize = 8;
+
 /// See the module.
 pub(crate) struct LocalPipeline {
     node: Node,
@@ -32,7 +35,7 @@ struct Asked {
 
 impl LocalPipeline {
     pub(crate) fn new(node: Node, limits: Limits, holds: Arc<Holds>) -> LocalPipeline {
-        let requests = node.pipeline();
+        let requests = node.pipeline(limits.answer_bytes_max.saturating_mul(ANSWERS_MAX));
         LocalPipeline { node, limits, holds, requests, refused: Vec::new() }
     }
 }

@@ -86,8 +86,9 @@ impl Node {
     }
 
     /// A way of having many requests under way from one task, with what belongs to each.
-    pub fn pipeline<T>(&self) -> Pipeline<T> {
-        Pipeline::new(self.clone())
+    /// As many bytes of answers may wait to be taken; queries whose answers find no room end as busy.
+    pub fn pipeline<T>(&self, answers_bytes_max: usize) -> Pipeline<T> {
+        Pipeline::new(self.clone(), answers_bytes_max)
     }
 
     pub(crate) async fn submit(&self, request: Request) -> Result<Reply, RequestError> {

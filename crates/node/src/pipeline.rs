@@ -18,6 +18,7 @@ use crate::{
 ///
 /// What was queued goes to the node by [`submit`](Pipeline::submit) in one piece, and the task that polls is woken once for all that ends in one turn of the node.
 /// Every request ends exactly once (C21), in any order. Dropped, all are cancelled: whether they take effect stays unknown.
+/// Answers that nobody takes take no more memory than was allowed: queries beyond that end as busy.
 pub struct Pipeline<T> {
     node: Node,
     ends: Arc<Ends>,
@@ -28,9 +29,10 @@ pub struct Pipeline<T> {
 }
 
 impl<T> Pipeline<T> {
-    pub(crate) fn new(node: Node) -> Pipeline<T> {
+    pub(crate) fn new(node: Node, answers_bytes_max: usize) -> Pipeline<T> {
         let slots = Slots { entries: Vec::new(), free: Vec::new() };
-        Pipeline { node, ends: Arc::default(), queued: Vec::new(), slots, scratch: Vec::new() }
+        let ends = Arc::new(Ends { answers_bytes_max, state: Mutex::default() });
+        Pipeline { node, ends, queued: Vec::new(), slots, scratch: Vec::new() }
     }
 
     /// Queues a command, as [`Node::propose`] takes it.
@@ -46,7 +48,8 @@ impl<T> Pipeline<T> {
     fn queue(&mut self, context: T, request: Request) {
         let id = RequestId(self.node.shared.next_request.fetch_add(1, Ordering::Relaxed));
         let slot = self.slots.insert(id, context);
-        let waiter = Waiter::Many(Place { ends: Some(Arc::clone(&self.ends)), slot });
+        let is_query = matches!(request, Request::Query(..));
+        let waiter = Waiter::Many(Place { ends: Some(Arc::clone(&self.ends)), slot, is_query });
         self.queued.push((id, request, waiter));
     }
 
@@ -123,25 +126,30 @@ impl<T> Slots<T> {
 }
 
 /// The ends that a pipeline has not taken note of.
-#[derive(Default)]
-pub(crate) struct Ends(Mutex<EndsState>);
+pub(crate) struct Ends {
+    answers_bytes_max: usize,
+    state: Mutex<EndsState>,
+}
 
 #[derive(Default)]
 struct EndsState {
     ended: Vec<(usize, End)>,
+    /// How many bytes of answers are in `ended`.
+    bytes: usize,
     waker: Option<Waker>,
 }
 
 impl Ends {
     fn lock(&self) -> MutexGuard<'_, EndsState> {
         // Nothing in between can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes all that is there into `ended`, which is empty; when there is nothing, the task is woken once there is.
     fn take(&self, cx: &mut Context<'_>, ended: &mut Vec<(usize, End)>) -> bool {
         let mut state = self.lock();
         mem::swap(&mut state.ended, ended);
+        state.bytes = 0;
         if ended.is_empty() && state.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
             state.waker = Some(cx.waker().clone());
         }
@@ -161,6 +169,7 @@ impl Ends {
 pub(crate) struct Place {
     ends: Option<Arc<Ends>>,
     slot: usize,
+    is_query: bool,
 }
 
 impl Place {
@@ -169,10 +178,23 @@ impl Place {
         let ends = self.ends.take()?;
         let is_first = {
             let mut state = ends.lock();
+            let end = self.fitting(end, state.bytes, ends.answers_bytes_max);
+            state.bytes += end.as_ref().map_or(0, |reply| reply.data.len());
             state.ended.push((self.slot, end));
             state.ended.len() == 1
         };
         is_first.then_some(ends)
+    }
+
+    /// The end, or that the node is busy when an answer to a query finds no room: it changed nothing and may be asked for again, as what a command did may not.
+    fn fitting(&self, end: End, bytes: usize, bytes_max: usize) -> End {
+        match end {
+            // One comes whatever its size.
+            Ok(reply) if self.is_query && bytes > 0 && bytes + reply.data.len() > bytes_max => {
+                Err(NotTaken::Busy.into())
+            }
+            end => end,
+        }
     }
 }
 

@@ -39,7 +39,7 @@ async fn requests_handed_in_together_are_written_and_end_together() {
     let stores = stores(1);
     let nodes = cluster(&MemoryNetwork::new(), &stores).await;
     let node = leading(&nodes).await;
-    let mut pipeline = node.pipeline();
+    let mut pipeline = node.pipeline(usize::MAX);
     node.propose("first").await.unwrap();
     let before = stores[0].disk.writes.load(Ordering::SeqCst);
     for context in 0..100 {
@@ -68,7 +68,7 @@ fn number(reply: &Reply) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_find_no_room_are_busy_and_the_others_are_not() {
     let nodes = cluster_with(&MemoryNetwork::new(), &stores(1), |options| options.replica.requests_max = 10).await;
-    let mut pipeline = leading(&nodes).await.pipeline();
+    let mut pipeline = leading(&nodes).await.pipeline(usize::MAX);
     for context in 0..30 {
         pipeline.propose(context, Bytes::from_static(b"more"));
     }
@@ -80,11 +80,42 @@ async fn requests_that_find_no_room_are_busy_and_the_others_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn queries_whose_answers_find_no_room_are_busy_and_commands_are_not() {
+    let nodes = cluster(&MemoryNetwork::new(), &stores(1)).await;
+    let node = leading(&nodes).await;
+    node.propose("more").await.unwrap();
+    // Each answer has one byte.
+    let mut pipeline = node.pipeline(3);
+    for context in 0..8 {
+        pipeline.query(context, Bytes::new(), Consistency::Stale);
+    }
+    pipeline.submit();
+    // What is asked later is answered later, so that all answers wait.
+    node.query(Bytes::new(), Consistency::Stale).await.unwrap();
+    let all = ended(&mut pipeline).await;
+    let busy = |end: &Result<Reply, RequestError>| matches!(end, Err(RequestError::Rejected(RejectReason::Busy)));
+    assert_eq!(all.len(), 8);
+    assert!(all.iter().all(|(context, end)| if *context < 3 { end.is_ok() } else { busy(end) }), "{all:?}");
+    // There is room again, and one answer comes whatever its size.
+    let mut narrow = node.pipeline(0);
+    for pipeline in [&mut pipeline, &mut narrow] {
+        pipeline.query(9, Bytes::new(), Consistency::Stale);
+        pipeline.submit();
+        assert!(ended_all(pipeline).await[0].1.is_ok());
+    }
+    for context in 0..5 {
+        narrow.propose(context, Bytes::from_static(b"more"));
+    }
+    narrow.submit();
+    assert!(ended_all(&mut narrow).await.iter().all(|(_, end)| end.is_ok()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn c21_requests_under_way_end_when_the_node_does() {
     let stores = stores(1);
     let nodes = cluster(&MemoryNetwork::new(), &stores).await;
     let node = leading(&nodes).await;
-    let mut pipeline = node.pipeline();
+    let mut pipeline = node.pipeline(usize::MAX);
     stores[0].disk.set(Mode::Hangs);
     for context in 0..10 {
         pipeline.propose(context, Bytes::from_static(b"more"));
@@ -107,7 +138,7 @@ async fn a_pipeline_that_is_dropped_leaves_room_for_others() {
     let nodes = cluster_with(&MemoryNetwork::new(), &stores, |options| options.replica.requests_max = 10).await;
     let node = leading(&nodes).await;
     stores[0].disk.set(Mode::Hangs);
-    let mut pipeline = node.pipeline();
+    let mut pipeline = node.pipeline(usize::MAX);
     for context in 0..10 {
         pipeline.propose(context, Bytes::from_static(b"more"));
     }
