@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -413,15 +413,18 @@ fn c22_writes_count_once_when_servers_are_lost_in_the_middle() {
             })
         })
         .collect();
+    let deadline = Instant::now() + Duration::from_secs(60);
     // Two of the three are lost, each once some more has been counted.
     for count in [200, 600] {
         while done.load(Ordering::SeqCst) < count {
+            assert!(Instant::now() < deadline, "{} are counted: expected {count}", done.load(Ordering::SeqCst));
             std::thread::yield_now();
         }
         servers.remove(0).runtime.shutdown_background();
     }
     for writer in writers {
-        runtime.block_on(writer).unwrap();
+        let written = async { tokio::time::timeout(Duration::from_secs(60), writer).await };
+        runtime.block_on(written).expect("in time").unwrap();
     }
     assert_eq!(runtime.block_on(level.get("n")).unwrap().as_deref(), Some(&b"1600"[..]));
 }
