@@ -9,10 +9,12 @@ mod tests;
 use std::{
     collections::VecDeque,
     future::Future,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
+    vec,
 };
 
 use coracle::client::{pb, status, wire};
@@ -28,6 +30,10 @@ use super::metered::Tab;
 
 /// About how large a message of answers gets; a single answer may be larger.
 const ANSWERS_BYTES: usize = 64 << 10;
+/// While so many bytes of answers wait to leave, no calls are handed on, and no answers are taken from the store.
+const READY_BYTES_MAX: usize = 1 << 20;
+/// The most answers that a store without a pipeline is asked for at once.
+const ONE_BY_ONE_MAX: usize = 16;
 /// What goes round an answer in its message: tag, length and number.
 const ANSWER_OVERHEAD: usize = 32;
 
@@ -36,7 +42,7 @@ const ANSWER_OVERHEAD: usize = 32;
 pub(crate) struct ExchangeLimits {
     /// The most calls of a message; a stream that has one with more is ended.
     pub(crate) calls_max: usize,
-    /// The most calls under way; no further message is read meanwhile.
+    /// The most calls under way; further ones wait, and no further message is read meanwhile.
     pub(crate) under_way_max: usize,
     /// The most streams of a connection; further ones are refused.
     pub(crate) streams_max: usize,
@@ -52,18 +58,28 @@ pub(crate) struct Exchange {
     pipeline: Box<dyn Pipeline>,
     limits: ExchangeLimits,
     tab: Tab,
+    /// The calls of the message that was read last, as far as there was no room for them.
+    waiting: vec::IntoIter<pb::Call>,
     /// How many calls the pipeline has not answered.
     under_way: usize,
     /// Empty between calls: what the pipeline answers at once.
     answered: Vec<(u64, Result<Answer>)>,
     /// Answers that have not left.
-    ready: VecDeque<pb::Answer>,
+    ready: VecDeque<Ready>,
+    /// The bytes of all of them.
+    ready_bytes: usize,
     /// Why nothing is read any more.
     over: Option<Over>,
     /// Ready once the server stops.
     stopping: BoxFuture<'static, ()>,
     /// From when on what is under way is not waited for.
     drained_by: Option<Pin<Box<Sleep>>>,
+}
+
+/// An answer, and how many bytes it takes in its message.
+struct Ready {
+    answer: pb::Answer,
+    len: usize,
 }
 
 enum Over {
@@ -92,9 +108,11 @@ impl Exchange {
             pipeline,
             limits,
             tab,
+            waiting: Vec::new().into_iter(),
             under_way: 0,
             answered: Vec::new(),
             ready: VecDeque::new(),
+            ready_bytes: 0,
             over: None,
             stopping: Box::pin(async move {
                 // That nobody can say so any more means the same.
@@ -107,10 +125,13 @@ impl Exchange {
     /// Reads what has arrived, as long as there is room, and hands it on in one piece.
     fn read(&mut self, cx: &mut Context<'_>) {
         if self.drained_by.is_none() && self.stopping.as_mut().poll(cx).is_ready() {
-            self.drained_by = Some(Box::pin(time::sleep(self.limits.drain_time_max)));
-            self.over.get_or_insert(Over::Refused(status::from_error(&Error::Closed)));
+            self.stop();
         }
-        while self.over.is_none() && self.under_way + self.ready.len() < self.limits.under_way_max {
+        loop {
+            self.hand_on();
+            if self.over.is_some() || !self.has_room() {
+                break;
+            }
             match self.calls.poll_next_unpin(cx) {
                 Poll::Ready(Some(Ok(message))) => self.take(message),
                 Poll::Ready(Some(Err(status))) => self.over = Some(Over::Refused(refusal(status))),
@@ -121,6 +142,25 @@ impl Exchange {
         self.pipeline.submit();
     }
 
+    /// Nothing more is begun: what is only waiting has no effect.
+    fn stop(&mut self) {
+        self.drained_by = Some(Box::pin(time::sleep(self.limits.drain_time_max)));
+        if matches!(self.over, None | Some(Over::Closed)) {
+            self.over = Some(Over::Refused(status::from_error(&Error::Closed)));
+        }
+        let (dropped, unanswered) = (self.waiting.len(), self.unanswered());
+        self.waiting = Vec::new().into_iter();
+        self.tab.answered(dropped, unanswered);
+    }
+
+    fn has_room(&self) -> bool {
+        self.under_way + self.ready.len() < self.limits.under_way_max && self.ready_bytes < READY_BYTES_MAX
+    }
+
+    fn unanswered(&self) -> usize {
+        self.under_way + self.waiting.len()
+    }
+
     fn take(&mut self, message: pb::ExchangeRequest) {
         let (max, got) = (self.limits.calls_max, message.calls.len());
         if got > max {
@@ -129,45 +169,67 @@ impl Exchange {
             self.over = Some(Over::Refused(status::from_error(&error)));
             return;
         }
-        for pb::Call { number, call } in message.calls {
+        // There was room for another one, so that none waits.
+        debug_assert_eq!(self.waiting.len(), 0);
+        self.waiting = message.calls.into_iter();
+        self.tab.arrived(self.unanswered());
+    }
+
+    /// Hands on as many of the calls that wait as there is room for.
+    fn hand_on(&mut self) {
+        while self.has_room() {
+            let Some(pb::Call { number, call }) = self.waiting.next() else { break };
             match wire::call_from_wire(call) {
                 Ok(call) => {
                     self.pipeline.push(number, call);
                     self.under_way += 1;
                 }
-                Err(error) => self.ready.push_back(answer(number, Err(error))),
+                Err(error) => {
+                    self.tab.answered(1, self.unanswered() + 1);
+                    let bytes = self.finish(number, Err(error));
+                    self.tab.keeps(bytes);
+                }
             }
         }
-        self.tab.arrived(self.under_way);
     }
 
     /// Takes what was answered.
     fn gather(&mut self, cx: &mut Context<'_>) {
-        if self.under_way == 0 {
+        if self.under_way == 0 || self.ready_bytes >= READY_BYTES_MAX {
             return;
         }
-        if self.pipeline.poll_answers(cx, &mut self.answered).is_pending() {
-            return;
+        let mut answered = mem::take(&mut self.answered);
+        if self.pipeline.poll_answers(cx, &mut answered).is_ready() {
+            self.tab.answered(answered.len(), self.unanswered());
+            self.under_way = self.under_way.saturating_sub(answered.len());
+            let bytes = answered.drain(..).map(|(number, result)| self.finish(number, result)).sum();
+            self.tab.keeps(bytes);
         }
-        let count = self.answered.len();
-        self.tab.answered(count, self.under_way);
-        self.under_way = self.under_way.saturating_sub(count);
-        self.ready.extend(self.answered.drain(..).map(|(number, result)| answer(number, result)));
+        self.answered = answered;
+    }
+
+    /// Makes an answer ready to leave, and says how many bytes it has.
+    fn finish(&mut self, number: u64, result: Result<Answer>) -> usize {
+        let mut answer = answer(number, result);
+        let mut len = wire::answer_len(&answer) + ANSWER_OVERHEAD;
+        let max = self.limits.message_bytes_max;
+        if len > max {
+            let limit = "the gRPC message".to_owned();
+            let error = Error::LimitExceeded { limit, max: max as u64, got: len as u64 };
+            answer.answer = Some(pb::answer::Answer::Error(status::to_wire(&error)));
+            len = wire::answer_len(&answer) + ANSWER_OVERHEAD;
+        }
+        self.ready.push_back(Ready { answer, len });
+        self.ready_bytes += len;
+        len
     }
 
     /// As many answers as fit into a message.
     fn message(&mut self) -> Option<pb::ExchangeResponse> {
-        let max = self.limits.message_bytes_max;
+        let max = self.limits.message_bytes_max.min(ANSWERS_BYTES);
         let (mut bytes, mut count) = (0, 0);
-        for answer in &mut self.ready {
-            let mut len = wire::answer_len(answer) + ANSWER_OVERHEAD;
-            if len > max {
-                let limit = "the gRPC message".to_owned();
-                let error = Error::LimitExceeded { limit, max: max as u64, got: len as u64 };
-                answer.answer = Some(pb::answer::Answer::Error(status::to_wire(&error)));
-                len = wire::answer_len(answer) + ANSWER_OVERHEAD;
-            }
-            if count > 0 && bytes + len > max.min(ANSWERS_BYTES) {
+        for Ready { len, .. } in &self.ready {
+            if count > 0 && bytes + len > max {
                 break;
             }
             bytes += len;
@@ -176,7 +238,9 @@ impl Exchange {
         if count == 0 {
             return None;
         }
-        Some(pb::ExchangeResponse { answers: self.ready.drain(..count).collect() })
+        self.ready_bytes -= bytes;
+        self.tab.sends(bytes);
+        Some(pb::ExchangeResponse { answers: self.ready.drain(..count).map(|ready| ready.answer).collect() })
     }
 
     /// What the stream ends with, once it does.
@@ -187,7 +251,7 @@ impl Exchange {
             self.over = Some(Over::Told);
             return Poll::Ready(Some(Status::unavailable("the server stopped before all calls were answered")));
         }
-        if self.over.is_none() || self.under_way > 0 {
+        if self.over.is_none() || self.unanswered() > 0 {
             return Poll::Pending;
         }
         match self.over.replace(Over::Told) {
@@ -239,7 +303,9 @@ impl Pipeline for OneByOne {
 
     fn poll_answers(&mut self, cx: &mut Context<'_>, answers: &mut Vec<(u64, Result<Answer>)>) -> Poll<()> {
         let before = answers.len();
-        while let Poll::Ready(Some(answer)) = self.calls.poll_next_unpin(cx) {
+        while answers.len() - before < ONE_BY_ONE_MAX
+            && let Poll::Ready(Some(answer)) = self.calls.poll_next_unpin(cx)
+        {
             answers.push(answer);
         }
         if answers.len() > before { Poll::Ready(()) } else { Poll::Pending }

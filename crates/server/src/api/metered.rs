@@ -124,8 +124,10 @@ pub(crate) struct Tab {
     place: Option<StreamPlace>,
     /// As long as calls are under way, the connection is of use.
     in_use: Option<UnderWay>,
-    /// The bytes of the calls under way; those of a message that has not arrived as a whole are not among them.
+    /// The bytes of the calls that are not answered. What came along with them of the next message is among them, which is less than a frame.
     bytes: usize,
+    /// The bytes of the answers that have not left.
+    answers: usize,
 }
 
 /// A stream of a connection.
@@ -152,15 +154,15 @@ impl Tab {
             }
         }
         let share = extensions.get::<Arc<Share>>().cloned();
-        Ok(Tab { share, place, in_use: None, bytes: 0 })
+        Ok(Tab { share, place, in_use: None, bytes: 0, answers: 0 })
     }
 
-    /// A message has arrived as a whole, with which so many calls are under way.
-    pub(crate) fn arrived(&mut self, under_way: usize) {
+    /// A message has arrived as a whole, with which so many calls are not answered.
+    pub(crate) fn arrived(&mut self, unanswered: usize) {
         if let Some(share) = &self.share {
-            self.bytes = share.bytes.load(Ordering::Acquire);
+            self.bytes = share.bytes.load(Ordering::Acquire) - self.answers;
         }
-        if under_way == 0 {
+        if unanswered == 0 {
             return self.give_back(self.bytes);
         }
         if let (None, Some(StreamPlace(activity))) = (&self.in_use, &self.place) {
@@ -168,13 +170,29 @@ impl Tab {
         }
     }
 
-    /// Some of the calls under way are answered: they give back their part.
-    pub(crate) fn answered(&mut self, count: usize, under_way: usize) {
-        if count >= under_way {
+    /// Some of so many calls are answered: they give back their part.
+    pub(crate) fn answered(&mut self, count: usize, unanswered: usize) {
+        if count >= unanswered {
             self.in_use = None;
             return self.give_back(self.bytes);
         }
-        self.give_back(self.bytes / under_way * count);
+        self.give_back(self.bytes / unanswered * count);
+    }
+
+    /// Answers of so many bytes are there, and have not left.
+    pub(crate) fn keeps(&mut self, bytes: usize) {
+        self.answers += bytes;
+        if let Some(share) = &self.share {
+            share.take(bytes);
+        }
+    }
+
+    /// Answers of so many bytes leave; they count with the body from then on.
+    pub(crate) fn sends(&mut self, bytes: usize) {
+        self.answers -= bytes;
+        if let Some(share) = &self.share {
+            share.give_back(bytes);
+        }
     }
 
     fn give_back(&mut self, bytes: usize) {

@@ -19,7 +19,7 @@ use super::{
 pub(crate) struct ApiLimits {
     /// The most bytes of a message, in either direction.
     pub(crate) message_bytes_max: usize,
-    /// The most requests under way on one connection, and of one stream of calls; more wait.
+    /// The most requests under way on one connection, and calls under way of one stream; more wait.
     pub(crate) requests_max: usize,
     /// The most calls in one message of a stream; a stream that has one with more is ended.
     pub(crate) calls_max: usize,

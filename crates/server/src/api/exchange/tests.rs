@@ -24,7 +24,7 @@ use coracle::{
 };
 use futures_util::stream;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     runtime::{Builder, Runtime},
     sync::{Semaphore, mpsc},
 };
@@ -41,12 +41,22 @@ struct Gated {
     gate: Semaphore,
     under_way: AtomicUsize,
     under_way_max: AtomicUsize,
+    /// How many reads of values there were.
+    reads: AtomicUsize,
 }
 
 impl Gated {
     fn new() -> Arc<Gated> {
-        let (under_way, under_way_max) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Gated { kv: MemoryKv::new(), gate: Semaphore::new(0), under_way, under_way_max })
+        let (under_way, under_way_max, reads) = Default::default();
+        Arc::new(Gated { kv: MemoryKv::new(), gate: Semaphore::new(0), under_way, under_way_max, reads })
+    }
+
+    /// One with a value of so many bytes.
+    async fn with_value(key: &'static str, len: usize) -> Arc<Gated> {
+        let gated = Gated::new();
+        let op = coracle::level::Op::Put { key: Bytes::from(key), value: vec![0; len].into() };
+        gated.kv.commit(Txn { ops: vec![op] }, None).await.unwrap();
+        gated
     }
 
     fn let_through(&self, count: usize) {
@@ -75,6 +85,7 @@ impl Drop for UnderWay<'_> {
 #[tonic::async_trait]
 impl Kv for Gated {
     async fn get_many(&self, at: ReadAt, keys: Vec<Bytes>) -> Result<Read<Vec<Option<Value>>>> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
         self.kv.get_many(at, keys).await
     }
 
@@ -286,6 +297,67 @@ async fn with_too_many_calls_under_way_nothing_more_is_read() {
 }
 
 #[tokio::test]
+async fn calls_of_one_message_beyond_the_limit_wait() {
+    let gated = Gated::new();
+    let served = start_with(gated.clone(), ApiLimits { requests_max: 4, ..ApiLimits::default() }).await;
+    let mut stream = open(&channel(&served).await).await.unwrap();
+    let mut calls: Vec<_> = (0..40).map(|number| put(number, 1)).collect();
+    // One that is refused as soon as its turn comes.
+    calls.insert(20, pb::Call { number: 40, call: None });
+    stream.send(calls).await;
+    // The client is done, which does not end what it has sent.
+    stream.sender = None;
+    gated.has_under_way(4).await;
+    gated.let_through(40);
+    assert_eq!(stream.answers(41).await.len(), 41);
+    assert_eq!(gated.under_way_max.load(Ordering::SeqCst), 4);
+    assert_eq!(stream.next().await.unwrap(), None);
+}
+
+const LARGE: usize = 256 << 10;
+
+fn large_gets(count: u64) -> Vec<pb::Call> {
+    (0..count).map(|number| get(number, "large")).collect()
+}
+
+#[tokio::test]
+async fn what_a_client_does_not_take_is_not_read_from_the_store() {
+    let gated = Gated::with_value("large", LARGE).await;
+    let served = start_with(gated.clone(), ApiLimits::default()).await;
+    let mut stream = open(&channel(&served).await).await.unwrap();
+    stream.send(large_gets(200)).await;
+    stream.answers(1).await;
+    let reads = gated.reads.load(Ordering::SeqCst);
+    assert!(reads < 100, "{reads} answers were made for a client that has taken one");
+    stream.answers(199).await;
+}
+
+#[tokio::test]
+async fn answers_count_until_they_leave() {
+    let gated = Gated::with_value("large", LARGE).await;
+    gated.let_through(1 << 20);
+    // Room for one large answer that is being written, and not for those that wait.
+    let limits = ApiLimits { bytes_under_way_max: 2 * LARGE, ..ApiLimits::default() };
+    let served = start_with(gated.clone(), limits).await;
+    let mut stream = open(&channel(&served).await).await.unwrap();
+    stream.send(large_gets(100)).await;
+    let other = channel(&served).await;
+    let is_busy = async || {
+        let mut other = open(&other).await.unwrap();
+        other.send(vec![put(1000, 1000)]).await;
+        match other.next().await {
+            Ok(_) => false,
+            Err(status) => matches!(status::to_error(&status), Some(Error::Busy { .. })),
+        }
+    };
+    let refused = async { while !is_busy().await {} };
+    tokio::time::timeout(Duration::from_secs(20), refused).await.unwrap();
+    stream.answers(100).await;
+    let given_back = async { while is_busy().await {} };
+    tokio::time::timeout(Duration::from_secs(20), given_back).await.unwrap();
+}
+
+#[tokio::test]
 async fn streams_of_a_connection_are_limited() {
     let served = start_with(Arc::new(MemoryKv::new()), ApiLimits { streams_max: 2, ..ApiLimits::default() }).await;
     let kv = channel(&served).await;
@@ -356,6 +428,28 @@ async fn a_server_that_stops_answers_what_it_took_and_ends_streams_in_order() {
     gated.let_through(2);
     assert_eq!(stream.answers(2).await.len(), 2);
     assert_eq!(stream.error().await, Error::Closed);
+    served.serving.await.unwrap();
+}
+
+#[tokio::test]
+async fn c21_a_server_that_stops_begins_nothing_that_waits() {
+    let gated = Gated::new();
+    let mut served = start_with(gated.clone(), ApiLimits { requests_max: 2, ..ApiLimits::default() }).await;
+    let mut stream = open(&channel(&served).await).await.unwrap();
+    stream.send((0..5).map(|number| put(number, 1)).collect()).await;
+    gated.has_under_way(2).await;
+    served.stop();
+    // It has heard of it once it takes no more connections.
+    let refused = async { while TcpStream::connect(&served.address).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(20), refused).await.unwrap();
+    gated.let_through(5);
+    let answered = stream.answers(2).await;
+    assert_eq!(stream.error().await, Error::Closed);
+    for number in 0..5 {
+        let key = Bytes::from(format!("k{number}"));
+        let is_there = gated.kv.contains_many(ReadAt::Linearizable, vec![key]).await.unwrap().value[0];
+        assert_eq!(is_there, answered.contains_key(&number), "{number}");
+    }
     served.serving.await.unwrap();
 }
 
