@@ -8,22 +8,17 @@ mod tests;
 
 use std::{
     collections::VecDeque,
-    future::Future,
     mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
     vec,
 };
 
 use coracle::client::{pb, status, wire};
 use coracle::level::{Answer, Call, Error, Kv, Pipeline, Result};
 use futures_util::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::{
-    sync::watch,
-    time::{self, Sleep},
-};
+use tokio::sync::watch;
 use tonic::{Request, Status, Streaming};
 
 use super::metered::Tab;
@@ -48,8 +43,6 @@ pub(crate) struct ExchangeLimits {
     pub(crate) streams_max: usize,
     /// The most bytes of an answer.
     pub(crate) message_bytes_max: usize,
-    /// How long what is under way may take when the server stops.
-    pub(crate) drain_time_max: Duration,
 }
 
 /// The calls and answers of a stream.
@@ -72,8 +65,7 @@ pub(crate) struct Exchange {
     over: Option<Over>,
     /// Ready once the server stops.
     stopping: BoxFuture<'static, ()>,
-    /// From when on what is under way is not waited for.
-    drained_by: Option<Pin<Box<Sleep>>>,
+    is_stopping: bool,
 }
 
 /// An answer, and how many bytes it takes in its message.
@@ -118,13 +110,13 @@ impl Exchange {
                 // That nobody can say so any more means the same.
                 let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
             }),
-            drained_by: None,
+            is_stopping: false,
         })
     }
 
     /// Reads what has arrived, as long as there is room, and hands it on in one piece.
     fn read(&mut self, cx: &mut Context<'_>) {
-        if self.drained_by.is_none() && self.stopping.as_mut().poll(cx).is_ready() {
+        if !self.is_stopping && self.stopping.as_mut().poll(cx).is_ready() {
             self.stop();
         }
         loop {
@@ -144,7 +136,7 @@ impl Exchange {
 
     /// Nothing more is begun: what is only waiting has no effect.
     fn stop(&mut self) {
-        self.drained_by = Some(Box::pin(time::sleep(self.limits.drain_time_max)));
+        self.is_stopping = true;
         if matches!(self.over, None | Some(Over::Closed)) {
             self.over = Some(Over::Refused(status::from_error(&Error::Closed)));
         }
@@ -244,13 +236,7 @@ impl Exchange {
     }
 
     /// What the stream ends with, once it does.
-    fn end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Status>> {
-        let is_late = self.drained_by.as_mut().is_some_and(|late| late.as_mut().poll(cx).is_ready());
-        if self.under_way > 0 && is_late {
-            // Without details: what is not answered is unknown.
-            self.over = Some(Over::Told);
-            return Poll::Ready(Some(Status::unavailable("the server stopped before all calls were answered")));
-        }
+    fn end(&mut self) -> Poll<Option<Status>> {
         if self.over.is_none() || self.unanswered() > 0 {
             return Poll::Pending;
         }
@@ -270,7 +256,7 @@ impl Stream for Exchange {
         this.gather(cx);
         match this.message() {
             Some(message) => Poll::Ready(Some(Ok(message))),
-            None => this.end(cx).map(|status| status.map(Err)),
+            None => this.end().map(|status| status.map(Err)),
         }
     }
 }

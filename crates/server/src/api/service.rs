@@ -56,7 +56,7 @@ impl Default for ApiLimits {
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves until `stop` is ready, then lets what is under way come to an end.
+/// Serves until `stop` is ready, then lets what is under way come to an end; how long that may take is up to the caller.
 pub(crate) async fn serve(
     listener: TcpListener,
     kv: Arc<dyn Kv>,
@@ -70,7 +70,6 @@ pub(crate) async fn serve(
         under_way_max: limits.requests_max,
         streams_max: limits.streams_max,
         message_bytes_max: max,
-        drain_time_max: limits.request_time_max,
     };
     let (says_stop, stopping) = watch::channel(false);
     let stop = async move {

@@ -453,20 +453,6 @@ async fn c21_a_server_that_stops_begins_nothing_that_waits() {
     served.serving.await.unwrap();
 }
 
-#[tokio::test]
-async fn a_server_that_stops_does_not_wait_for_ever() {
-    let gated = Gated::new();
-    let short = Duration::from_millis(50);
-    let mut served = start_with(gated.clone(), ApiLimits { request_time_max: short, ..ApiLimits::default() }).await;
-    let mut stream = open(&channel(&served).await).await.unwrap();
-    stream.send(vec![put(1, 1)]).await;
-    gated.has_under_way(1).await;
-    served.stop();
-    let status = stream.next().await.unwrap_err();
-    assert_eq!(status::to_error(&status), None, "what became of the call is not known: {status:?}");
-    served.serving.await.unwrap();
-}
-
 /// A server on a runtime of its own, so that it can be lost with its connections.
 struct Lost {
     address: SocketAddr,
