@@ -8,7 +8,7 @@ use tonic::{Status, transport::Channel};
 use crate::{
     ClientOptions, ConnectError,
     calls::Called,
-    exchange::{CALL_BYTES_MAX, Exchange},
+    exchange::Exchange,
     pb::{self, answer::Answer, call::Call, cluster_client::ClusterClient, kv_client::KvClient},
 };
 
@@ -22,6 +22,7 @@ pub(crate) struct Endpoint {
     kv: KvClient<Channel>,
     exchange: Arc<Exchange>,
     cluster: ClusterClient<Channel>,
+    message_bytes_max: usize,
 }
 
 impl Endpoint {
@@ -38,8 +39,9 @@ impl Endpoint {
             .connect_lazy();
         let max = options.message_bytes_max;
         let kv = KvClient::new(channel.clone()).max_decoding_message_size(max).max_encoding_message_size(max);
+        let exchange = Arc::new(Exchange::new(channel.clone(), max));
         let cluster = ClusterClient::new(channel).max_decoding_message_size(max);
-        Ok(Endpoint { address, kv, exchange: Arc::default(), cluster })
+        Ok(Endpoint { address, kv, exchange, cluster, message_bytes_max: max })
     }
 
     /// A handle on the connection, for one call.
@@ -50,7 +52,7 @@ impl Endpoint {
     /// Commits, on the stream or by a request of its own.
     pub(crate) async fn commit(&self, request: &pb::CommitRequest) -> Called<pb::CommitResponse> {
         match self.exchanged(request, Call::Commit).await? {
-            Some(Answer::Commit(response)) => Ok(response),
+            Some(Answer::Commit(response)) => self.within_limit(response),
             Some(_) => Err(unexpected()),
             None => Ok(self.kv().commit(request.clone()).await?.into_inner()),
         }
@@ -59,7 +61,7 @@ impl Endpoint {
     /// Reads values, on the stream or by a request of its own.
     pub(crate) async fn get_many(&self, request: &pb::GetManyRequest) -> Called<pb::GetManyResponse> {
         match self.exchanged(request, Call::GetMany).await? {
-            Some(Answer::GetMany(response)) => Ok(response),
+            Some(Answer::GetMany(response)) => self.within_limit(response),
             Some(_) => Err(unexpected()),
             None => Ok(self.kv().get_many(request.clone()).await?.into_inner()),
         }
@@ -68,7 +70,7 @@ impl Endpoint {
     /// Asks whether keys are there, on the stream or by a request of its own.
     pub(crate) async fn contains_many(&self, request: &pb::ContainsManyRequest) -> Called<pb::ContainsManyResponse> {
         match self.exchanged(request, Call::ContainsMany).await? {
-            Some(Answer::ContainsMany(response)) => Ok(response),
+            Some(Answer::ContainsMany(response)) => self.within_limit(response),
             Some(_) => Err(unexpected()),
             None => Ok(self.kv().contains_many(request.clone()).await?.into_inner()),
         }
@@ -76,10 +78,17 @@ impl Endpoint {
 
     /// Calls on the stream; `None` when it is to be asked by a request of its own.
     async fn exchanged<R: Message + Clone>(&self, request: &R, call: fn(R) -> Call) -> Called<Option<Answer>> {
-        if request.encoded_len() > CALL_BYTES_MAX {
-            return Ok(None);
+        self.exchange.call(request.encoded_len(), || call(request.clone())).await
+    }
+
+    /// An answer of the stream, unless a request of its own would not have taken it.
+    fn within_limit<R: Message>(&self, response: R) -> Called<R> {
+        let (len, limit) = (response.encoded_len(), self.message_bytes_max);
+        if len > limit {
+            let why = format!("the answer is too large: found {len} bytes, the limit is: {limit} bytes");
+            return Err(Status::out_of_range(why));
         }
-        self.exchange.call(&self.kv, call(request.clone())).await
+        Ok(response)
     }
 
     pub(crate) fn cluster(&self) -> ClusterClient<Channel> {

@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use prost::Message;
 use tokio::{sync::oneshot, task, time::Instant};
 use tokio_stream::Stream;
 use tonic::{Code, Status, transport::Channel};
@@ -26,17 +25,24 @@ use crate::{
 };
 
 /// Larger calls have a request of their own: on the stream they would keep the others waiting.
-pub(crate) const CALL_BYTES_MAX: usize = 64 << 10;
+const CALL_BYTES_MAX: usize = 64 << 10;
+/// What goes round a call in its message, at most: tags, lengths and number.
+const CALL_OVERHEAD: usize = 32;
 /// The most calls of one message.
 const CALLS_MAX: usize = 1024;
-/// About the most bytes of one message.
+/// The most bytes of one message, unless the client's options say less.
 const MESSAGE_BYTES: usize = 128 << 10;
+/// The most bytes of a message of answers: more than any node sends. The client's own limit is for each answer, so that one that is too large ends no other call.
+const ANSWERS_BYTES_MAX: usize = 16 << 20;
 /// How long a node that does not know streams of calls is not asked for one.
 const UNKNOWN_FOR: Duration = Duration::from_secs(60);
 
 /// How calls reach one node: on one stream, which comes about when it is first needed and again after it broke.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Exchange {
+    kv: KvClient<Channel>,
+    /// The client's limit, in either direction.
+    message_bytes_max: usize,
     state: Mutex<State>,
 }
 
@@ -48,14 +54,23 @@ struct State {
 }
 
 impl Exchange {
-    /// Calls on the stream. `None` when the node surely took nothing of it, and is to be asked by a request of its own.
+    pub(crate) fn new(channel: Channel, message_bytes_max: usize) -> Exchange {
+        let kv = KvClient::new(channel).max_decoding_message_size(message_bytes_max.max(ANSWERS_BYTES_MAX));
+        Exchange { kv, message_bytes_max, state: Mutex::default() }
+    }
+
+    /// Calls on the stream, with a request of so many bytes. `None` when the node surely took nothing of it, and is to be asked by a request of its own.
     pub(crate) async fn call(
         self: &Arc<Self>,
-        kv: &KvClient<Channel>,
-        call: pb::call::Call,
+        len: usize,
+        call: impl FnOnce() -> pb::call::Call,
     ) -> Called<Option<pb::answer::Answer>> {
-        let Some(line) = self.line(kv) else { return Ok(None) };
-        let Some(waiting) = line.push(call) else { return Ok(None) };
+        let len = len.saturating_add(CALL_OVERHEAD);
+        if len > CALL_BYTES_MAX.min(self.message_bytes_max) {
+            return Ok(None);
+        }
+        let Some(line) = self.line() else { return Ok(None) };
+        let Some(waiting) = line.push(call(), len) else { return Ok(None) };
         match waiting.ended().await {
             End::Answered(pb::answer::Answer::Error(error)) => Err(status::from_details(&error)),
             End::Answered(answer) => Ok(Some(answer)),
@@ -69,7 +84,7 @@ impl Exchange {
     }
 
     /// The stream at hand, or one that is begun; `None` when the node knows none.
-    fn line(self: &Arc<Self>, kv: &KvClient<Channel>) -> Option<Arc<Line>> {
+    fn line(self: &Arc<Self>) -> Option<Arc<Line>> {
         let mut state = self.lock();
         if let Some(line) = state.line.as_ref().filter(|line| !line.is_over.load(Ordering::Acquire)) {
             return Some(Arc::clone(line));
@@ -81,9 +96,15 @@ impl Exchange {
         state.line = Some(Arc::clone(&line));
         drop(state);
         let exchange = Arc::downgrade(self);
-        let (kv, read) = (kv.clone(), Arc::clone(&line));
+        let (kv, read) = (self.kv.clone(), Arc::clone(&line));
+        let calls = Calls {
+            line: Arc::clone(&line),
+            bytes_max: MESSAGE_BYTES.min(self.message_bytes_max),
+            pause: None,
+            has_paused: false,
+        };
         task::spawn(async move {
-            let status = answers(kv, &read).await;
+            let status = answers(kv, calls, &read).await;
             if let (true, Some(exchange)) = (is_unknown(&status), exchange.upgrade()) {
                 exchange.lock().unknown_at = Some(Instant::now());
             }
@@ -102,8 +123,7 @@ impl Drop for Exchange {
 }
 
 /// Reads answers until the stream ends, and says why.
-async fn answers(mut kv: KvClient<Channel>, line: &Arc<Line>) -> Status {
-    let calls = Calls { line: Arc::clone(line), pause: None, has_paused: false };
+async fn answers(mut kv: KvClient<Channel>, calls: Calls, line: &Line) -> Status {
     let mut answers = match kv.exchange(calls).await {
         Ok(response) => response.into_inner(),
         Err(status) => return status,
@@ -142,11 +162,18 @@ struct Line {
 #[derive(Debug, Default)]
 struct LineState {
     /// Calls that have not left, in order of their numbers.
-    queue: VecDeque<pb::Call>,
+    queue: VecDeque<Queued>,
     /// Who waits for the answer to which call, those in the queue included.
     waiting: HashMap<u64, oneshot::Sender<End>>,
     last_number: u64,
     writer: Option<Waker>,
+}
+
+/// A call that has not left, and how many bytes of a message it takes at most.
+#[derive(Debug)]
+struct Queued {
+    call: pb::Call,
+    len: usize,
 }
 
 impl Line {
@@ -155,7 +182,7 @@ impl Line {
     }
 
     /// Queues a call; `None` when the stream is over.
-    fn push(self: &Arc<Self>, call: pb::call::Call) -> Option<Waiting> {
+    fn push(self: &Arc<Self>, call: pb::call::Call, len: usize) -> Option<Waiting> {
         let (sender, end) = oneshot::channel();
         let (number, writer) = {
             let mut state = self.lock();
@@ -164,7 +191,7 @@ impl Line {
             }
             state.last_number += 1;
             let number = state.last_number;
-            state.queue.push_back(pb::Call { number, call: Some(call) });
+            state.queue.push_back(Queued { call: pb::Call { number, call: Some(call) }, len });
             state.waiting.insert(number, sender);
             (number, state.writer.take())
         };
@@ -201,7 +228,7 @@ impl Line {
         self.close();
         let mut state = self.lock();
         let was_orderly = is_unknown(status) || status::to_error(status).is_some();
-        let unsent_from = state.queue.front().map_or(u64::MAX, |call| call.number);
+        let unsent_from = state.queue.front().map_or(u64::MAX, |next| next.call.number);
         state.queue.clear();
         for (number, sender) in state.waiting.drain() {
             let end = if was_orderly || number >= unsent_from { End::NotTaken } else { End::Failed(broken(status)) };
@@ -247,6 +274,8 @@ impl Drop for Waiting {
 /// What a stream sends.
 struct Calls {
     line: Arc<Line>,
+    /// The most bytes of a message.
+    bytes_max: usize,
     /// While others get their turn, see [`Calls::lets_others_go_first`].
     pause: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     has_paused: bool,
@@ -278,7 +307,7 @@ impl Stream for Calls {
             let mut state = line.lock();
             let LineState { queue, waiting, .. } = &mut *state;
             // Whoever does not wait any more is not asked for.
-            while queue.front().is_some_and(|call| !waiting.contains_key(&call.number)) {
+            while queue.front().is_some_and(|next| !waiting.contains_key(&next.call.number)) {
                 queue.pop_front();
             }
             if queue.is_empty() {
@@ -294,7 +323,7 @@ impl Stream for Calls {
             if this.lets_others_go_first(under_way, cx) {
                 return Poll::Pending;
             }
-            let calls = next_calls(&mut line.lock());
+            let calls = next_calls(&mut line.lock(), this.bytes_max);
             if !calls.is_empty() {
                 return Poll::Ready(Some(pb::ExchangeRequest { calls }));
             }
@@ -303,15 +332,14 @@ impl Stream for Calls {
 }
 
 /// The calls that leave with the next message.
-fn next_calls(state: &mut LineState) -> Vec<pb::Call> {
-    let LineState { queue, waiting, .. } = state;
-    let mut calls = Vec::with_capacity(queue.len().min(CALLS_MAX));
+fn next_calls(state: &mut LineState, bytes_max: usize) -> Vec<pb::Call> {
+    let mut calls = Vec::with_capacity(state.queue.len().min(CALLS_MAX));
     let mut bytes = 0;
-    while calls.len() < CALLS_MAX && bytes < MESSAGE_BYTES {
-        let Some(call) = queue.pop_front() else { break };
-        if waiting.contains_key(&call.number) {
-            bytes += call.encoded_len();
-            calls.push(call);
+    while calls.len() < CALLS_MAX && state.queue.front().is_some_and(|next| bytes + next.len <= bytes_max) {
+        let Some(next) = state.queue.pop_front() else { break };
+        bytes += next.len;
+        if state.waiting.contains_key(&next.call.number) {
+            calls.push(next.call);
         }
     }
     calls

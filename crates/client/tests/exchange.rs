@@ -107,6 +107,55 @@ async fn a_large_call_has_a_request_of_its_own() {
     assert_eq!((node.commits(), node.exchanges()), (1, 0));
 }
 
+/// A client whose messages have so many bytes at most.
+async fn connect_with(node: &Node, message_bytes_max: usize) -> Client {
+    let mut options = ClientOptions::default();
+    options.message_bytes_max = message_bytes_max;
+    Client::connect([node.address()], options).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_answer_over_the_limit_ends_its_own_call_only() {
+    let node = Node::start();
+    node.state.data.lock().unwrap().insert(Bytes::from_static(b"large"), vec![0; 5000].into());
+    let client = connect_with(&node, 1000).await;
+    let slow = tokio::spawn({
+        let client = client.clone();
+        async move { client.commit(Txn { ops: vec![put("slow", "v")] }, None).await }
+    });
+    eventually("the slow one has arrived", async || node.commits() == 1).await;
+    let error = client.get_many(ReadAt::Linearizable, vec![Bytes::from_static(b"large")]).await.unwrap_err();
+    assert!(matches!(&error, Error::Protocol(why) if why.contains("too large")), "{error:?}");
+    assert_eq!(node.reads(), 1, "it would be as large again");
+    node.state.slow.notify_one();
+    assert_eq!(slow.await.unwrap().unwrap().revision, Revision(7));
+    assert_eq!(node.exchanges(), 1);
+    // A request of its own says the same.
+    let node = Node::start().without_streams();
+    node.state.data.lock().unwrap().insert(Bytes::from_static(b"large"), vec![0; 5000].into());
+    let client = connect_with(&node, 1000).await;
+    let error = client.get_many(ReadAt::Linearizable, vec![Bytes::from_static(b"large")]).await.unwrap_err();
+    assert!(matches!(&error, Error::Protocol(why) if why.contains("too large")), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn no_message_of_calls_is_over_the_limit() {
+    let node = Node::start();
+    let client = connect_with(&node, 200).await;
+    client.commit(txn(), None).await.unwrap();
+    commit_at_once(&client, 64).await;
+    let messages = messages(&node);
+    assert_eq!((node.exchanges(), messages.iter().sum::<usize>()), (1, 65));
+    // Each commit takes 10 bytes, and what goes round it.
+    assert!(messages.iter().all(|calls| *calls <= 5), "{messages:?}");
+    // One that fits into a message only without a number has a request of its own.
+    let value = Bytes::from(vec![0; 180]);
+    let op = Op::Put { key: Bytes::from_static(b"k"), value };
+    client.commit(Txn { ops: vec![op] }, None).await.unwrap();
+    assert_eq!((node.commits(), node.exchanges()), (66, 1));
+    assert_eq!(self::messages(&node).iter().sum::<usize>(), 65);
+}
+
 #[tokio::test]
 async fn c21_what_a_node_did_not_take_before_it_ended_a_stream_in_order_is_asked_again() {
     let node = Node::start();
