@@ -2,6 +2,9 @@
 //!
 //! There are no timers: the first call that comes leaves at once, and what comes while it is being written leaves together.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{HashMap, VecDeque},
     future::Future,
@@ -30,6 +33,10 @@ const CALL_BYTES_MAX: usize = 64 << 10;
 const CALL_OVERHEAD: usize = 32;
 /// The most calls of one message.
 const CALLS_MAX: usize = 1024;
+/// The most calls that wait to leave; further ones have requests of their own.
+const QUEUE_CALLS_MAX: usize = 16 * CALLS_MAX;
+/// The most bytes of them.
+const QUEUE_BYTES_MAX: usize = 8 << 20;
 /// The most bytes of one message, unless the client's options say less.
 const MESSAGE_BYTES: usize = 128 << 10;
 /// The most bytes of a message of answers: more than any node sends. The client's own limit is for each answer, so that one that is too large ends no other call.
@@ -161,8 +168,10 @@ struct Line {
 
 #[derive(Debug, Default)]
 struct LineState {
-    /// Calls that have not left, in order of their numbers.
+    /// Calls that have not left and are waited for, in order of their numbers.
     queue: VecDeque<Queued>,
+    /// How many bytes they take.
+    queue_bytes: usize,
     /// Who waits for the answer to which call, those in the queue included.
     waiting: HashMap<u64, oneshot::Sender<End>>,
     last_number: u64,
@@ -181,17 +190,19 @@ impl Line {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a call; `None` when the stream is over.
+    /// Queues a call; `None` when the stream is over, or too much waits to leave.
     fn push(self: &Arc<Self>, call: pb::call::Call, len: usize) -> Option<Waiting> {
         let (sender, end) = oneshot::channel();
         let (number, writer) = {
             let mut state = self.lock();
-            if self.is_over.load(Ordering::Acquire) {
+            let is_full = state.queue.len() >= QUEUE_CALLS_MAX || state.queue_bytes + len > QUEUE_BYTES_MAX;
+            if is_full || self.is_over.load(Ordering::Acquire) {
                 return None;
             }
             state.last_number += 1;
             let number = state.last_number;
             state.queue.push_back(Queued { call: pb::Call { number, call: Some(call) }, len });
+            state.queue_bytes += len;
             state.waiting.insert(number, sender);
             (number, state.writer.take())
         };
@@ -230,6 +241,7 @@ impl Line {
         let was_orderly = is_unknown(status) || status::to_error(status).is_some();
         let unsent_from = state.queue.front().map_or(u64::MAX, |next| next.call.number);
         state.queue.clear();
+        state.queue_bytes = 0;
         for (number, sender) in state.waiting.drain() {
             let end = if was_orderly || number >= unsent_from { End::NotTaken } else { End::Failed(broken(status)) };
             let _ = sender.send(end);
@@ -265,8 +277,13 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if self.end.is_some() {
+            let mut state = self.line.lock();
+            state.waiting.remove(&self.number);
             // If it has not left, it does not leave any more.
-            self.line.lock().waiting.remove(&self.number);
+            if let Ok(at) = state.queue.binary_search_by_key(&self.number, |queued| queued.call.number) {
+                let len = state.queue.remove(at).map_or(0, |queued| queued.len);
+                state.queue_bytes -= len;
+            }
         }
     }
 }
@@ -305,12 +322,7 @@ impl Stream for Calls {
         let line = Arc::clone(&this.line);
         loop {
             let mut state = line.lock();
-            let LineState { queue, waiting, .. } = &mut *state;
-            // Whoever does not wait any more is not asked for.
-            while queue.front().is_some_and(|next| !waiting.contains_key(&next.call.number)) {
-                queue.pop_front();
-            }
-            if queue.is_empty() {
+            if state.queue.is_empty() {
                 this.has_paused = false;
                 if line.is_over.load(Ordering::Acquire) {
                     return Poll::Ready(None);
@@ -318,7 +330,7 @@ impl Stream for Calls {
                 state.writer = Some(cx.waker().clone());
                 return Poll::Pending;
             }
-            let under_way = waiting.len();
+            let under_way = state.waiting.len();
             drop(state);
             if this.lets_others_go_first(under_way, cx) {
                 return Poll::Pending;
@@ -333,14 +345,14 @@ impl Stream for Calls {
 
 /// The calls that leave with the next message.
 fn next_calls(state: &mut LineState, bytes_max: usize) -> Vec<pb::Call> {
-    let mut calls = Vec::with_capacity(state.queue.len().min(CALLS_MAX));
-    let mut bytes = 0;
-    while calls.len() < CALLS_MAX && state.queue.front().is_some_and(|next| bytes + next.len <= bytes_max) {
-        let Some(next) = state.queue.pop_front() else { break };
-        bytes += next.len;
-        if state.waiting.contains_key(&next.call.number) {
-            calls.push(next.call);
+    let (mut bytes, mut count) = (0, 0);
+    for next in state.queue.iter().take(CALLS_MAX) {
+        if bytes + next.len > bytes_max {
+            break;
         }
+        bytes += next.len;
+        count += 1;
     }
-    calls
+    state.queue_bytes -= bytes;
+    state.queue.drain(..count).map(|queued| queued.call).collect()
 }
