@@ -111,11 +111,11 @@ impl Exchange {
             has_paused: false,
         };
         task::spawn(async move {
-            let status = answers(kv, calls, &read).await;
-            if let (true, Some(exchange)) = (is_unknown(&status), exchange.upgrade()) {
+            let why = answers(kv, calls, &read).await;
+            if let (Over::Unknown, Some(exchange)) = (&why, exchange.upgrade()) {
                 exchange.lock().unknown_at = Some(Instant::now());
             }
-            read.end(&status);
+            read.end(&why);
         });
         Some(line)
     }
@@ -129,24 +129,34 @@ impl Drop for Exchange {
     }
 }
 
+/// Why a stream ended.
+enum Over {
+    /// The node does not know streams of calls.
+    Unknown,
+    Told(Status),
+}
+
 /// Reads answers until the stream ends, and says why.
-async fn answers(mut kv: KvClient<Channel>, calls: Calls, line: &Line) -> Status {
+async fn answers(mut kv: KvClient<Channel>, calls: Calls, line: &Line) -> Over {
     let mut answers = match kv.exchange(calls).await {
         Ok(response) => response.into_inner(),
-        Err(status) => return status,
+        Err(status) if is_unknown(&status) => return Over::Unknown,
+        Err(status) => return Over::Told(status),
     };
     loop {
         match answers.message().await {
             Ok(Some(message)) => line.answered(message.answers),
-            Ok(None) => return Status::unknown("the stream of calls ended"),
-            Err(status) => return status,
+            Ok(None) => return Over::Told(Status::unknown("the stream of calls ended")),
+            Err(status) => return Over::Told(status),
         }
     }
 }
 
-/// Whether the node does not know streams of calls.
+/// Whether a node refused a stream because it knows none, and took no calls. After the beginning of a stream this status would say nothing about them.
 fn is_unknown(status: &Status) -> bool {
-    status.code() == Code::Unimplemented && status.details().is_empty()
+    // One that was made here, of an answer that cannot be read, lacks what each response has.
+    let was_received = status.metadata().contains_key("content-type");
+    status.code() == Code::Unimplemented && status.details().is_empty() && was_received
 }
 
 /// How a call on a stream ends.
@@ -235,15 +245,21 @@ impl Line {
     }
 
     /// The stream has ended: what has not left had no effect, nor had what was not answered when the node ended it in order.
-    fn end(&self, status: &Status) {
+    fn end(&self, why: &Over) {
         self.close();
+        let failure = match why {
+            Over::Told(status) if status::to_error(status).is_none() => Some(broken(status)),
+            Over::Told(_) | Over::Unknown => None,
+        };
         let mut state = self.lock();
-        let was_orderly = is_unknown(status) || status::to_error(status).is_some();
         let unsent_from = state.queue.front().map_or(u64::MAX, |next| next.call.number);
         state.queue.clear();
         state.queue_bytes = 0;
         for (number, sender) in state.waiting.drain() {
-            let end = if was_orderly || number >= unsent_from { End::NotTaken } else { End::Failed(broken(status)) };
+            let end = match &failure {
+                Some(status) if number < unsent_from => End::Failed(status.clone()),
+                _ => End::NotTaken,
+            };
             let _ = sender.send(end);
         }
     }

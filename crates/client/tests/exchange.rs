@@ -168,7 +168,13 @@ async fn c21_what_a_node_did_not_take_before_it_ended_a_stream_in_order_is_asked
 
 #[tokio::test]
 async fn c21_a_stream_that_ends_otherwise_leaves_its_calls_unknown() {
-    for status in [Status::unavailable("a proxy"), Status::out_of_range("too large"), Status::ok("")] {
+    let statuses = [
+        Status::unavailable("a proxy"),
+        Status::out_of_range("too large"),
+        Status::unimplemented("half-way"),
+        Status::ok(""),
+    ];
+    for status in statuses {
         let node = Node::start();
         *node.state.streams.lock().unwrap() = Streams::End(status);
         let client = connect(&node).await;
@@ -179,6 +185,17 @@ async fn c21_a_stream_that_ends_otherwise_leaves_its_calls_unknown() {
         client.commit(txn(), None).await.unwrap();
         assert_eq!((node.commits(), node.exchanges()), (1, 2));
     }
+}
+
+#[tokio::test]
+async fn c21_answers_that_cannot_be_read_leave_their_calls_unknown() {
+    let node = Node::start();
+    *node.state.streams.lock().unwrap() = Streams::Compressed;
+    let client = connect(&node).await;
+    // To the client this looks much as if the node did not know the call.
+    let error = client.commit(txn(), None).await.unwrap_err();
+    assert!(matches!(error, Error::Unknown(_)), "{error:?}");
+    eventually("it had an effect", async || node.commits() == 1).await;
 }
 
 #[tokio::test]

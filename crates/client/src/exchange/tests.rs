@@ -40,7 +40,7 @@ fn what_waits_to_leave_is_limited() {
         assert!(left > 0);
         waiting.extend((0..left).map(|_| push(&line, len).expect("room")));
         assert!(push(&line, len).is_none());
-        line.end(&Status::unavailable("it broke"));
+        line.end(&Over::Told(Status::unavailable("it broke")));
         assert_eq!(queued(&line), (Vec::new(), 0));
     }
 }

@@ -65,6 +65,8 @@ pub(crate) enum Streams {
     Unknown,
     /// It answers none of the calls of the first message, and ends the stream.
     End(Status),
+    /// It takes the calls, and says that its answers are compressed.
+    Compressed,
 }
 
 pub(crate) struct Node {
@@ -304,13 +306,20 @@ impl kv_server::Kv for Fake {
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         self.0.exchanges.fetch_add(1, Ordering::SeqCst);
         let streams = self.0.streams.lock().unwrap().clone();
+        let is_compressed = matches!(streams, Streams::Compressed);
         let ends = match streams {
-            Streams::Serve => None,
+            Streams::Serve | Streams::Compressed => None,
             Streams::Unknown => return Err(Status::unimplemented("")),
             Streams::End(status) => Some(status),
         };
         let (sender, answers) = tokio::sync::mpsc::channel(64);
         let (fake, mut calls) = (self.clone(), request.into_inner());
+        let first = if is_compressed { calls.message().await? } else { None };
+        if let Some(message) = first {
+            for call in message.calls {
+                fake.answer(call).await;
+            }
+        }
         tokio::spawn(async move {
             while let Ok(Some(message)) = calls.message().await {
                 fake.0.messages.lock().unwrap().push(message.calls.len());
@@ -328,7 +337,11 @@ impl kv_server::Kv for Fake {
             }
             fake.0.streams_over.fetch_add(1, Ordering::SeqCst);
         });
-        Ok(Response::new(ReceiverStream::new(answers)))
+        let mut response = Response::new(ReceiverStream::new(answers));
+        if is_compressed {
+            response.metadata_mut().insert("grpc-encoding", "gzip".parse().unwrap());
+        }
+        Ok(response)
     }
 
     async fn get_many(&self, request: Request<pb::GetManyRequest>) -> Result<Response<pb::GetManyResponse>, Status> {
