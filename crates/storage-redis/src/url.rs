@@ -208,7 +208,13 @@ fn host_and_port(address: &str) -> Result<(String, u16), RedisUrlError> {
         return wrong("the host is missing");
     }
     let port = port.map_or(Ok(PORT), |port| number("port", port))?;
-    Ok((decoded(host)?, port))
+    let host = decoded(host)?;
+    // One with an @ would be taken for a password and a host when it is shown and read again.
+    let is_foreign = |char: char| char.is_control() || char.is_whitespace() || "@/?#&[]%\\".contains(char);
+    if host.contains(is_foreign) {
+        return wrong("the host has a character that no host has: @ and : in a password are written %40 and %3A");
+    }
+    Ok((host, port))
 }
 
 fn number<T: FromStr>(what: &str, text: &str) -> Result<T, RedisUrlError> {
@@ -375,6 +381,7 @@ mod tests {
             ("redis://h/1?namespace=n1&db=2", "db is given twice"),
             ("redis://h?namespace=n1&namespace=n2", "given twice"),
             ("redis://h?namespace=n1&timeout=5", "option \"timeout\" is unknown"),
+            ("redis://epass%40h:1?namespace=n1", "no host has"),
             ("redis://h?namespace", "has no value"),
             ("redis://h?namespace=n1&ca=a.pem", "option \"ca\" is unknown"),
             ("rediss://h?namespace=n1&ca=", "ca names no file"),

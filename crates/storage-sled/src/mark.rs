@@ -116,7 +116,7 @@ mod tests {
         assert!(!path.exists(), "the interval has not passed");
         drop(marks);
         let fields =
-            ["0168f7e7fb", "0100000000000000", "0100000000000000", "030000000000000009000000000000000200000000000000"];
+            ["0268f7e7fb", "0100000000000000", "0100000000000000", "030000000000000009000000000000000200000000000000"];
         assert_eq!(hex(&std::fs::read(&path).unwrap()), fields.concat());
         assert_eq!(Marks::open(path.clone(), Duration::ZERO).unwrap().mark(GroupId(1)), Some(&mark));
         std::fs::write(&path, b"").unwrap();

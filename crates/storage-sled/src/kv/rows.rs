@@ -166,15 +166,15 @@ mod tests {
     #[test]
     fn rows_have_exactly_these_bytes() {
         assert_eq!(key(b"k"), b"\x01k");
-        assert_eq!(hex(&inline(b"k", b"value")), "0100f8532eb576616c7565");
-        assert_eq!(hex(&apart(b"k", &[7; 300], 5)), "0101f70735b905000000000000002c01000000000000");
+        assert_eq!(hex(&inline(b"k", b"value")), "0200f8532eb576616c7565");
+        assert_eq!(hex(&apart(b"k", &[7; 300], 5)), "0201f70735b905000000000000002c01000000000000");
         assert_eq!(value_key(5, 1), [2, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 1]);
         assert_eq!(value_id(&value_key(5, 1)), Some(5));
         let mut record = Vec::new();
         codec::seal(STATE, &State { applied: Some(Index(9)) }, &mut record).unwrap();
-        assert_eq!(hex(&record), "011e67beeb010900000000000000");
+        assert_eq!(hex(&record), "021e67beeb010900000000000000");
         codec::seal(STATE, &State { applied: None }, &mut record).unwrap();
-        assert_eq!(hex(&record), "01ff12d94100");
+        assert_eq!(hex(&record), "02ff12d94100");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A log's base and state, as records.
 
-use coracle_core::{Base, HardState, Index, NodeId, Term};
+use coracle_core::{Base, HardState, Index, Term};
 use coracle_storage::{Result, StorageError};
 use serde::{Deserialize, Serialize};
 use sled::Batch;
@@ -25,30 +25,6 @@ pub(super) struct State {
     pub(super) last_index: Index,
     /// Term, vote, commit hint.
     pub(super) hard_state: HardState,
-}
-
-/// The state as version 0.1 wrote it before there was a repair.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct StateWithoutRepair {
-    generation: u64,
-    last_index: Index,
-    term: Term,
-    voted_for: Option<NodeId>,
-    commit_index: Index,
-}
-
-impl From<StateWithoutRepair> for State {
-    fn from(state: StateWithoutRepair) -> State {
-        let StateWithoutRepair { generation, last_index, term, voted_for, commit_index } = state;
-        State { generation, last_index, hard_state: HardState { term, voted_for, commit_index, is_repairing: false } }
-    }
-}
-
-fn open_state(bytes: &[u8]) -> std::result::Result<State, String> {
-    codec::open::<State>(STATE_NAME, bytes).or_else(|what| {
-        let earlier = codec::open::<StateWithoutRepair>(STATE_NAME, bytes);
-        earlier.map(State::from).map_err(|_| what)
-    })
 }
 
 /// What a log's entries are, told apart from them: what is known of one whose row is damaged (C19).
@@ -96,7 +72,7 @@ pub(super) fn state(engine: &Engine, tree: &sled::Tree, place: &str) -> Result<O
     let mut copies = Vec::with_capacity(STATES.len());
     for key in STATES {
         let bytes = engine.run("read the state", || tree.get(key))?;
-        copies.push(bytes.map(|bytes| open_state(&bytes)));
+        copies.push(bytes.map(|bytes| codec::open::<State>(STATE_NAME, &bytes)));
     }
     if copies.iter().all(Option::is_none) {
         return Ok(None);

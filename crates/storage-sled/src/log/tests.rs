@@ -64,12 +64,12 @@ fn records_have_exactly_these_bytes() {
     let tree = fixture.tree();
     let value = |key: &[u8]| hex(&tree.get(key).unwrap().unwrap());
     let state =
-        ["01528a4630", "0100000000000000", "0100000000000000", "0300000000000000010700000000000000000000000000000000"];
+        ["02528a4630", "0100000000000000", "0100000000000000", "0300000000000000010700000000000000000000000000000000"];
     assert_eq!(value(b"a"), state.concat());
     assert_eq!(value(b"z"), state.concat());
     let block = ["0101000000", "0100000000000000030000000000000001000000", "05365b8a0102000000", "6869"];
     assert_eq!(value(&row(1)), block.concat());
-    assert_eq!(value(b"o"), "01a94eb14b010000000000000001000000000000000300000000000000010000000000000000");
+    assert_eq!(value(b"o"), "02a94eb14b010000000000000001000000000000000300000000000000010000000000000000");
     let base = Base { index: Index(1), term: Term(3), membership_index: Index(1), membership: None };
     fixture
         .log
@@ -79,7 +79,7 @@ fn records_have_exactly_these_bytes() {
             ..batch(vec![])
         }])
         .unwrap();
-    assert_eq!(value(b"b"), "01b0ec53c904000000000000000200000000000000010000000000000000");
+    assert_eq!(value(b"b"), "02b0ec53c904000000000000000200000000000000010000000000000000");
     assert_eq!(tree.get(row(1)).unwrap(), None);
 }
 
@@ -277,23 +277,6 @@ fn c19_a_damaged_membership_is_told_from_a_command() {
     assert!(fixture.recover().unwrap().is_membership_damaged);
     fixture.log.write(&[LogBatch { truncate_from: Some(Index(3)), ..batch(vec![]) }]).unwrap();
     assert!(!fixture.recover().unwrap().is_membership_damaged, "it is cut off");
-}
-
-#[test]
-fn a_state_from_before_there_was_repair_is_read() {
-    let fixture = Fixture::new();
-    let run = Run::new(Index(1), Term(3), [Entry::command("hi")]);
-    fixture.log.write(&[LogBatch { hard_state: Some(voted()), ..batch(vec![run]) }]).unwrap();
-    let fields =
-        ["01c9cb1ffc", "0100000000000000", "0100000000000000", "03000000000000000107000000000000000000000000000000"];
-    let text = fields.concat();
-    let byte = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
-    let earlier: Vec<u8> = (0..text.len()).step_by(2).map(byte).collect();
-    for key in [b"a", b"z"] {
-        fixture.tree().insert(key, earlier.as_slice()).unwrap();
-    }
-    let recovered = fixture.recover().unwrap();
-    assert_eq!((recovered.hard_state, recovered.last_index), (voted(), Index(1)));
 }
 
 #[test]
