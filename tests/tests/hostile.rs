@@ -73,7 +73,7 @@ fn attacks(victim: &Value, other: &Value) -> Vec<(Vec<u8>, &'static str)> {
         (oversized(u32::MAX), "a packet of 4294967294 bytes was announced"),
         (oversized(1 << 30), "a packet of 1073741823 bytes was announced"),
         (malformed, "a packet does not decode"),
-        (preamble(PROTOCOL_VERSION + 1), "protocol version 2 is spoken there, 1 here"),
+        (preamble(PROTOCOL_VERSION + 1), "protocol version 3 is spoken there, 2 here"),
         (handshake(&hello("other", None, 7, 7)), "that is cluster \\\"other\\\", this is cluster \\\"coracle\\\""),
         (handshake(&hello("coracle", Some(7), 7, 7)), "another cluster of the same name"),
         (handshake(&hello("coracle", Some(cluster), 7, 7)), "is not a member of this cluster"),
