@@ -370,6 +370,10 @@ impl Raft {
         if index > Index::MAX || term > Term::MAX {
             return Some("an index or a term out of range");
         }
+        // A log has no entries of later terms than its node, and who asks for a pre-vote names the next.
+        if term > message.term.next() {
+            return Some("a term later than the sender's");
+        }
         None
     }
 

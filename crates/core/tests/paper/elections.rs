@@ -199,7 +199,7 @@ fn c15_a_node_that_hears_a_leader_ignores_campaigns_except_its_own() {
     let [follower, other] = [1, 2, 3].map(id).into_iter().filter(|n| *n != leader).collect::<Vec<_>>()[..] else {
         panic!("three nodes")
     };
-    let body = Body::RequestVote { last_log_index: Index(99), last_log_term: Term(99), is_transfer: false };
+    let body = Body::RequestVote { last_log_index: Index(99), last_log_term: term, is_transfer: false };
     for to in [leader, follower] {
         let input = cluster.message(other, to, term.0 + 5, body.clone());
         cluster.handle(to, input);

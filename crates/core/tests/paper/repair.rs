@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_core::{
-    Body, ConfigError, Entry, Event, Fatal, Index, Input, Membership, NodeId, Outcome, Raft, Role, Run, Runs, Term,
-    Time,
+    Base, Body, ConfigError, Entry, Event, Fatal, Index, Input, Membership, NodeId, Outcome, Raft, Role, Run, Runs,
+    Term, Time,
 };
 
 use crate::common::{Cluster, Disk, config, id};
@@ -446,6 +446,27 @@ fn c19_a_leader_compacts_away_damage_that_it_has_flushed() {
     assert!(cluster.raft(leader).is_leader());
     assert_eq!(cluster.raft(leader).status().base_index, applied.prev());
     assert!(cluster.nodes[&leader].snapshots_wanted.contains(&far));
+}
+
+/// C20, h68: a base of a term that its sender has not reached is no base, however long a node has been without another.
+#[test]
+fn h68_a_base_of_a_later_term_than_its_senders_changes_nothing() {
+    let mut cluster = Cluster::with_disks([(id(1), damaged(&[1, 1, 1, 1], &[2]))]);
+    cluster.down = vec![id(2), id(3)];
+    cluster.run(Duration::from_secs(10));
+    cluster.network.clear();
+    while questions(&cluster).is_empty() {
+        cluster.now = cluster.now.plus(Duration::from_millis(10));
+        cluster.handle(id(1), Input::Time);
+    }
+    let (asked, first, ..) = questions(&cluster)[0];
+    let base = Base { index: Index(9), term: Term(1 << 33), membership_index: Index(1), membership: Some(three()) };
+    let body = Body::FetchEntriesResponse { first: Index(first), entries: Vec::new(), base: Some(base.into()) };
+    let input = cluster.message(asked, id(1), 1, body);
+    cluster.handle(id(1), input);
+    let status = cluster.raft(id(1)).status();
+    assert_eq!((status.term, status.base_index, status.last_index), (Term(1), Index(0), Index(5)));
+    assert!(cluster.nodes[&id(1)].events.iter().any(|event| matches!(event, Event::PeerFault { .. })));
 }
 
 /// C19: a store that speaks of damage outside of its log is refused.

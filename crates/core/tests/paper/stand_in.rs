@@ -8,15 +8,25 @@ use coracle_core::{Event, Index, Input, InstallSnapshot, Membership, Outcome, Ro
 use super::repair::damaged;
 use crate::common::{Cluster, Disk, id};
 
+/// Starts a node that has flushed the first four entries, and compacts its log up to the third.
+fn start_compacted(cluster: &mut Cluster, n: u64, mut disk: Disk) {
+    disk.flushed = Index(4);
+    cluster.start(id(n), disk);
+    cluster.handle(id(n), Input::Compact { up_to: Index(3) });
+}
+
+/// Node 1 has the longest log and misses an entry that 2, which has its state, has compacted away; 3 is down.
+fn the_longest_log_lacks_its_state() -> Cluster {
+    let mut cluster = Cluster::with_disks([(id(1), damaged(&[1, 1, 1, 1, 1, 1], &[2]))]);
+    start_compacted(&mut cluster, 2, damaged(&[1, 1, 1, 1], &[]));
+    cluster.down = vec![id(3)];
+    cluster
+}
+
 /// C7, C19: where no majority can be made without a node whose state is behind its log's start, and its log is the longest, that node is elected, brings somebody who has the state up to date, and hands over; it serves nobody meanwhile.
 #[test]
 fn c19_a_node_without_its_state_leads_only_to_hand_over() {
-    let mut cluster = Cluster::with_disks([(id(1), damaged(&[1, 1, 1, 1, 1, 1], &[2]))]);
-    let mut other = damaged(&[1, 1, 1, 1], &[]);
-    other.flushed = Index(4);
-    cluster.start(id(2), other);
-    cluster.handle(id(2), Input::Compact { up_to: Index(3) });
-    cluster.down = vec![id(3)];
+    let mut cluster = the_longest_log_lacks_its_state();
     // For a while nobody takes over when asked to.
     cluster.handle(id(2), Input::Weaken { duration: Duration::from_secs(20) });
     let (mut terms, mut asked) = (std::collections::BTreeSet::new(), Vec::new());
@@ -47,12 +57,8 @@ fn c19_a_node_without_its_state_leads_only_to_hand_over() {
 #[test]
 fn c07_nobody_stands_in_where_somebody_can_serve() {
     let mut cluster = Cluster::with_disks([(id(1), damaged(&[1, 1, 1, 1], &[2]))]);
-    for n in [2, 3] {
-        let mut other = damaged(&[1, 1, 1, 1], &[]);
-        other.flushed = Index(4);
-        cluster.start(id(n), other);
-        cluster.handle(id(n), Input::Compact { up_to: Index(3) });
-    }
+    start_compacted(&mut cluster, 2, damaged(&[1, 1, 1, 1], &[]));
+    start_compacted(&mut cluster, 3, damaged(&[1, 1, 1, 1], &[]));
     cluster.run(Duration::from_secs(30));
     assert!(cluster.raft(id(1)).status().is_state_behind, "nobody has sent it a snapshot");
     let led = |event: &Event| matches!(event, Event::Role { role: Role::Leader | Role::PreCandidate, .. });
@@ -67,10 +73,7 @@ fn c19_a_node_without_its_state_sends_no_snapshots_and_forgets_nobody() {
     let mut long = Disk::with_terms(&five, &[1, 1, 1, 1, 1, 1]);
     long.damage(Index(2));
     let mut cluster = Cluster::with_disks([(id(1), long)]);
-    let mut compacted = Disk::with_terms(&five, &[1, 1, 1, 1]);
-    compacted.flushed = Index(4);
-    cluster.start(id(2), compacted);
-    cluster.handle(id(2), Input::Compact { up_to: Index(3) });
+    start_compacted(&mut cluster, 2, Disk::with_terms(&five, &[1, 1, 1, 1]));
     cluster.down = (3..=5).map(id).collect();
     cluster.run(Duration::from_secs(10));
     assert!(cluster.raft(id(1)).status().is_state_behind, "its log begins where that of 2 does");
@@ -98,12 +101,7 @@ fn c19_a_node_without_its_state_sends_no_snapshots_and_forgets_nobody() {
 /// C7: a state that arrives while its node asks for votes comes first.
 #[test]
 fn c07_a_candidate_whose_state_arrives_waits_for_it() {
-    let mut cluster = Cluster::with_disks([(id(1), damaged(&[1, 1, 1, 1, 1, 1], &[2]))]);
-    let mut other = damaged(&[1, 1, 1, 1], &[]);
-    other.flushed = Index(4);
-    cluster.start(id(2), other);
-    cluster.handle(id(2), Input::Compact { up_to: Index(3) });
-    cluster.down = vec![id(3)];
+    let mut cluster = the_longest_log_lacks_its_state();
     let meta = cluster.snapshot_of(id(2), Index(4));
     // Its write of the vote waits, so that it stays a candidate.
     while cluster.raft(id(1)).role() != Role::Candidate {
