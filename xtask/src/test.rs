@@ -32,7 +32,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let server = redis::server()?;
     println!("== {}={}", redis::SERVER_VARIABLE, server.display());
     let mut all = cargo();
-    all.args(["test", "--workspace"]).args(&options.args).env("CORACLE_BIN", &binary);
+    // A run takes many minutes: it shows all that fails, not only the first.
+    all.args(["test", "--workspace", "--no-fail-fast"]).args(&options.args).env("CORACLE_BIN", &binary);
     all.env(redis::SERVER_VARIABLE, &server);
     step("unit, integration and documentation tests", &mut all)?;
     if !options.args.is_empty() {

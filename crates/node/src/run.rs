@@ -65,6 +65,19 @@ impl Alarm {
     }
 }
 
+/// Lets tasks that are ready run first: what they bring is part of the same turn, and of the same messages and write.
+async fn others_first() {
+    let mut has_waited = false;
+    poll_fn(|context| {
+        if mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// How a loop has ended.
 pub(crate) struct Finished {
     pub(crate) reason: StopReason,
@@ -136,6 +149,9 @@ impl Loop {
                 Poll::Pending => alarm.poll_reached(wake, context),
             })
             .await;
+            if self.waiters.len() > 1 {
+                others_first().await;
+            }
         }
     }
 

@@ -160,8 +160,8 @@ fn frames_have_their_golden_bytes() {
 
 #[test]
 fn preamble_and_greetings_have_their_golden_bytes() {
-    assert_eq!(hex(&preamble(Purpose::Frames)), "c05241434c450d0a0000000101");
-    assert_eq!(hex(&preamble(Purpose::Question)), "c05241434c450d0a0000000102");
+    assert_eq!(hex(&preamble(Purpose::Frames)), "c05241434c450d0a0000000201");
+    assert_eq!(hex(&preamble(Purpose::Question)), "c05241434c450d0a0000000202");
     for (greeting, expected) in [
         (
             Greeting::Hello(hello()),

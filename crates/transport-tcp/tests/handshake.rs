@@ -69,7 +69,7 @@ async fn answers(bytes: Vec<u8>) -> coracle_transport::Address {
     address
 }
 
-const PREAMBLE: &[u8] = b"\xC0RACLE\r\n\x00\x00\x00\x01\x01";
+const PREAMBLE: &[u8] = b"\xC0RACLE\r\n\x00\x00\x00\x02\x01";
 
 #[tokio::test]
 async fn other_protocols_and_versions_are_told_apart() {

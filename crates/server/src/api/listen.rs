@@ -1,10 +1,10 @@
 //! Connections: a limited number of them, and none that is of no use.
 
 use std::{
-    io,
+    io, mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -33,6 +33,8 @@ pub(crate) struct Counted {
     preface_missing: usize,
     activity: Activity,
     idle_time_max: Duration,
+    /// Whether other tasks were let run since something is to be written.
+    has_gathered: bool,
     /// When to look whether the preface has come, or whether the connection was idle for too long.
     timer: Pin<Box<Sleep>>,
 }
@@ -73,6 +75,7 @@ fn ready(stream: TcpStream, place: OwnedSemaphorePermit, limits: &ApiLimits) -> 
         preface_missing: PREFACE_LEN,
         activity: Activity::new(),
         idle_time_max: limits.idle_time_max,
+        has_gathered: false,
         timer: Box::pin(time::sleep(limits.handshake_time_max)),
     }
 }
@@ -85,6 +88,21 @@ impl Counted {
             self.timer.as_mut().reset(Instant::now() + self.idle_time_max);
         }
         self.preface_missing = missing;
+    }
+
+    /// Lets tasks that are ready run before the next write, when several requests are under way: answers that become ready together leave with one system call, instead of one each.
+    fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if mem::replace(&mut self.has_gathered, true) || !self.activity.has_several() {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Takes note of an attempt to write.
+    fn written(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.has_gathered = result.is_pending();
+        result
     }
 
     /// Waits until the connection is to end: with an error when it never began.
@@ -130,7 +148,9 @@ impl AsyncRead for Counted {
 
 impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        ready!(self.poll_gathered(cx));
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.written(result)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -146,7 +166,9 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        ready!(self.poll_gathered(cx));
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.written(result)
     }
 
     fn is_write_vectored(&self) -> bool {

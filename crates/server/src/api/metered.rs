@@ -102,6 +102,11 @@ impl Activity {
         (self.0.under_way.load(Ordering::Acquire) == 0).then_some(last)
     }
 
+    /// Whether more than one request is under way.
+    pub(crate) fn has_several(&self) -> bool {
+        self.0.under_way.load(Ordering::Acquire) > 1
+    }
+
     fn begin(&self) -> UnderWay {
         self.0.under_way.fetch_add(1, Ordering::AcqRel);
         UnderWay(self.clone())

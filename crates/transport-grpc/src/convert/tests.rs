@@ -85,7 +85,7 @@ fn greetings_have_their_golden_bytes() {
     for (greeting, expected) in [
         (
             Greeting::Hello(hello()),
-            "0a2d080119040000000000000022 2008011201631907000000000000002102000000000000002903000000000000 00",
+            "0a2d080219040000000000000022 2008011201631907000000000000002102000000000000002903000000000000 00",
         ),
         (Greeting::Welcome, "1200"),
         (Greeting::Refused(Refusal::Stranger { node: NodeId(5) }), "1a0b22090905000000000000 00"),
