@@ -86,7 +86,11 @@ impl<T, U: Message + Default + 'static> Decoder for Bounded<T, U> {
     }
 }
 
-fn decode<U: Message + Default + 'static>(bytes: Bytes) -> Result<U, Status> {
+/// Decodes a message, as servers and the client do.
+///
+/// # Errors
+/// When it is none, or a request that has more items than any node takes.
+pub fn decode<U: Message + Default + 'static>(bytes: Bytes) -> Result<U, Status> {
     if let Some(field) = repeated::<U>() {
         check(&bytes, &field)?;
     }

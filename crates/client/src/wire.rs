@@ -9,6 +9,7 @@ use coracle_level::{
 
 use prost::Message;
 
+pub use crate::codec::decode;
 use crate::{
     pb::{self, Consistency},
     status,

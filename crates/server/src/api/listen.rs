@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use super::{ApiLimits, metered::Activity};
 use futures_util::{Stream, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -15,9 +16,6 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{self, Instant, Sleep},
 };
-use tonic::transport::server::Connected;
-
-use super::{ApiLimits, metered::Activity};
 
 /// How long to wait when the system has no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -40,11 +38,11 @@ pub(crate) struct Counted {
 }
 
 /// The connections of a listener; one beyond the limit is closed at once, so that its client goes to another node.
-pub(crate) fn incoming(listener: TcpListener, limits: ApiLimits) -> impl Stream<Item = io::Result<Counted>> {
+pub(crate) fn incoming(listener: TcpListener, limits: ApiLimits) -> impl Stream<Item = Counted> {
     let places = Arc::new(Semaphore::new(limits.connections_max));
     stream::unfold((listener, places), move |(listener, places)| async move {
         let counted = accept(&listener, &places, &limits).await;
-        Some((Ok(counted), (listener, places)))
+        Some((counted, (listener, places)))
     })
 }
 
@@ -81,6 +79,11 @@ fn ready(stream: TcpStream, place: OwnedSemaphorePermit, limits: &ApiLimits) -> 
 }
 
 impl Counted {
+    /// Whether it is of use, as its requests are to say.
+    pub(crate) fn activity(&self) -> Activity {
+        self.activity.clone()
+    }
+
     /// Notes what was read; from the end of the preface on, idleness is what ends the connection.
     fn arrived(&mut self, bytes: usize) {
         let missing = self.preface_missing.saturating_sub(bytes);
@@ -121,14 +124,6 @@ impl Counted {
             self.timer.as_mut().reset(over_at);
         }
         Poll::Pending
-    }
-}
-
-impl Connected for Counted {
-    type ConnectInfo = Activity;
-
-    fn connect_info(&self) -> Activity {
-        self.activity.clone()
     }
 }
 

@@ -16,9 +16,7 @@ use http_body::{Frame, SizeHint};
 use tokio::time::Instant;
 use tonic::{
     Status,
-    body::Body,
-    codegen::{Body as HttpBody, BoxFuture, Service, StdError, http},
-    server::NamedService,
+    codegen::{Body as HttpBody, StdError, http},
 };
 
 /// When to try again when there are too many bytes under way.
@@ -36,17 +34,20 @@ impl Budget {
     }
 }
 
-/// The call whose bodies go on for as long as the connection: its bytes are given back call by call ([`Tab`]).
-const EXCHANGE: &str = "/coracle.v1.Kv/Exchange";
-
 /// What one request and its answer take; given back when both are done with.
-struct Share {
+pub(crate) struct Share {
     budget: Arc<Budget>,
     bytes: AtomicUsize,
     _under_way: Option<UnderWay>,
 }
 
 impl Share {
+    /// With `activity`, its connection is of use as long as it lives.
+    pub(crate) fn new(budget: &Arc<Budget>, activity: Option<&Activity>) -> Arc<Share> {
+        let under_way = activity.map(Activity::begin);
+        Arc::new(Share { budget: Arc::clone(budget), bytes: AtomicUsize::new(0), _under_way: under_way })
+    }
+
     /// Takes what a request brings, if there is room.
     fn reserve(&self, bytes: usize) -> Result<(), Status> {
         let fits = |sum: usize| sum.checked_add(bytes).filter(|sum| *sum <= self.budget.bytes_max);
@@ -60,7 +61,7 @@ impl Share {
     }
 
     /// Takes what an answer has. What was done cannot be refused any more; it keeps further requests out instead.
-    fn take(&self, bytes: usize) {
+    pub(crate) fn take(&self, bytes: usize) {
         self.budget.bytes.fetch_add(bytes, Ordering::AcqRel);
         self.bytes.fetch_add(bytes, Ordering::AcqRel);
     }
@@ -145,7 +146,7 @@ impl Drop for StreamPlace {
 }
 
 impl Tab {
-    /// The tab of a request of [`Metered`].
+    /// The tab of a request, whose extensions have its share and its connection's activity.
     ///
     /// # Errors
     /// `LimitExceeded` when the connection has `streams_max` streams.
@@ -208,58 +209,9 @@ impl Tab {
     }
 }
 
-/// A service whose requests count.
-#[derive(Clone)]
-pub(crate) struct Metered<S> {
-    pub(crate) inner: S,
-    pub(crate) budget: Arc<Budget>,
-}
-
-impl<S: NamedService> NamedService for Metered<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-impl<S, B> Service<http::Request<B>> for Metered<S>
-where
-    S: Service<http::Request<MeteredBody<B>>, Response = http::Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: Into<StdError>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = BoxFuture<S::Response, S::Error>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        let is_exchange = request.uri().path() == EXCHANGE;
-        // A stream of calls is of use only while there are calls.
-        let activity = request.extensions().get::<Activity>().filter(|_| !is_exchange);
-        let under_way = activity.map(Activity::begin);
-        let budget = Arc::clone(&self.budget);
-        let share = Arc::new(Share { budget: Arc::clone(&budget), bytes: AtomicUsize::new(0), _under_way: under_way });
-        let asked = Arc::clone(&share);
-        let mut answers = Arc::clone(&share);
-        if is_exchange {
-            request.extensions_mut().insert(share);
-            answers = Arc::new(Share { budget, bytes: AtomicUsize::new(0), _under_way: None });
-        }
-        let kind = Kind::Request;
-        let answer = self.inner.call(request.map(|inner| MeteredBody { inner, kind, share: asked }));
-        Box::pin(async move {
-            // The share lives as long as either body, and as what is done in between.
-            let answer = answer.await?;
-            let kind = if is_exchange { Kind::Answers } else { Kind::Answer };
-            Ok(answer.map(|inner| Body::new(MeteredBody { inner, kind, share: answers })))
-        })
-    }
-}
-
 /// Whose bytes a body has.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     /// A client's, which are refused when there are too many.
     Request,
     /// An answer's, which count until the answer is written.
@@ -273,6 +225,12 @@ pub(crate) struct MeteredBody<B> {
     inner: B,
     kind: Kind,
     share: Arc<Share>,
+}
+
+impl<B> MeteredBody<B> {
+    pub(crate) fn new(inner: B, kind: Kind, share: Arc<Share>) -> MeteredBody<B> {
+        MeteredBody { inner, kind, share }
+    }
 }
 
 impl<B> HttpBody for MeteredBody<B>

@@ -1,6 +1,7 @@
 //! The interface for clients, served over gRPC.
 
 mod cluster;
+mod connections;
 mod exchange;
 mod kv;
 mod listen;
@@ -8,6 +9,7 @@ mod metered;
 mod service;
 #[cfg(test)]
 mod tests;
+mod unary;
 mod waiting;
 
 pub(crate) use cluster::{ClusterService, Operated, Operator};

@@ -1,17 +1,37 @@
 //! Both services on one listener, with their limits.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use coracle::client::pb::{cluster_server::ClusterServer, kv_server::KvServer};
+use bytes::Bytes;
+use coracle::client::pb::{
+    cluster_server::ClusterServer,
+    kv_server::{Kv as _, KvServer},
+};
 use coracle::level::Kv;
-use tokio::{net::TcpListener, sync::watch};
-use tonic::transport::Server;
+use futures_util::future::BoxFuture;
+use http_body::{Body as HttpBody, Frame};
+use hyper::body::Incoming;
+use prost::Message;
+use tokio::{net::TcpListener, sync::watch, time};
+use tonic::{
+    Request, Status,
+    body::Body,
+    codegen::{Service, http},
+    server::NamedService,
+};
 
 use super::{
-    ClusterService, KvService, Operator,
+    ClusterService, KvService, Operator, connections,
     exchange::ExchangeLimits,
-    listen::incoming,
-    metered::{Budget, Metered},
+    metered::{Activity, Budget, Kind, MeteredBody, Share},
+    unary,
 };
 
 /// What one client may take.
@@ -53,9 +73,6 @@ impl Default for ApiLimits {
     }
 }
 
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Serves until `stop` is ready, then lets what is under way come to an end; how long that may take is up to the caller.
 pub(crate) async fn serve(
     listener: TcpListener,
@@ -63,7 +80,7 @@ pub(crate) async fn serve(
     operator: Arc<dyn Operator>,
     limits: ApiLimits,
     stop: impl Future<Output = ()>,
-) -> Result<(), tonic::transport::Error> {
+) {
     let max = limits.message_bytes_max;
     let exchange_limits = ExchangeLimits {
         calls_max: limits.calls_max,
@@ -76,18 +93,204 @@ pub(crate) async fn serve(
         stop.await;
         says_stop.send_replace(true);
     };
-    let kv = KvServer::new(KvService { kv, exchange_limits, stopping });
-    let kv = kv.max_decoding_message_size(max).max_encoding_message_size(max);
-    let cluster = ClusterServer::new(ClusterService::new(operator)).max_decoding_message_size(max);
-    let budget = Arc::new(Budget::new(limits.bytes_under_way_max));
-    Server::builder()
-        .concurrency_limit_per_connection(limits.requests_max)
-        .max_concurrent_streams(u32::try_from(limits.requests_max).unwrap_or(u32::MAX))
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .timeout(limits.request_time_max)
-        .add_service(Metered { inner: kv, budget: Arc::clone(&budget) })
-        .add_service(Metered { inner: cluster, budget })
-        .serve_with_incoming_shutdown(incoming(listener, limits), stop)
-        .await
+    let kv = Arc::new(KvService { kv, exchange_limits, stopping });
+    let streams = KvServer::from_arc(Arc::clone(&kv));
+    let api = Arc::new(Api {
+        kv,
+        kv_server: streams.max_decoding_message_size(max).max_encoding_message_size(max),
+        cluster_server: ClusterServer::new(ClusterService::new(operator)).max_decoding_message_size(max),
+        budget: Arc::new(Budget::new(limits.bytes_under_way_max)),
+        limits,
+    });
+    let service_of = |activity| Connection { api: Arc::clone(&api), activity };
+    connections::serve(listener, limits, service_of, stop).await;
+}
+
+/// The call whose bodies go on for as long as the connection: its bytes are given back call by call ([`Tab`](super::metered::Tab)).
+const EXCHANGE: &str = "/coracle.v1.Kv/Exchange";
+
+/// What all connections share.
+struct Api {
+    kv: Arc<KvService>,
+    kv_server: KvServer<KvService>,
+    cluster_server: ClusterServer<ClusterService>,
+    budget: Arc<Budget>,
+    limits: ApiLimits,
+}
+
+/// What answers the requests of one connection.
+struct Connection {
+    api: Arc<Api>,
+    activity: Activity,
+}
+
+type Answered = http::Response<AnswerBody>;
+
+/// A method of [`KvService`] that answers one message with one.
+type Method<Q, A> = for<'a> fn(&'a KvService, Request<Q>) -> BoxFuture<'a, Result<tonic::Response<A>, Status>>;
+
+impl hyper::service::Service<http::Request<Incoming>> for Connection {
+    type Response = Answered;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Answered, Infallible>>;
+
+    fn call(&self, request: http::Request<Incoming>) -> Self::Future {
+        let (api, activity) = (Arc::clone(&self.api), self.activity.clone());
+        match request.uri().path() {
+            "/coracle.v1.Kv/Commit" => api.unary(request, &activity, |kv, asked| kv.commit(asked)),
+            "/coracle.v1.Kv/GetMany" => api.unary(request, &activity, |kv, asked| kv.get_many(asked)),
+            "/coracle.v1.Kv/ContainsMany" => api.unary(request, &activity, |kv, asked| kv.contains_many(asked)),
+            "/coracle.v1.Kv/Page" => api.unary(request, &activity, |kv, asked| kv.page(asked)),
+            _ => Box::pin(async move { Ok(api.other(request, activity).await) }),
+        }
+    }
+}
+
+impl Api {
+    /// The short way, for what is asked most.
+    fn unary<Q, A>(
+        self: Arc<Self>,
+        request: http::Request<Incoming>,
+        activity: &Activity,
+        method: Method<Q, A>,
+    ) -> BoxFuture<'static, Result<Answered, Infallible>>
+    where
+        Q: Message + Default + 'static,
+        A: Message + 'static,
+    {
+        let (time_max, max) = (self.time_max(request.headers()), self.limits.message_bytes_max);
+        let share = Share::new(&self.budget, Some(activity));
+        let body = MeteredBody::new(request.into_body(), Kind::Request, Arc::clone(&share));
+        Box::pin(async move {
+            let answer = time::timeout(time_max, async {
+                let asked = Request::new(unary::message(body, max).await?);
+                let answer = method(&self.kv, asked).await?;
+                unary::answer(&answer.into_inner(), share, max)
+            });
+            Ok(in_time(answer.await.map(|answer| answer.map(|answer| answer.map(AnswerBody::Unary)))))
+        })
+    }
+
+    /// The way through what is generated: streams, what operators ask for, and what is asked seldom.
+    async fn other(&self, mut request: http::Request<Incoming>, activity: Activity) -> Answered {
+        let time_max = self.time_max(request.headers());
+        let is_exchange = request.uri().path() == EXCHANGE;
+        // A stream of calls is of use only while there are calls.
+        let share = Share::new(&self.budget, Some(&activity).filter(|_| !is_exchange));
+        let (mut kind, mut answers) = (Kind::Answer, Arc::clone(&share));
+        if is_exchange {
+            request.extensions_mut().insert(Arc::clone(&share));
+            request.extensions_mut().insert(activity);
+            (kind, answers) = (Kind::Answers, Share::new(&self.budget, None));
+        }
+        let request = request.map(|body| MeteredBody::new(body, Kind::Request, share));
+        let answer = time::timeout(time_max, async {
+            let Ok(answer) = match request.uri().path() {
+                path if is_of::<KvServer<KvService>>(path) => self.kv_server.clone().call(request).await,
+                path if is_of::<ClusterServer<ClusterService>>(path) => self.cluster_server.clone().call(request).await,
+                path => Ok(Status::unimplemented(format!("there is no {path}")).into_http()),
+            };
+            Ok(answer)
+        });
+        // The share lives as long as either body, and as what is done in between.
+        in_time(answer.await.map(|answer: Result<http::Response<Body>, Status>| {
+            answer.map(|answer| answer.map(|body| AnswerBody::Other(MeteredBody::new(body, kind, answers))))
+        }))
+    }
+
+    /// How long a request may take: as long as its client waits, up to the limit.
+    fn time_max(&self, headers: &http::HeaderMap) -> Duration {
+        let asked = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
+        asked.map_or(self.limits.request_time_max, |asked| asked.min(self.limits.request_time_max))
+    }
+}
+
+/// Whether a path is one of a service's.
+fn is_of<S: NamedService>(path: &str) -> bool {
+    path.strip_prefix('/').and_then(|path| path.strip_prefix(S::NAME)).is_some_and(|path| path.starts_with('/'))
+}
+
+/// How long a client waits: at most eight digits and a unit (gRPC over HTTP/2, "Timeout").
+fn grpc_timeout(value: &str) -> Option<Duration> {
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    let number: u64 = Some(digits).filter(|digits| digits.len() <= 8)?.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+/// The answer, or why there is none.
+fn in_time(answer: Result<Result<Answered, Status>, time::error::Elapsed>) -> Answered {
+    let late = |_| Err(Status::cancelled("the request took longer than it may"));
+    answer.unwrap_or_else(late).unwrap_or_else(Status::into_http)
+}
+
+/// The body of an answer.
+#[derive(Default)]
+enum AnswerBody {
+    /// A refusal has none.
+    #[default]
+    Empty,
+    Unary(unary::Answer),
+    Other(MeteredBody<Body>),
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match &mut *self {
+            AnswerBody::Empty => Poll::Ready(None),
+            AnswerBody::Unary(answer) => Pin::new(answer).poll_frame(cx),
+            AnswerBody::Other(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            AnswerBody::Empty => true,
+            AnswerBody::Unary(answer) => answer.is_end_stream(),
+            AnswerBody::Other(body) => body.is_end_stream(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_long_clients_wait_is_read() {
+        for (value, expected) in [
+            ("2H", Some(Duration::from_secs(7200))),
+            ("3M", Some(Duration::from_secs(180))),
+            ("99999999S", Some(Duration::from_secs(99_999_999))),
+            ("20m", Some(Duration::from_millis(20))),
+            ("20u", Some(Duration::from_micros(20))),
+            ("20n", Some(Duration::from_nanos(20))),
+            ("", None),
+            ("5", None),
+            ("S", None),
+            ("-5S", None),
+            ("100000000S", None),
+            ("5\u{e9}", None),
+        ] {
+            assert_eq!(grpc_timeout(value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_service_has_the_paths_that_begin_with_its_name() {
+        assert!(is_of::<KvServer<KvService>>("/coracle.v1.Kv/Exchange"));
+        for other in ["/coracle.v1.Kv", "/coracle.v1.Kvs/Commit", "coracle.v1.Kv/Commit", "/coracle.v1.Cluster/Join"] {
+            assert!(!is_of::<KvServer<KvService>>(other), "{other}");
+        }
+    }
 }

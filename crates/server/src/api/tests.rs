@@ -103,7 +103,7 @@ pub(super) async fn start_with(kv: Arc<dyn Kv>, limits: ApiLimits) -> Served {
         let stop = async {
             let _ = stopped.await;
         };
-        serve(listener, kv, operator, limits, stop).await.unwrap();
+        serve(listener, kv, operator, limits, stop).await;
     });
     let client = Client::connect([&address], ClientOptions::default()).await.unwrap();
     Served { address, client, leader, stop: Some(stop), serving }

@@ -155,9 +155,7 @@ impl Waiting {
             let stopped = async {
                 let _ = stopped.await;
             };
-            if let Err(error) = api::answer_waiting(listener, why, api::ApiLimits::default(), stopped).await {
-                tracing::warn!(%error, "clients are not told what this node waits for");
-            }
+            api::answer_waiting(listener, why, api::ApiLimits::default(), stopped).await;
         });
         Ok((later, Waiting { stop, task }))
     }
@@ -171,11 +169,7 @@ impl Waiting {
     }
 }
 
-fn serve(
-    listener: TcpListener,
-    node: &Node,
-    stopped: oneshot::Receiver<()>,
-) -> JoinHandle<Result<(), tonic::transport::Error>> {
+fn serve(listener: TcpListener, node: &Node, stopped: oneshot::Receiver<()>) -> JoinHandle<()> {
     let source = Arc::new(NodeSource(node.clone()));
     tokio::spawn(api::serve(listener, node.kv(), source, api::ApiLimits::default(), async {
         // A sender that is dropped means the same as one that speaks.
@@ -210,11 +204,7 @@ fn warn_of_durability(args: &ServeArgs, status: &NodeStatus) {
 }
 
 /// Waits until somebody asks the node to leave, or it stops by itself.
-async fn until_the_end(
-    node: &Node,
-    leave: &mut Leave,
-    serving: &mut JoinHandle<Result<(), tonic::transport::Error>>,
-) -> Outcome {
+async fn until_the_end(node: &Node, leave: &mut Leave, serving: &mut JoinHandle<()>) -> Outcome {
     tokio::select! {
         why = leave.asked() => {
             tracing::info!(why, "leaving");
@@ -223,8 +213,7 @@ async fn until_the_end(
         reason = node.stopped() => failure::of_stop(&reason),
         ended = serving => {
             let why = match ended {
-                Ok(Ok(())) => "it returned".to_owned(),
-                Ok(Err(error)) => error.to_string(),
+                Ok(()) => "it returned".to_owned(),
                 Err(error) => error.to_string(),
             };
             Err(Failure::new(Code::Internal, format!("the interface for clients ended: {why}")))
