@@ -14,7 +14,7 @@ const ROW_BYTES: usize = 64;
 /// Changes that are not written yet; later entries see them.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// Current values by the user's key; `None` for deleted.
+    /// Current values by their rows; `None` for deleted.
     values: BTreeMap<Bytes, Option<Value>>,
     /// All other rows; `None` for deleted.
     rows: BTreeMap<Bytes, Option<Bytes>>,
@@ -22,15 +22,15 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// What the batch says about a key; `None` when it says nothing.
-    pub(super) fn value(&self, key: &[u8]) -> Option<&Option<Value>> {
-        self.values.get(key)
+    /// What the batch says about the row of a current value; `None` when it says nothing.
+    pub(super) fn value(&self, row: &[u8]) -> Option<&Option<Value>> {
+        self.values.get(row)
     }
 
     /// Sets or deletes a current value.
-    pub(super) fn set_value(&mut self, key: Bytes, value: Option<Value>) {
-        self.bytes += ROW_BYTES + key.len() + value.as_ref().map_or(0, |value| value.value.len());
-        self.values.insert(key, value);
+    pub(super) fn set_value(&mut self, row: Bytes, value: Option<Value>) {
+        self.bytes += ROW_BYTES + row.len() + value.as_ref().map_or(0, |value| value.value.len());
+        self.values.insert(row, value);
     }
 
     /// Sets a row of another kind.
@@ -54,9 +54,7 @@ impl Batch {
     pub(super) fn take(&mut self) -> KvBatch {
         let Batch { values, rows, .. } = std::mem::take(self);
         let rows = rows.into_iter().map(|(row, value)| operation(row, value));
-        let values = values
-            .into_iter()
-            .map(|(key, value)| operation(layout::data_key(&key), value.as_ref().map(layout::encode_value)));
+        let values = values.into_iter().map(|(row, value)| operation(row, value.as_ref().map(layout::encode_value)));
         rows.chain(values).collect()
     }
 }

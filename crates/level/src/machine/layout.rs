@@ -126,6 +126,11 @@ pub(super) fn data_key(key: &[u8]) -> Bytes {
     row.freeze()
 }
 
+/// The key whose current value is in a row of [`data_key`].
+pub(super) fn user_key(row: &[u8]) -> &[u8] {
+    &row[1..]
+}
+
 /// Where a key's value that `replaced` did away with is.
 pub(super) fn history_key(key: &[u8], replaced: u64) -> Bytes {
     let mut row = escaped(key, END);

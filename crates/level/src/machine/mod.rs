@@ -135,14 +135,15 @@ impl LevelMachine {
             Ok(effect) => effect,
             Err(error) => return Ok(Err(error)),
         };
-        for (key, change) in effect.changes {
-            if let Some(before) = change.before
+        for (row, change) in effect.changes.into_iter() {
+            let (before, after) = change.into_parts();
+            if let Some(before) = before
                 && self.shared.is_needed(before.modified.0, index)
             {
-                self.batch.put(layout::history_key(&key, index), layout::encode_value(&before));
+                self.batch.put(layout::history_key(layout::user_key(&row), index), layout::encode_value(&before));
                 self.sweep.added();
             }
-            self.batch.set_value(key, change.after);
+            self.batch.set_value(row, after);
         }
         Ok(Ok(effect.committed))
     }

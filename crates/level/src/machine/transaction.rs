@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 use bytes::Bytes;
 use coracle_storage::{KvStore, Result};
 
-use super::{batch::Batch, read};
+use super::{batch::Batch, layout};
 use crate::{Committed, Error, Op, Revision, Txn, Value};
 
 /// How much of a key an error shows, in bytes.
@@ -16,21 +16,28 @@ pub(super) struct Transaction<'a> {
     kv: &'a dyn KvStore,
     batch: &'a Batch,
     revision: Revision,
-    changes: BTreeMap<Bytes, Change>,
+    changes: Changes,
     integers: Vec<i64>,
 }
 
 /// What becomes of a key.
 pub(super) struct Change {
     /// What it was before the transaction.
-    pub(super) before: Option<Value>,
-    /// What it is afterwards.
-    pub(super) after: Option<Value>,
+    before: Option<Value>,
+    /// What it is afterwards, once an operation has said it.
+    after: Option<Option<Value>>,
+}
+
+/// What becomes of keys, by the rows of their current values. Most transactions change one, which needs no map.
+#[derive(Default)]
+pub(super) struct Changes {
+    first: Option<(Bytes, Change)>,
+    rest: BTreeMap<Bytes, Change>,
 }
 
 /// What a transaction that succeeds does.
 pub(super) struct Effect {
-    pub(super) changes: BTreeMap<Bytes, Change>,
+    pub(super) changes: Changes,
     pub(super) committed: Committed,
 }
 
@@ -43,7 +50,7 @@ impl<'a> Transaction<'a> {
         revision: Revision,
         txn: Txn,
     ) -> Result<crate::Result<Effect>> {
-        let mut transaction = Transaction { kv, batch, revision, changes: BTreeMap::new(), integers: Vec::new() };
+        let mut transaction = Transaction { kv, batch, revision, changes: Changes::default(), integers: Vec::new() };
         for op in txn.ops {
             if let Err(error) = transaction.step(op)? {
                 return Ok(Err(error));
@@ -56,11 +63,11 @@ impl<'a> Transaction<'a> {
     fn step(&mut self, op: Op) -> Result<crate::Result<()>> {
         let revision = self.revision;
         match op {
-            Op::Put { key, value } => self.change(key)?.put(value, revision),
-            Op::Delete { key } => self.change(key)?.after = None,
+            Op::Put { key, value } => self.change(&key)?.put(value, revision),
+            Op::Delete { key } => self.change(&key)?.after = Some(None),
             Op::Increment { key, by } => {
-                let change = self.change(key.clone())?;
-                let Some(sum) = integer(change.after.as_ref()).and_then(|old| old.checked_add(by)) else {
+                let change = self.change(&key)?;
+                let Some(sum) = integer(change.current()).and_then(|old| old.checked_add(by)) else {
                     return Ok(Err(Error::NotAnInteger { key: shown(&key) }));
                 };
                 change.put(sum.to_string().into(), revision);
@@ -70,27 +77,59 @@ impl<'a> Transaction<'a> {
         Ok(Ok(()))
     }
 
-    fn change(&mut self, key: Bytes) -> Result<&mut Change> {
-        match self.changes.entry(key) {
-            Entry::Occupied(change) => Ok(change.into_mut()),
-            Entry::Vacant(place) => {
-                let before = match self.batch.value(place.key()) {
-                    Some(value) => value.clone(),
-                    None => read::get(self.kv, None, place.key())?,
-                };
-                Ok(place.insert(Change { after: before.clone(), before }))
+    fn change(&mut self, key: &[u8]) -> Result<&mut Change> {
+        let (kv, batch) = (self.kv, self.batch);
+        self.changes.of(layout::data_key(key), |row| match batch.value(row) {
+            Some(value) => Ok(value.clone()),
+            None => kv.get(row)?.map(|bytes| layout::decode_value(row, bytes)).transpose(),
+        })
+    }
+}
+
+impl Changes {
+    /// That of a row, which begins with what the row is in the store.
+    fn of(&mut self, row: Bytes, before: impl FnOnce(&Bytes) -> Result<Option<Value>>) -> Result<&mut Change> {
+        let Changes { first, rest } = self;
+        let begin = |row: &Bytes| before(row).map(|before| Change { before, after: None });
+        match first {
+            None => {
+                let change = begin(&row)?;
+                Ok(&mut first.insert((row, change)).1)
             }
+            Some((known, change)) if *known == row => Ok(change),
+            Some(_) => match rest.entry(row) {
+                Entry::Occupied(change) => Ok(change.into_mut()),
+                Entry::Vacant(place) => {
+                    let change = begin(place.key())?;
+                    Ok(place.insert(change))
+                }
+            },
         }
+    }
+
+    /// All of them, in no order.
+    pub(super) fn into_iter(self) -> impl Iterator<Item = (Bytes, Change)> {
+        self.first.into_iter().chain(self.rest)
     }
 }
 
 impl Change {
+    fn current(&self) -> Option<&Value> {
+        self.after.as_ref().unwrap_or(&self.before).as_ref()
+    }
+
+    /// What the key was, and what it is afterwards.
+    pub(super) fn into_parts(self) -> (Option<Value>, Option<Value>) {
+        let Change { before, after } = self;
+        (before, after.flatten())
+    }
+
     fn put(&mut self, value: Bytes, revision: Revision) {
-        let (created, version) = match &self.after {
+        let (created, version) = match self.current() {
             Some(old) => (old.created, old.version + 1),
             None => (revision, 1),
         };
-        self.after = Some(Value { value, created, modified: revision, version });
+        self.after = Some(Some(Value { value, created, modified: revision, version }));
     }
 }
 

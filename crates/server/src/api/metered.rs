@@ -32,6 +32,11 @@ impl Budget {
     pub(crate) fn new(bytes_max: usize) -> Budget {
         Budget { bytes_max, bytes: AtomicUsize::new(0) }
     }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Acquire)
+    }
 }
 
 /// What one request and its answer take; given back when both are done with.

@@ -77,7 +77,8 @@ impl Whole {
         }
         let len = u32::from_be_bytes([a, b, c, d]) as usize;
         if len > bytes_max {
-            return Err(Status::out_of_range(format!("a message of {len} bytes is sent, {bytes_max} are allowed")));
+            let what = format!("the request is too large: it has {len} bytes, {bytes_max} are allowed");
+            return Err(Status::out_of_range(what));
         }
         if self.bytes().len() > HEAD_LEN + len {
             return Err(Status::internal("more than one message is sent, one is expected"));
@@ -115,7 +116,9 @@ pub(crate) fn answer(answer: &impl Message, share: Arc<Share>, bytes_max: usize)
 fn encode(answer: &impl Message, bytes_max: usize) -> Result<Bytes, Status> {
     let len = answer.encoded_len();
     let announced = u32::try_from(len).ok().filter(|_| len <= bytes_max).ok_or_else(|| {
-        Status::out_of_range(format!("the answer has {len} bytes, {bytes_max} are allowed: ask for less at once"))
+        Status::out_of_range(format!(
+            "the answer is too large: it has {len} bytes, {bytes_max} are allowed; ask for less at once"
+        ))
     })?;
     let mut bytes = BytesMut::with_capacity(HEAD_LEN + len);
     bytes.put_u8(0);
@@ -149,5 +152,90 @@ impl Body for Answer {
 
     fn is_end_stream(&self) -> bool {
         self.is_over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, sync::Arc};
+
+    use coracle::client::pb::{CommitRequest, Op, SnapshotResponse};
+    use futures_util::FutureExt;
+    use tonic::Code;
+
+    use super::{super::metered::Budget, *};
+
+    const MAX: usize = 100;
+
+    /// A body in pieces.
+    struct Pieces(VecDeque<Bytes>);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        }
+    }
+
+    fn read(pieces: &[&[u8]]) -> Result<CommitRequest, Status> {
+        let pieces = pieces.iter().map(|piece| Bytes::copy_from_slice(piece)).collect();
+        message(Pieces(pieces), MAX).now_or_never().unwrap()
+    }
+
+    fn request() -> CommitRequest {
+        CommitRequest { ops: vec![Op::default(); 3], once: None }
+    }
+
+    #[test]
+    fn a_request_split_at_every_byte_arrives_whole() {
+        let bytes = encode(&request(), MAX).unwrap();
+        assert_eq!(read(&[&bytes]).unwrap(), request());
+        let single: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(read(&single).unwrap(), request());
+        for at in 0..=bytes.len() {
+            let (head, tail) = bytes.split_at(at);
+            assert_eq!(read(&[head, tail]).unwrap(), request(), "{at}");
+        }
+        assert_eq!(read(&[&[0; HEAD_LEN]]).unwrap(), CommitRequest::default(), "a message may have no bytes");
+    }
+
+    #[test]
+    fn what_is_not_one_message_is_refused() {
+        let whole = encode(&request(), MAX).unwrap();
+        for (pieces, code, why) in [
+            (vec![], Code::Internal, "no message"),
+            (vec![&whole[..4]], Code::Internal, "no message"),
+            (vec![&whole[..whole.len() - 1]], Code::Internal, "cut off after 5 of 6 bytes"),
+            (vec![&whole[..], &whole[..]], Code::Internal, "more than one"),
+            (vec![&[1, 0, 0, 0, 0]], Code::Unimplemented, "compressed"),
+            (vec![&[0, 0, 0, 0, 101]], Code::OutOfRange, "101 bytes, 100 are allowed"),
+            (vec![&[0, 255, 255, 255, 255]], Code::OutOfRange, "4294967295 bytes"),
+            (vec![&[0, 0, 0, 0, 1, 0xff]], Code::Internal, ""),
+        ] {
+            let status = read(&pieces).unwrap_err();
+            assert!(status.code() == code && status.message().contains(why), "{pieces:?}: {status:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_counts_until_it_is_written_and_ends_well() {
+        let budget = Arc::new(Budget::new(MAX));
+        let share = Share::new(&budget, None);
+        let response = answer(&SnapshotResponse { revision: 7 }, Arc::clone(&share), MAX).unwrap();
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/grpc");
+        let mut body = response.into_body();
+        let mut frame = || poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).now_or_never().unwrap();
+        let data = frame().unwrap().unwrap().into_data().unwrap();
+        assert_eq!(data[..], [0, 0, 0, 0, 2, 8, 7]);
+        assert_eq!(frame().unwrap().unwrap().into_trailers().unwrap()[STATUS], "0");
+        assert!(frame().is_none());
+        assert!(body.is_end_stream());
+        assert_eq!(budget.bytes(), data.len());
+        drop((body, share));
+        assert_eq!(budget.bytes(), 0);
+        let refused = answer(&SnapshotResponse { revision: 7 }, Share::new(&budget, None), 1).err().unwrap();
+        assert_eq!((refused.code(), budget.bytes()), (Code::OutOfRange, 0));
     }
 }
