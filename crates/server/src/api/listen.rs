@@ -170,3 +170,39 @@ impl AsyncWrite for Counted {
         self.stream.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, pin::pin};
+
+    use futures_util::StreamExt;
+
+    use super::{
+        super::metered::{Budget, Share},
+        *,
+    };
+
+    /// Whether something is written at the first attempt.
+    async fn is_written(counted: &mut Counted) -> bool {
+        poll_fn(|cx| Poll::Ready(Pin::new(&mut *counted).poll_write(cx, b"x").is_ready())).await
+    }
+
+    #[tokio::test]
+    async fn with_several_requests_under_way_other_tasks_run_before_each_write() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut incoming = pin!(incoming(listener, ApiLimits::default()));
+        let mut counted = incoming.next().await.unwrap();
+        let budget = Arc::new(Budget::new(1));
+        let activity = counted.activity();
+        let first = Share::new(&budget, Some(&activity));
+        assert!(is_written(&mut counted).await && is_written(&mut counted).await, "one alone waits for nothing");
+        let second = Share::new(&budget, Some(&activity));
+        for _ in 0..2 {
+            assert!(!is_written(&mut counted).await);
+            assert!(is_written(&mut counted).await);
+        }
+        drop((first, second));
+        assert!(is_written(&mut counted).await);
+    }
+}
