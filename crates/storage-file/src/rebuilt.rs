@@ -37,6 +37,10 @@ impl KvStore for Rebuilt {
         self.kv.get(key)
     }
 
+    fn inspect(&self, key: &[u8], see: &mut dyn FnMut(Option<&Bytes>)) -> Result<()> {
+        self.kv.inspect(key, see)
+    }
+
     fn scan(&self, range: &ScanRange, count_max: usize, bytes_max: usize) -> Result<Page> {
         self.kv.scan(range, count_max, bytes_max)
     }

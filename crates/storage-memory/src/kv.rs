@@ -9,6 +9,10 @@ use std::{
 use bytes::Bytes;
 use coracle_core::Index;
 use coracle_storage::{KvBatch, KvOp, KvStore, Page, Result, ScanRange, StorageError};
+use smallvec::SmallVec;
+
+/// A key. Up to 24 bytes lie in the map itself: to compare them the processor waits for no other memory, which is most of what a lookup costs.
+type Key = SmallVec<[u8; 24]>;
 
 /// One group's data.
 #[derive(Debug, Default)]
@@ -18,7 +22,7 @@ pub(crate) struct MemoryKvStore {
 
 #[derive(Debug, Default)]
 struct Data {
-    map: BTreeMap<Bytes, Bytes>,
+    map: BTreeMap<Key, Bytes>,
     applied: Index,
     is_replacing: bool,
 }
@@ -44,8 +48,8 @@ impl KvStore for MemoryKvStore {
         data.expect_replacing(false)?;
         for op in batch {
             match op {
-                KvOp::Put(key, value) => data.map.insert(key, value),
-                KvOp::Delete(key) => data.map.remove(&key),
+                KvOp::Put(key, value) => data.map.insert(Key::from_slice(&key), value),
+                KvOp::Delete(key) => data.map.remove(&key[..]),
             };
         }
         data.applied = applied;
@@ -56,13 +60,18 @@ impl KvStore for MemoryKvStore {
         Ok(self.read().map.get(key).cloned())
     }
 
+    fn inspect(&self, key: &[u8], see: &mut dyn FnMut(Option<&Bytes>)) -> Result<()> {
+        see(self.read().map.get(key));
+        Ok(())
+    }
+
     fn scan(&self, range: &ScanRange, count_max: usize, bytes_max: usize) -> Result<Page> {
         if range.is_empty() {
             return Ok(Page::new());
         }
         let data = self.read();
-        let bounds: (Bound<&Bytes>, Bound<&Bytes>) = (range.from.as_ref(), range.to.as_ref());
-        let rows = data.map.range::<Bytes, _>(bounds);
+        let bounds = (bound(&range.from), bound(&range.to));
+        let rows = data.map.range::<[u8], _>(bounds);
         Ok(if range.reverse { page(rows.rev(), count_max, bytes_max) } else { page(rows, count_max, bytes_max) })
     }
 
@@ -80,7 +89,7 @@ impl KvStore for MemoryKvStore {
     fn replace_add(&self, page: Page) -> Result<()> {
         let mut data = self.locked();
         data.expect_replacing(true)?;
-        data.map.extend(page);
+        data.map.extend(page.into_iter().map(|(key, value)| (Key::from_slice(&key), value)));
         Ok(())
     }
 
@@ -107,11 +116,15 @@ impl Data {
     }
 }
 
-fn page<'a>(rows: impl Iterator<Item = (&'a Bytes, &'a Bytes)>, count_max: usize, bytes_max: usize) -> Page {
+fn bound(bound: &Bound<Bytes>) -> Bound<&[u8]> {
+    bound.as_ref().map(|key| &key[..])
+}
+
+fn page<'a>(rows: impl Iterator<Item = (&'a Key, &'a Bytes)>, count_max: usize, bytes_max: usize) -> Page {
     let (mut page, mut bytes) = (Page::new(), 0);
     for (key, value) in rows {
         bytes += key.len() + value.len();
-        page.push((key.clone(), value.clone()));
+        page.push((Bytes::copy_from_slice(key), value.clone()));
         if page.len() >= count_max || bytes >= bytes_max {
             break;
         }

@@ -69,6 +69,15 @@ pub trait KvStore: Send + Sync {
     /// When it cannot be read.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>>;
 
+    /// Shows `see` what [`KvStore::get`] would return, once. A store that has the value in memory makes no handle for it; `see` must not call the store.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn inspect(&self, key: &[u8], see: &mut dyn FnMut(Option<&Bytes>)) -> Result<()> {
+        see(self.get(key)?.as_ref());
+        Ok(())
+    }
+
     /// The first keys of the range with their values: at most `count_max`, and no more once `bytes_max` is reached, but at least one if there is one.
     ///
     /// # Errors

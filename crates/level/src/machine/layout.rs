@@ -207,23 +207,57 @@ pub(super) fn parse_reply(row: &[u8]) -> Result<(u64, u64)> {
     }
 }
 
+/// What the row of a current value, or of history, says beside the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ValueHead {
+    pub(super) created: Revision,
+    pub(super) modified: Revision,
+    pub(super) version: u64,
+}
+
+impl ValueHead {
+    /// How many bytes of a row come before the value.
+    pub(super) const BYTES: usize = 25;
+
+    /// The row of a value with this head.
+    pub(super) fn encode(self, value: &[u8]) -> Bytes {
+        let mut out = BytesMut::with_capacity(ValueHead::BYTES + value.len());
+        self.put(value, &mut out);
+        out.freeze()
+    }
+
+    /// Appends that row.
+    pub(super) fn put(self, value: &[u8], out: &mut BytesMut) {
+        out.put_u8(VERSION);
+        out.put_u64(self.created.0);
+        out.put_u64(self.modified.0);
+        out.put_u64(self.version);
+        out.put_slice(value);
+    }
+
+    /// Reads what [`ValueHead::encode`] wrote at `row`: the head and the value.
+    pub(super) fn decode<'a>(row: &[u8], bytes: &'a [u8]) -> Result<(ValueHead, &'a [u8])> {
+        let mut rest = expect(row, bytes, ValueHead::BYTES - 1)?;
+        let (created, modified) = (Revision(rest.get_u64()), Revision(rest.get_u64()));
+        Ok((ValueHead { created, modified, version: rest.get_u64() }, rest))
+    }
+}
+
+impl From<&Value> for ValueHead {
+    fn from(value: &Value) -> ValueHead {
+        ValueHead { created: value.created, modified: value.modified, version: value.version }
+    }
+}
+
 /// A current value's or history's row.
 pub(super) fn encode_value(value: &Value) -> Bytes {
-    let mut out = BytesMut::with_capacity(25 + value.value.len());
-    out.put_u8(VERSION);
-    out.put_u64(value.created.0);
-    out.put_u64(value.modified.0);
-    out.put_u64(value.version);
-    out.put_slice(&value.value);
-    out.freeze()
+    ValueHead::from(value).encode(&value.value)
 }
 
 /// Reads what [`encode_value`] wrote at `row`.
 pub(super) fn decode_value(row: &[u8], mut bytes: Bytes) -> Result<Value> {
-    expect(row, &mut bytes, 24)?;
-    let created = Revision(bytes.get_u64());
-    let modified = Revision(bytes.get_u64());
-    let version = bytes.get_u64();
+    let (ValueHead { created, modified, version }, _) = ValueHead::decode(row, &bytes)?;
+    bytes.advance(ValueHead::BYTES);
     Ok(Value { value: bytes, created, modified, version })
 }
 
@@ -245,8 +279,8 @@ impl SessionRow {
         out.freeze()
     }
 
-    pub(super) fn decode(row: &[u8], mut bytes: Bytes) -> Result<SessionRow> {
-        expect(row, &mut bytes, 20)?;
+    pub(super) fn decode(row: &[u8], bytes: &[u8]) -> Result<SessionRow> {
+        let mut bytes = expect(row, bytes, 20)?;
         let decoded = SessionRow { floor: bytes.get_u64(), last_used: bytes.get_u64(), pending_max: bytes.get_u32() };
         if bytes.is_empty() { Ok(decoded) } else { Err(damaged(row, "bytes follow the session")) }
     }
@@ -271,19 +305,19 @@ impl ReplyRow {
     }
 
     pub(super) fn decode(row: &[u8], mut bytes: Bytes) -> Result<ReplyRow> {
-        expect(row, &mut bytes, 8)?;
+        expect(row, &bytes, 8)?;
+        bytes.advance(1);
         Ok(ReplyRow { index: bytes.get_u64(), reply: bytes })
     }
 }
 
-/// Takes the version byte, and makes sure that `len` bytes follow it.
-fn expect(row: &[u8], bytes: &mut Bytes, len: usize) -> Result<()> {
-    match bytes.first() {
-        Some(&VERSION) if bytes.len() > len => bytes.advance(1),
-        Some(&VERSION) | None => return Err(damaged(row, "it ends too early")),
-        Some(other) => return Err(damaged(row, &format!("it is of version {other}, {VERSION} was expected"))),
+/// What follows the version byte, which is at least `len` bytes.
+fn expect<'a>(row: &[u8], bytes: &'a [u8], len: usize) -> Result<&'a [u8]> {
+    match bytes.split_first() {
+        Some((&VERSION, rest)) if rest.len() >= len => Ok(rest),
+        Some((&VERSION, _)) | None => Err(damaged(row, "it ends too early")),
+        Some((other, _)) => Err(damaged(row, &format!("it is of version {other}, {VERSION} was expected"))),
     }
-    Ok(())
 }
 
 /// A row that is not what was written.
@@ -311,7 +345,7 @@ mod tests {
         let session = SessionRow { floor: 1, last_used: 2, pending_max: 3 };
         let bytes = b"\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\x03";
         assert_eq!(session.encode()[..], *bytes);
-        assert_eq!(SessionRow::decode(b"s", Bytes::from_static(bytes)).unwrap(), session);
+        assert_eq!(SessionRow::decode(b"s", bytes).unwrap(), session);
         let reply = ReplyRow { index: 1, reply: Bytes::from_static(b"r") };
         assert_eq!(reply.encode()[..], *b"\x01\0\0\0\0\0\0\0\x01r");
         assert_eq!(ReplyRow::decode(b"r", reply.encode()).unwrap(), reply);
@@ -321,10 +355,10 @@ mod tests {
     fn damaged_rows_are_errors() {
         for bytes in [&b""[..], b"\x01", b"\x02\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03"] {
             assert!(decode_value(b"d", Bytes::from_static(bytes)).is_err());
-            assert!(SessionRow::decode(b"s", Bytes::from_static(bytes)).is_err());
+            assert!(SessionRow::decode(b"s", bytes).is_err());
             assert!(ReplyRow::decode(b"r", Bytes::from_static(bytes)).is_err());
         }
-        assert!(SessionRow::decode(b"s", vec![1; 22].into()).is_err());
+        assert!(SessionRow::decode(b"s", &[1; 22]).is_err());
         assert!(parse_session(b"s123").is_err() && parse_reply(b"r123").is_err());
         for row in [&b"x"[..], b"h", b"ha", b"ha\0", b"ha\0\x07", b"ha\0\0\0\0"] {
             assert!(parse_history(row).is_err(), "{row:?}");

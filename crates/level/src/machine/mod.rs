@@ -136,14 +136,15 @@ impl LevelMachine {
             Err(error) => return Ok(Err(error)),
         };
         for (row, change) in effect.changes.into_iter() {
-            let (before, after) = change.into_parts();
-            if let Some(before) = before
+            if let Some(before) = change.before
                 && self.shared.is_needed(before.modified.0, index)
             {
-                self.batch.put(layout::history_key(layout::user_key(&row), index), layout::encode_value(&before));
+                let history = layout::history_key(layout::user_key(&row), index);
+                let before = transaction::current(&*self.kv, &self.batch, &row, |before| before.cloned())?;
+                self.batch.set(history, before);
                 self.sweep.added();
             }
-            self.batch.set_value(row, after);
+            self.batch.set(row, change.after.flatten().map(|(_, bytes)| bytes));
         }
         Ok(Ok(effect.committed))
     }

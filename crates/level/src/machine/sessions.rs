@@ -61,7 +61,7 @@ impl Sessions {
         let mut sessions = Sessions::default();
         for_each_row(kv, layout::SESSION, |row, bytes| {
             let id = layout::parse_session(&row)?;
-            let SessionRow { floor, last_used, pending_max } = SessionRow::decode(&row, bytes)?;
+            let SessionRow { floor, last_used, pending_max } = SessionRow::decode(&row, &bytes)?;
             let session = Session { floor, last_used, pending_max, replies: BTreeMap::new(), bytes: 0 };
             if sessions.by_use.insert(last_used, id).is_some() {
                 return Err(layout::damaged(&row, "another session was last used by the same entry"));
@@ -99,9 +99,9 @@ impl Sessions {
         let Some(session) = self.table.remove(&id) else { return };
         self.by_use.remove(&session.last_used);
         self.dirty.remove(&id);
-        batch.delete(layout::session_key(id));
+        batch.set(layout::session_key(id), None);
         for sequence in session.replies.into_keys() {
-            batch.delete(layout::reply_key(id, sequence));
+            batch.set(layout::reply_key(id, sequence), None);
         }
     }
 
@@ -138,7 +138,7 @@ impl Sessions {
     pub(super) fn answered(&mut self, index: u64, once: Once, reply: Bytes, batch: &mut Batch) {
         let Some(session) = self.table.get_mut(&once.session.0) else { return };
         let reply = ReplyRow { index, reply };
-        batch.put(layout::reply_key(once.session.0, once.sequence), reply.encode());
+        batch.set(layout::reply_key(once.session.0, once.sequence), Some(reply.encode()));
         session.bytes += reply.reply.len();
         let earlier = session.replies.insert(once.sequence, reply);
         assert!(earlier.is_none(), "a sequence is answered once: {once:?}");
@@ -148,7 +148,7 @@ impl Sessions {
     pub(super) fn write(&mut self, batch: &mut Batch) {
         for id in std::mem::take(&mut self.dirty) {
             if let Some(session) = self.table.get(&id) {
-                batch.put(layout::session_key(id), session.row().encode());
+                batch.set(layout::session_key(id), Some(session.row().encode()));
             }
         }
     }
@@ -185,7 +185,7 @@ impl Session {
         let above = self.replies.split_off(&(floor + 1));
         for (sequence, reply) in std::mem::replace(&mut self.replies, above) {
             self.bytes -= reply.reply.len();
-            batch.delete(layout::reply_key(id, sequence));
+            batch.set(layout::reply_key(id, sequence), None);
         }
     }
 

@@ -12,17 +12,22 @@ use coracle_storage::{KvStore, Page, Result, SnapshotReader, SnapshotSource, Sto
 
 use super::{
     holds::Pin,
-    layout::{self, KeyRange},
+    layout::{self, KeyRange, ValueHead},
     read::{self, Held, PageLimits},
     sessions::Sessions,
 };
+use crate::Value;
 
 const MAGIC: &[u8; 4] = b"CLVL";
 const VERSION: u8 = 1;
 const ROWS: u8 = 1;
 const END: u8 = 2;
+/// What a frame has beside its payload: its kind, the length and the checksum.
+const FRAME_BYTES: usize = 1 + 4 + 4;
 /// The largest payload: a piece, and one row of the largest kind.
 const PAYLOAD_BYTES_MAX: usize = 32 << 20;
+/// The most that is set aside for a frame before its bytes are there.
+const RESERVED_BYTES_MAX: usize = 2 << 20;
 /// The largest piece that is read at once, whatever is asked for.
 const PIECE_BYTES_MAX: usize = 8 << 20;
 /// The most rows in a piece.
@@ -54,11 +59,8 @@ impl Source {
         }
     }
 
-    /// The next rows: of sessions as long as there are any, then of current values.
-    fn next_rows(&mut self, rest: &KeyRange, bytes_max: usize) -> Result<(Page, KeyRange)> {
-        if !self.sessions.is_empty() {
-            return Ok((self.session_rows(bytes_max), rest.clone()));
-        }
+    /// Appends the frame with the next current values; what is left to read.
+    fn values(&mut self, rest: &KeyRange, bytes_max: usize, out: &mut BytesMut) -> Result<KeyRange> {
         let held = Held { revision: self.pin.revision(), shared: self.pin.shared() };
         let limits = PageLimits { entries: PIECE_ROWS_MAX, bytes: bytes_max, values: true };
         let page = read::page(&*self.kv, Some(held), rest, false, limits)?;
@@ -69,26 +71,52 @@ impl Source {
             Some((last, _)) if page.more => rest.split(last, false).1,
             _ => KeyRange::NONE,
         };
-        let rows = page.entries.iter().map(|(key, value)| (layout::data_key(key), layout::encode_value(value)));
-        Ok((rows.collect(), left))
+        let row_bytes = |(key, value): &(Bytes, Value)| (1 + key.len(), ValueHead::BYTES + value.value.len());
+        let bytes = page.entries.iter().map(|entry| row_bytes(entry)).map(|(key, value)| 8 + key + value).sum();
+        self.rows += page.entries.len() as u64;
+        if !page.entries.is_empty() {
+            self.frame(ROWS, bytes, out, |out| {
+                for entry in &page.entries {
+                    let (key_bytes, value_bytes) = row_bytes(entry);
+                    out.put_u32(key_bytes as u32);
+                    out.put_u8(layout::DATA);
+                    out.put_slice(&entry.0);
+                    out.put_u32(value_bytes as u32);
+                    ValueHead::from(&entry.1).put(&entry.1.value, out);
+                }
+            });
+        }
+        Ok(left)
     }
 
-    fn session_rows(&mut self, bytes_max: usize) -> Page {
+    /// Appends the frame with the next rows of sessions.
+    fn session_rows(&mut self, bytes_max: usize, out: &mut BytesMut) {
         let mut page = Page::new();
         let mut bytes = 0;
         while bytes < bytes_max && page.len() < PIECE_ROWS_MAX {
             let Some((row, value)) = self.sessions.pop_front() else { break };
-            bytes += row.len() + value.len();
+            bytes += 8 + row.len() + value.len();
             page.push((row, value));
         }
-        page
+        self.rows += page.len() as u64;
+        self.frame(ROWS, bytes, out, |out| {
+            for (row, value) in &page {
+                out.put_u32(row.len() as u32);
+                out.put_slice(row);
+                out.put_u32(value.len() as u32);
+                out.put_slice(value);
+            }
+        });
     }
 
-    fn frame(&mut self, kind: u8, payload: &[u8], out: &mut BytesMut) {
+    /// Appends a frame whose payload has `bytes`.
+    fn frame(&mut self, kind: u8, bytes: usize, out: &mut BytesMut, payload: impl FnOnce(&mut BytesMut)) {
+        // Room for the end, too, which may follow.
+        out.reserve(bytes + 2 * FRAME_BYTES + 8);
         let start = out.len();
         out.put_u8(kind);
-        out.put_u32(payload.len() as u32);
-        out.put_slice(payload);
+        out.put_u32(bytes as u32);
+        payload(out);
         self.checksum.update(&out[start..]);
         let sum = self.checksum.clone().finalize();
         out.put_u32(sum);
@@ -107,32 +135,21 @@ impl SnapshotSource for Source {
             out.put_u64(self.pin.revision());
             self.checksum.update(&out);
         }
-        let (rows, left) = self.next_rows(&rest, bytes_max.clamp(1, PIECE_BYTES_MAX))?;
-        self.rows += rows.len() as u64;
-        if !rows.is_empty() {
-            let payload = encode_rows(&rows);
-            self.frame(ROWS, &payload, &mut out);
-        }
+        let bytes_max = bytes_max.clamp(1, PIECE_BYTES_MAX);
+        let left = if self.sessions.is_empty() {
+            self.values(&rest, bytes_max, &mut out)?
+        } else {
+            self.session_rows(bytes_max, &mut out);
+            rest
+        };
         if left.is_empty() {
-            let count = self.rows.to_be_bytes();
-            self.frame(END, &count, &mut out);
+            let count = self.rows;
+            self.frame(END, 8, &mut out, |out| out.put_u64(count));
         } else {
             self.rest = Some(left);
         }
         Ok(Some(out.freeze()))
     }
-}
-
-fn encode_rows(rows: &Page) -> BytesMut {
-    let len = rows.iter().map(|(key, value)| 8 + key.len() + value.len()).sum();
-    let mut out = BytesMut::with_capacity(len);
-    for (key, value) in rows {
-        out.put_u32(key.len() as u32);
-        out.put_slice(key);
-        out.put_u32(value.len() as u32);
-        out.put_slice(value);
-    }
-    out
 }
 
 /// Reads what [`Source`] wrote, a frame at a time.
@@ -204,8 +221,8 @@ impl<'a, 'b> Reader<'a, 'b> {
     }
 
     fn take(&mut self, len: usize) -> Result<Bytes> {
-        let mut bytes = Vec::new();
-        // A forged length reserves nothing: the buffer grows with what is there.
+        // A forged length reserves no more than a piece: the buffer grows with what is there.
+        let mut bytes = Vec::with_capacity(len.min(RESERVED_BYTES_MAX));
         self.from.take(len as u64).read_to_end(&mut bytes).map_err(failed)?;
         if bytes.len() < len {
             return Err(damaged("it ends too early".to_owned()));
@@ -231,12 +248,12 @@ fn field(payload: &mut Bytes) -> Result<Bytes> {
 fn check_row(key: &Bytes, value: &Bytes, revision: u64) -> Result<()> {
     let is_known = match key.first() {
         Some(&layout::DATA) => {
-            let value = layout::decode_value(key, value.clone())?;
-            value.created <= value.modified && value.modified.0 <= revision
+            let (head, _) = ValueHead::decode(key, value)?;
+            head.created <= head.modified && head.modified.0 <= revision
         }
         Some(&layout::SESSION) => {
             let id = layout::parse_session(key)?;
-            let last_used = layout::SessionRow::decode(key, value.clone())?.last_used;
+            let last_used = layout::SessionRow::decode(key, value)?.last_used;
             id <= last_used && last_used <= revision
         }
         Some(&layout::REPLY) => {
@@ -259,7 +276,7 @@ fn damaged(what: String) -> StorageError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Revision, Value};
+    use crate::Revision;
 
     #[test]
     fn rows_of_later_revisions_are_refused() {

@@ -58,7 +58,7 @@ impl Sweep {
             let (_, replaced) = layout::parse_history(&row)?;
             let value = layout::decode_value(&row, bytes)?;
             if !shared.is_needed(value.modified.0, replaced) {
-                batch.delete(row);
+                batch.set(row, None);
                 self.rows = self.rows.saturating_sub(1);
             }
         }

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use bytes::Bytes;
-use coracle_storage::{KvStore, Result};
+use coracle_storage::{KvStore, Result, StorageError};
 
-use super::{batch::Batch, layout};
-use crate::{Committed, Error, Op, Revision, Txn, Value};
+use super::{
+    batch::Batch,
+    layout::{self, ValueHead},
+};
+use crate::{Committed, Error, Op, Revision, Txn};
 
 /// How much of a key an error shows, in bytes.
 const SHOWN_KEY_BYTES: usize = 64;
@@ -22,10 +25,10 @@ pub(super) struct Transaction<'a> {
 
 /// What becomes of a key.
 pub(super) struct Change {
-    /// What it was before the transaction.
-    before: Option<Value>,
-    /// What it is afterwards, once an operation has said it.
-    after: Option<Option<Value>>,
+    /// What the key's row said before the transaction, beside the value.
+    pub(super) before: Option<ValueHead>,
+    /// The key's row afterwards, and its head, once an operation has said it.
+    pub(super) after: Option<Option<(ValueHead, Bytes)>>,
 }
 
 /// What becomes of keys, by the rows of their current values. Most transactions change one, which needs no map.
@@ -63,32 +66,67 @@ impl<'a> Transaction<'a> {
     fn step(&mut self, op: Op) -> Result<crate::Result<()>> {
         let revision = self.revision;
         match op {
-            Op::Put { key, value } => self.change(&key)?.put(value, revision),
-            Op::Delete { key } => self.change(&key)?.after = Some(None),
+            Op::Put { key, value } => self.change(layout::data_key(&key))?.put(&value, revision),
+            Op::Delete { key } => self.change(layout::data_key(&key))?.after = Some(None),
             Op::Increment { key, by } => {
-                let change = self.change(&key)?;
-                let Some(sum) = integer(change.current()).and_then(|old| old.checked_add(by)) else {
+                let row = layout::data_key(&key);
+                let Some(sum) = self.integer(&row)?.and_then(|old| old.checked_add(by)) else {
                     return Ok(Err(Error::NotAnInteger { key: shown(&key) }));
                 };
-                change.put(sum.to_string().into(), revision);
+                self.change(row)?.put(sum.to_string().as_bytes(), revision);
                 self.integers.push(sum);
             }
         }
         Ok(Ok(()))
     }
 
-    fn change(&mut self, key: &[u8]) -> Result<&mut Change> {
+    /// The integer that a row holds by now; `None` when its value is none.
+    fn integer(&self, row: &Bytes) -> Result<Option<i64>> {
+        let read = |bytes: Option<&Bytes>| match bytes {
+            Some(bytes) => ValueHead::decode(row, bytes).map(|(_, value)| integer(value)),
+            None => Ok(Some(0)),
+        };
+        match self.changes.after(row) {
+            Some(after) => read(after.as_ref().map(|(_, bytes)| bytes)),
+            None => current(self.kv, self.batch, row, read)?,
+        }
+    }
+
+    fn change(&mut self, row: Bytes) -> Result<&mut Change> {
         let (kv, batch) = (self.kv, self.batch);
-        self.changes.of(layout::data_key(key), |row| match batch.value(row) {
-            Some(value) => Ok(value.clone()),
-            None => kv.get(row)?.map(|bytes| layout::decode_value(row, bytes)).transpose(),
+        self.changes.of(row, |row| {
+            let head = |bytes: &Bytes| ValueHead::decode(row, bytes).map(|(head, _)| head);
+            current(kv, batch, row, |bytes| bytes.map(head).transpose())?
         })
     }
 }
 
+/// What `see` makes of a row as it is in the store with what `batch` adds to it.
+pub(super) fn current<T>(
+    kv: &dyn KvStore,
+    batch: &Batch,
+    row: &[u8],
+    see: impl FnOnce(Option<&Bytes>) -> T,
+) -> Result<T> {
+    if let Some(bytes) = batch.row(row) {
+        return Ok(see(bytes.as_ref()));
+    }
+    let (mut see, mut seen) = (Some(see), None);
+    kv.inspect(row, &mut |bytes| {
+        if let Some(see) = see.take() {
+            seen = Some(see(bytes));
+        }
+    })?;
+    seen.ok_or_else(|| StorageError::Invalid("a store that was asked for a value showed nothing".to_owned()))
+}
+
 impl Changes {
-    /// That of a row, which begins with what the row is in the store.
-    fn of(&mut self, row: Bytes, before: impl FnOnce(&Bytes) -> Result<Option<Value>>) -> Result<&mut Change> {
+    /// That of a row, which begins with what the row says in the store.
+    fn of(
+        &mut self,
+        row: Bytes,
+        before: impl FnOnce(&Bytes) -> Result<Option<ValueHead>>,
+    ) -> Result<&mut Change> {
         let Changes { first, rest } = self;
         let begin = |row: &Bytes| before(row).map(|before| Change { before, after: None });
         match first {
@@ -107,6 +145,15 @@ impl Changes {
         }
     }
 
+    /// What operations have made of a row, if any did.
+    fn after(&self, row: &Bytes) -> Option<&Option<(ValueHead, Bytes)>> {
+        let change = match &self.first {
+            Some((known, change)) if known == row => Some(change),
+            _ => self.rest.get(row),
+        };
+        change?.after.as_ref()
+    }
+
     /// All of them, in no order.
     pub(super) fn into_iter(self) -> impl Iterator<Item = (Bytes, Change)> {
         self.first.into_iter().chain(self.rest)
@@ -114,29 +161,23 @@ impl Changes {
 }
 
 impl Change {
-    fn current(&self) -> Option<&Value> {
-        self.after.as_ref().unwrap_or(&self.before).as_ref()
-    }
-
-    /// What the key was, and what it is afterwards.
-    pub(super) fn into_parts(self) -> (Option<Value>, Option<Value>) {
-        let Change { before, after } = self;
-        (before, after.flatten())
-    }
-
-    fn put(&mut self, value: Bytes, revision: Revision) {
-        let (created, version) = match self.current() {
+    fn put(&mut self, value: &[u8], revision: Revision) {
+        let current = match &self.after {
+            Some(after) => after.as_ref().map(|(head, _)| *head),
+            None => self.before,
+        };
+        let (created, version) = match current {
             Some(old) => (old.created, old.version + 1),
             None => (revision, 1),
         };
-        self.after = Some(Some(Value { value, created, modified: revision, version }));
+        let head = ValueHead { created, modified: revision, version };
+        self.after = Some(Some((head, head.encode(value))));
     }
 }
 
-/// A value as Redis reads an integer: the shortest decimal form, with no sign but a minus and no spaces; an absent one counts as 0.
-fn integer(value: Option<&Value>) -> Option<i64> {
-    let Some(value) = value else { return Some(0) };
-    let text = std::str::from_utf8(&value.value).ok()?;
+/// A value as Redis reads an integer: the shortest decimal form, with no sign but a minus and no spaces.
+fn integer(value: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(value).ok()?;
     let number: i64 = text.parse().ok()?;
     if number.to_string() == text { Some(number) } else { None }
 }
@@ -152,19 +193,13 @@ fn shown(key: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Option<i64> {
-        let value = Bytes::copy_from_slice(text.as_bytes());
-        integer(Some(&Value { value, created: Revision(1), modified: Revision(1), version: 1 }))
-    }
-
     #[test]
     fn integers_are_read_as_redis_reads_them() {
-        assert_eq!(integer(None), Some(0));
         for number in [0, 1, -1, 10, i64::MAX, i64::MIN] {
-            assert_eq!(read(&number.to_string()), Some(number));
+            assert_eq!(integer(number.to_string().as_bytes()), Some(number));
         }
         for text in ["", "-", "+1", "01", "-0", "-01", " 1", "1 ", "1.0", "0x1", "9223372036854775808", "\u{0661}"] {
-            assert_eq!(read(text), None, "{text:?}");
+            assert_eq!(integer(text.as_bytes()), None, "{text:?}");
         }
     }
 
