@@ -63,8 +63,8 @@ impl KvStore for MapStore {
         Ok(self.read().rows.get(key).cloned())
     }
 
-    fn inspect(&self, key: &[u8], see: &mut dyn FnMut(Option<&Bytes>)) -> Result<()> {
-        see(self.read().rows.get(key));
+    fn inspect(&self, key: &[u8], see: &mut dyn FnMut(Option<&[u8]>)) -> Result<()> {
+        see(self.read().rows.get(key).map(|value| &value[..]));
         Ok(())
     }
 

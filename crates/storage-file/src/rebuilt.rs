@@ -37,7 +37,7 @@ impl KvStore for Rebuilt {
         self.kv.get(key)
     }
 
-    fn inspect(&self, key: &[u8], see: &mut dyn FnMut(Option<&Bytes>)) -> Result<()> {
+    fn inspect(&self, key: &[u8], see: &mut dyn FnMut(Option<&[u8]>)) -> Result<()> {
         self.kv.inspect(key, see)
     }
 

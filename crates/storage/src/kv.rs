@@ -69,12 +69,12 @@ pub trait KvStore: Send + Sync {
     /// When it cannot be read.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>>;
 
-    /// Shows `see` what [`KvStore::get`] would return, once. A store that has the value in memory makes no handle for it; `see` must not call the store.
+    /// Shows `see` what [`KvStore::get`] would return, once. A store that has the value in memory neither copies nor shares it; `see` must not call the store.
     ///
     /// # Errors
     /// When it cannot be read.
-    fn inspect(&self, key: &[u8], see: &mut dyn FnMut(Option<&Bytes>)) -> Result<()> {
-        see(self.get(key)?.as_ref());
+    fn inspect(&self, key: &[u8], see: &mut dyn FnMut(Option<&[u8]>)) -> Result<()> {
+        see(self.get(key)?.as_deref());
         Ok(())
     }
 

@@ -140,7 +140,7 @@ impl LevelMachine {
                 && self.shared.is_needed(before.modified.0, index)
             {
                 let history = layout::history_key(layout::user_key(&row), index);
-                let before = transaction::current(&*self.kv, &self.batch, &row, |before| before.cloned())?;
+                let before = transaction::current(&*self.kv, &self.batch, &row, |before| before.map(Bytes::copy_from_slice))?;
                 self.batch.set(history, before);
                 self.sweep.added();
             }

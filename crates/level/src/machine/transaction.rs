@@ -82,12 +82,12 @@ impl<'a> Transaction<'a> {
 
     /// The integer that a row holds by now; `None` when its value is none.
     fn integer(&self, row: &Bytes) -> Result<Option<i64>> {
-        let read = |bytes: Option<&Bytes>| match bytes {
+        let read = |bytes: Option<&[u8]>| match bytes {
             Some(bytes) => ValueHead::decode(row, bytes).map(|(_, value)| integer(value)),
             None => Ok(Some(0)),
         };
         match self.changes.after(row) {
-            Some(after) => read(after.as_ref().map(|(_, bytes)| bytes)),
+            Some(after) => read(after.as_ref().map(|(_, bytes)| &bytes[..])),
             None => current(self.kv, self.batch, row, read)?,
         }
     }
@@ -95,7 +95,7 @@ impl<'a> Transaction<'a> {
     fn change(&mut self, row: Bytes) -> Result<&mut Change> {
         let (kv, batch) = (self.kv, self.batch);
         self.changes.of(row, |row| {
-            let head = |bytes: &Bytes| ValueHead::decode(row, bytes).map(|(head, _)| head);
+            let head = |bytes: &[u8]| ValueHead::decode(row, bytes).map(|(head, _)| head);
             current(kv, batch, row, |bytes| bytes.map(head).transpose())?
         })
     }
@@ -106,10 +106,10 @@ pub(super) fn current<T>(
     kv: &dyn KvStore,
     batch: &Batch,
     row: &[u8],
-    see: impl FnOnce(Option<&Bytes>) -> T,
+    see: impl FnOnce(Option<&[u8]>) -> T,
 ) -> Result<T> {
     if let Some(bytes) = batch.row(row) {
-        return Ok(see(bytes.as_ref()));
+        return Ok(see(bytes.as_deref()));
     }
     let (mut see, mut seen) = (Some(see), None);
     kv.inspect(row, &mut |bytes| {

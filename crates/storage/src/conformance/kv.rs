@@ -139,6 +139,13 @@ fn changes_hide_what_was_flushed<S: Subject>(subject: S) {
     data.write(ops, Index(2)).expect("write");
     for key in tricky_keys() {
         assert!(data.get(&key).expect("get") == rows.get(&key).cloned(), "the value of {key:?} is another one");
+        let mut shown = 0;
+        let mut see = |value: Option<&[u8]>| {
+            shown += 1;
+            assert!(value == rows.get(&key).map(|value| &value[..]), "another value of {key:?} is shown");
+        };
+        data.inspect(&key, &mut see).expect("inspect");
+        assert_eq!(shown, 1, "a value is shown once");
     }
     check_ranges(&data, &rows);
     data.flush().expect("flush");
