@@ -4,7 +4,7 @@
 
 use bincode::config::{self, Configuration, Fixint, Limit, LittleEndian};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Committed, Error, Once, Op, Read, ReadAt, Result, Revision, ScanPage, ScanSpec, SessionId, SessionLimits, Txn,
@@ -40,6 +40,40 @@ pub enum Command {
         /// Which.
         session: SessionId,
     },
+}
+
+/// A [`Command`] as a machine executes it: keys and values lie where they were read from. It reads the same bytes.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub(crate) enum CommandRef<'a> {
+    Txn {
+        #[serde(borrow)]
+        ops: Vec<OpRef<'a>>,
+        once: Option<Once>,
+    },
+    OpenSession {
+        limits: SessionLimits,
+    },
+    CloseSession {
+        session: SessionId,
+    },
+}
+
+/// An [`Op`] whose key and value lie where they were read from.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub(crate) enum OpRef<'a> {
+    Put { key: &'a [u8], value: &'a [u8] },
+    Delete { key: &'a [u8] },
+    Increment { key: &'a [u8], by: i64 },
+}
+
+impl OpRef<'_> {
+    /// The bytes of the key and of the value.
+    pub(crate) fn lengths(&self) -> (usize, usize) {
+        match self {
+            OpRef::Put { key, value } => (key.len(), value.len()),
+            OpRef::Delete { key } | OpRef::Increment { key, .. } => (key.len(), 0),
+        }
+    }
 }
 
 /// What a command did.
@@ -140,6 +174,11 @@ pub fn decode_command(bytes: &[u8]) -> Result<Command> {
     decode("command", bytes)
 }
 
+/// Reads what [`encode_command`] wrote, without a copy of it.
+pub(crate) fn read_command(bytes: &[u8]) -> Result<CommandRef<'_>> {
+    decode("command", bytes)
+}
+
 /// The bytes of a state machine's reply to a command.
 pub fn encode_reply(reply: &Result<CommandReply>) -> Bytes {
     let bytes = match reply {
@@ -197,7 +236,7 @@ fn encode<T: Serialize>(message: &T, bytes: usize) -> Bytes {
     out.into()
 }
 
-fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+fn decode<'a, T: Deserialize<'a>>(what: &str, bytes: &'a [u8]) -> Result<T> {
     let wrong = |why: String| Error::Protocol(format!("the {what} does not decode: {why}"));
     if bytes.len() > MESSAGE_BYTES_MAX {
         return Err(wrong(format!("it has {} bytes, at most {MESSAGE_BYTES_MAX} were expected", bytes.len())));
@@ -207,7 +246,7 @@ fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
         return Err(wrong(format!("it is of version {version}, {VERSION} was expected")));
     }
     let (message, used) =
-        bincode::serde::decode_from_slice(rest, format()).map_err(|error| wrong(error.to_string()))?;
+        bincode::serde::borrow_decode_from_slice(rest, format()).map_err(|error| wrong(error.to_string()))?;
     if used != rest.len() {
         return Err(wrong(format!("{} bytes follow it", rest.len() - used)));
     }

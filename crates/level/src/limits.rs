@@ -72,16 +72,20 @@ impl Limits {
     /// # Errors
     /// `LimitExceeded`, naming the limit.
     pub fn check(&self, txn: &Txn) -> Result<()> {
-        within("batch_ops_max", self.batch_ops_max, txn.ops.len())?;
+        self.check_lengths(txn.ops.iter().map(|op| match op {
+            Op::Put { key, value } => (key.len(), value.len()),
+            Op::Delete { key } | Op::Increment { key, .. } => (key.len(), 0),
+        }))
+    }
+
+    /// The same, by the bytes of each change's key and value.
+    pub(crate) fn check_lengths(&self, ops: impl ExactSizeIterator<Item = (usize, usize)>) -> Result<()> {
+        within("batch_ops_max", self.batch_ops_max, ops.len())?;
         let mut bytes = 0;
-        for op in &txn.ops {
-            let (key, value) = match op {
-                Op::Put { key, value } => (key, value.len()),
-                Op::Delete { key } | Op::Increment { key, .. } => (key, 0),
-            };
-            within("key_bytes_max", self.key_bytes_max, key.len())?;
+        for (key, value) in ops {
+            within("key_bytes_max", self.key_bytes_max, key)?;
             within("value_bytes_max", self.value_bytes_max, value)?;
-            bytes += key.len() + value;
+            bytes += key + value;
         }
         within("batch_bytes_max", self.batch_bytes_max, bytes)
     }

@@ -39,6 +39,22 @@ fn golden_commands() -> Vec<(Command, &'static str)> {
     ]
 }
 
+fn owned(command: CommandRef<'_>) -> Command {
+    let copy = Bytes::copy_from_slice;
+    let owned_op = |op| match op {
+        OpRef::Put { key, value } => Op::Put { key: copy(key), value: copy(value) },
+        OpRef::Delete { key } => Op::Delete { key: copy(key) },
+        OpRef::Increment { key, by } => Op::Increment { key: copy(key), by },
+    };
+    match command {
+        CommandRef::Txn { ops, once } => {
+            Command::Txn { txn: Txn { ops: ops.into_iter().map(owned_op).collect() }, once }
+        }
+        CommandRef::OpenSession { limits } => Command::OpenSession { limits },
+        CommandRef::CloseSession { session } => Command::CloseSession { session },
+    }
+}
+
 fn golden_replies() -> Vec<(Result<CommandReply>, &'static str)> {
     let committed = Committed { revision: Revision(5), integers: vec![1, -1] };
     vec![
@@ -118,6 +134,7 @@ fn the_length_of_a_command_is_known_beforehand() {
 fn the_bytes_of_commands_and_replies_stay_the_same() {
     for (command, bytes) in golden_commands() {
         assert_eq!(hex(&encode_command(&command)), hex(&unhex(bytes)), "{command:?}");
+        assert_eq!(read_command(&unhex(bytes)).map(owned), Ok(command.clone()));
         assert_eq!(decode_command(&unhex(bytes)), Ok(command));
     }
     for (reply, bytes) in golden_replies() {
@@ -171,6 +188,7 @@ proptest! {
     fn any_bytes_decode_or_are_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let versioned = [&[VERSION][..], &bytes].concat();
         for input in [&bytes, &versioned] {
+            prop_assert_eq!(read_command(input).map(owned), decode_command(input));
             if let Ok(command) = decode_command(input) {
                 prop_assert_eq!(decode_command(&encode_command(&command)), Ok(command));
             }

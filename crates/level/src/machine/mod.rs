@@ -31,9 +31,9 @@ use self::{
     transaction::Transaction,
 };
 use crate::{
-    Command, CommandReply, Committed, Error, Limits, Once, Op, Query, QueryReply, Read, Revision, ScanPage, ScanSpec,
-    SessionId, Txn, Value,
-    command::{decode_command, decode_query, encode_answer, encode_reply},
+    CommandReply, Committed, Error, Limits, Once, Query, QueryReply, Read, Revision, ScanPage, ScanSpec, SessionId,
+    Value,
+    command::{CommandRef, OpRef, decode_query, encode_answer, encode_reply, read_command},
     limits::within,
 };
 
@@ -97,14 +97,14 @@ impl LevelMachine {
     /// Executes the entry at `index`: the encoded reply.
     fn execute(&mut self, index: Index, data: &[u8]) -> Result<Bytes> {
         let index = index.0;
-        let reply = match decode_command(data) {
-            Ok(Command::Txn { txn, once: None }) => self.transact(index, txn)?.map(CommandReply::Committed),
-            Ok(Command::Txn { txn, once: Some(once) }) => return self.transact_once(index, txn, once),
-            Ok(Command::OpenSession { limits }) => {
+        let reply = match read_command(data) {
+            Ok(CommandRef::Txn { ops, once: None }) => self.transact(index, &ops)?.map(CommandReply::Committed),
+            Ok(CommandRef::Txn { ops, once: Some(once) }) => return self.transact_once(index, &ops, once),
+            Ok(CommandRef::OpenSession { limits }) => {
                 self.sessions.open(index, limits, &mut self.batch);
                 Ok(CommandReply::SessionOpened(SessionId(index)))
             }
-            Ok(Command::CloseSession { session }) => {
+            Ok(CommandRef::CloseSession { session }) => {
                 self.sessions.close(session.0, &mut self.batch);
                 Ok(CommandReply::SessionClosed)
             }
@@ -114,12 +114,12 @@ impl LevelMachine {
     }
 
     /// Executes a transaction unless its session knows it; errors of the transaction are kept like any other reply.
-    fn transact_once(&mut self, index: u64, txn: Txn, once: Once) -> Result<Bytes> {
-        match self.sessions.admit(index, once, reply_bytes(&txn), &mut self.batch) {
+    fn transact_once(&mut self, index: u64, ops: &[OpRef<'_>], once: Once) -> Result<Bytes> {
+        match self.sessions.admit(index, once, reply_bytes(ops), &mut self.batch) {
             Admission::Repeated(reply) => Ok(reply),
             Admission::Refused(error) => Ok(encode_reply(&Err(error))),
             Admission::Execute => {
-                let outcome = self.transact(index, txn)?;
+                let outcome = self.transact(index, ops)?;
                 let reply = encode_reply(&outcome.map(CommandReply::Committed));
                 self.sessions.answered(index, once, reply.clone(), &mut self.batch);
                 Ok(reply)
@@ -127,11 +127,11 @@ impl LevelMachine {
         }
     }
 
-    fn transact(&mut self, index: u64, txn: Txn) -> Result<crate::Result<Committed>> {
-        if let Err(error) = Limits::CEILING.check(&txn) {
+    fn transact(&mut self, index: u64, ops: &[OpRef<'_>]) -> Result<crate::Result<Committed>> {
+        if let Err(error) = Limits::CEILING.check_lengths(ops.iter().map(OpRef::lengths)) {
             return Ok(Err(error));
         }
-        let effect = match Transaction::run(&*self.kv, &self.batch, Revision(index), txn)? {
+        let effect = match Transaction::run(&*self.kv, &self.batch, Revision(index), ops)? {
             Ok(effect) => effect,
             Err(error) => return Ok(Err(error)),
         };
@@ -140,7 +140,8 @@ impl LevelMachine {
                 && self.shared.is_needed(before.modified.0, index)
             {
                 let history = layout::history_key(layout::user_key(&row), index);
-                let before = transaction::current(&*self.kv, &self.batch, &row, |before| before.map(Bytes::copy_from_slice))?;
+                let before =
+                    transaction::current(&*self.kv, &self.batch, &row, |before| before.map(Bytes::copy_from_slice))?;
                 self.batch.set(history, before);
                 self.sweep.added();
             }
@@ -311,7 +312,7 @@ impl StateMachine for LevelMachine {
 }
 
 /// How long the reply to a transaction can be: what surrounds the integers, and an error's text.
-fn reply_bytes(txn: &Txn) -> usize {
-    let integers = txn.ops.iter().filter(|op| matches!(op, Op::Increment { .. })).count();
+fn reply_bytes(ops: &[OpRef<'_>]) -> usize {
+    let integers = ops.iter().filter(|op| matches!(op, OpRef::Increment { .. })).count();
     512 + 8 * integers
 }

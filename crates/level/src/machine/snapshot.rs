@@ -72,7 +72,7 @@ impl Source {
             _ => KeyRange::NONE,
         };
         let row_bytes = |(key, value): &(Bytes, Value)| (1 + key.len(), ValueHead::BYTES + value.value.len());
-        let bytes = page.entries.iter().map(|entry| row_bytes(entry)).map(|(key, value)| 8 + key + value).sum();
+        let bytes = page.entries.iter().map(row_bytes).map(|(key, value)| 8 + key + value).sum();
         self.rows += page.entries.len() as u64;
         if !page.entries.is_empty() {
             self.frame(ROWS, bytes, out, |out| {

@@ -9,7 +9,10 @@ use coracle_storage::KvOp;
 
 use self::support::{Recording, install, key, put, read_all, scan_all, txn};
 use super::*;
-use crate::{SessionLimits, command::encode_command, decode_answer, decode_reply, encode_query, map_store::MapStore};
+use crate::{
+    Command, Op, SessionLimits, Txn, command::encode_command, decode_answer, decode_reply, encode_query,
+    map_store::MapStore,
+};
 use coracle_core::{Entry, Term};
 
 fn machine() -> LevelMachine {

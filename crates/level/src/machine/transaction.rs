@@ -9,7 +9,7 @@ use super::{
     batch::Batch,
     layout::{self, ValueHead},
 };
-use crate::{Committed, Error, Op, Revision, Txn};
+use crate::{Committed, Error, Revision, command::OpRef};
 
 /// How much of a key an error shows, in bytes.
 const SHOWN_KEY_BYTES: usize = 64;
@@ -45,16 +45,16 @@ pub(super) struct Effect {
 }
 
 impl<'a> Transaction<'a> {
-    /// Works out what `txn` does at `revision`, on top of the store and what `batch` adds to it.
+    /// Works out what `ops` do at `revision`, on top of the store and what `batch` adds to it.
     /// The outer error is the storage's, the inner one the transaction's.
     pub(super) fn run(
         kv: &'a dyn KvStore,
         batch: &'a Batch,
         revision: Revision,
-        txn: Txn,
+        ops: &[OpRef<'_>],
     ) -> Result<crate::Result<Effect>> {
         let mut transaction = Transaction { kv, batch, revision, changes: Changes::default(), integers: Vec::new() };
-        for op in txn.ops {
+        for op in ops {
             if let Err(error) = transaction.step(op)? {
                 return Ok(Err(error));
             }
@@ -63,15 +63,15 @@ impl<'a> Transaction<'a> {
         Ok(Ok(Effect { changes, committed: Committed { revision, integers } }))
     }
 
-    fn step(&mut self, op: Op) -> Result<crate::Result<()>> {
+    fn step(&mut self, op: &OpRef<'_>) -> Result<crate::Result<()>> {
         let revision = self.revision;
-        match op {
-            Op::Put { key, value } => self.change(layout::data_key(&key))?.put(&value, revision),
-            Op::Delete { key } => self.change(layout::data_key(&key))?.after = Some(None),
-            Op::Increment { key, by } => {
-                let row = layout::data_key(&key);
+        match *op {
+            OpRef::Put { key, value } => self.change(layout::data_key(key))?.put(value, revision),
+            OpRef::Delete { key } => self.change(layout::data_key(key))?.after = Some(None),
+            OpRef::Increment { key, by } => {
+                let row = layout::data_key(key);
                 let Some(sum) = self.integer(&row)?.and_then(|old| old.checked_add(by)) else {
-                    return Ok(Err(Error::NotAnInteger { key: shown(&key) }));
+                    return Ok(Err(Error::NotAnInteger { key: shown(key) }));
                 };
                 self.change(row)?.put(sum.to_string().as_bytes(), revision);
                 self.integers.push(sum);
@@ -122,11 +122,7 @@ pub(super) fn current<T>(
 
 impl Changes {
     /// That of a row, which begins with what the row says in the store.
-    fn of(
-        &mut self,
-        row: Bytes,
-        before: impl FnOnce(&Bytes) -> Result<Option<ValueHead>>,
-    ) -> Result<&mut Change> {
+    fn of(&mut self, row: Bytes, before: impl FnOnce(&Bytes) -> Result<Option<ValueHead>>) -> Result<&mut Change> {
         let Changes { first, rest } = self;
         let begin = |row: &Bytes| before(row).map(|before| Change { before, after: None });
         match first {

@@ -6,7 +6,7 @@ use coracle_storage::SnapshotSource;
 use proptest::{prelude::*, sample::Index as Pick};
 
 use super::{support::Recording, *};
-use crate::decode_command;
+use crate::{Command, Op, Txn, decode_command};
 
 type State = BTreeMap<Bytes, Value>;
 

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use coracle_storage::{KvBatch, Page, ScanRange};
 
 use super::*;
-use crate::map_store::Map;
+use crate::{Command, Op, Txn, map_store::Map};
 
 pub(super) fn key(text: &'static str) -> Bytes {
     Bytes::from_static(text.as_bytes())
