@@ -44,6 +44,7 @@ fn a_flag_that_does_not_parse_is_named_with_what_was_expected() {
         ("--advertise-api", "host", ["port is missing", "HOST:PORT"]),
         ("--log-level", "loud=nonsense=x", ["is not a filter", "info"]),
         ("--log-entries-max", "0", ["0", "--log-entries-max"]),
+        ("--log-bytes-max", "0", ["0", "--log-bytes-max"]),
         ("--log-entries-kept", "100000", ["less than --log-entries-max", "100000"]),
         ("--storage", "rocks:./a", ["\"rocks\" is unknown", "sled:"]),
         ("--storage", "sled:", ["directory after sled: is missing", "memory:"]),

@@ -3,31 +3,24 @@
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
-use clap::Args;
 
 use crate::{
-    Passed, debian,
+    debian,
     process::{build_binary, cargo, pass_through},
     redis,
 };
 
-/// A benchmark to run.
-#[derive(Args)]
-pub(crate) struct Options {
-    /// Which benchmark: `core` is the protocol alone, three replicas in one thread; `process` is three nodes in one process, in memory; `cluster` is three real processes over gRPC, beside etcd; `growth` is what becomes of them with more of everything; `groups` is many groups on three processes; `durable` is the stores on disk beside a plain file
-    #[arg(default_value = "core")]
-    what: String,
-    #[command(flatten)]
-    passed: Passed,
-}
+/// The one that runs when none is named.
+const DEFAULT: &str = "core";
 
 /// The benchmarks of real processes, which need nothing that the others need.
 const OF_PROCESSES: [&str; 2] = ["cluster", "growth"];
 
-pub(crate) fn run(Options { what, passed: Passed { args } }: Options) -> Result<ExitCode> {
+pub(crate) fn run(args: Vec<OsString>) -> Result<ExitCode> {
+    let (what, args) = named(args);
     let mut command = cargo();
     command.args(["run", "--release", "--manifest-path", "crates/bench/Cargo.toml"]);
-    if OF_PROCESSES.contains(&&*what) {
+    if OF_PROCESSES.iter().any(|of_processes| what == *of_processes) {
         // What the servers are made of is not compiled twice.
         command.args(["--target-dir", "target", "--no-default-features", "--features", "cluster"]);
         if !asks_for_help(&args) {
@@ -36,6 +29,14 @@ pub(crate) fn run(Options { what, passed: Passed { args } }: Options) -> Result<
     }
     command.arg("--").arg(what).args(args);
     pass_through(&mut command)
+}
+
+/// Which benchmark, and its options.
+fn named(mut args: Vec<OsString>) -> (OsString, Vec<OsString>) {
+    match args.first() {
+        Some(first) if !first.as_encoded_bytes().starts_with(b"-") => (args.remove(0), args),
+        _ => (DEFAULT.into(), args),
+    }
 }
 
 fn asks_for_help(args: &[OsString]) -> bool {
@@ -57,7 +58,7 @@ fn programs(args: &[OsString]) -> Result<Vec<(&'static str, PathBuf)>> {
 
 /// Whether the arguments have `--against peer`.
 fn is_against(args: &[OsString], peer: &str) -> bool {
-    args.windows(2).any(|pair| pair[0] == "--against" && pair[1] == peer)
+    args.windows(2).any(|pair| pair[0] == "--against" && pair[1] == *peer)
 }
 
 /// etcd: the system's own, or that of its package, which needs no libraries of others.
@@ -77,6 +78,23 @@ mod tests {
         assert!(is_against(&args, "etcd"));
         assert!(!is_against(&args, "redis"));
         assert!(!asks_for_help(&args));
+    }
+
+    #[test]
+    fn the_first_argument_names_the_benchmark_unless_it_is_an_option() {
+        let args = |args: &[&str]| args.iter().map(OsString::from).collect::<Vec<_>>();
+        for (given, what, rest) in [
+            (&[][..], "core", &[][..]),
+            (&["--quick"], "core", &["--quick"]),
+            (&["cluster", "--help"], "cluster", &["--help"]),
+            (&["growth"], "growth", &[]),
+        ] {
+            assert_eq!(named(args(given)), (what.into(), args(rest)));
+        }
+    }
+
+    #[test]
+    fn help_needs_no_servers() {
         assert!(asks_for_help(&["--help".into()]));
     }
 }

@@ -48,8 +48,9 @@ enum Task {
     /// Check small scopes of the consensus exhaustively; its own options follow (see `cargo xtask model --help`)
     #[command(disable_help_flag = true)]
     Model(Passed),
-    /// Run the benchmarks, which are a workspace of their own (`cargo xtask bench core`, `cargo xtask bench cluster --against etcd`)
-    Bench(bench::Options),
+    /// Run a benchmark: `core` (also when none is named) is the protocol alone, `process` three nodes in one process, `cluster` three real processes, `growth` what becomes of them with more of everything, `groups` many groups, `durable` the stores on disk; its own options follow (see `cargo xtask bench --help`)
+    #[command(disable_help_flag = true)]
+    Bench(Passed),
     /// Fuzz the decoders, and recovery from what is damaged: each target for a while, several at once (`cargo xtask fuzz --seconds 60 --jobs 2`)
     ///
     /// Runs on stable Rust, through cargo-fuzz, which is built into target/tools when the system has none.
@@ -91,7 +92,7 @@ fn run(task: Task) -> Result<ExitCode> {
             cargo.args(["run", "--release", "--package", "coracle-model", "--bin", "coracle-model", "--"]).args(args);
             return process::pass_through(&mut cargo);
         }
-        Task::Bench(options) => return bench::run(options),
+        Task::Bench(Passed { args }) => return bench::run(args),
         Task::Fuzz(options) => return fuzz::run(&options),
         Task::Tools => tools::run()?,
         Task::Tidy(options) => tidy::run(&options)?,

@@ -191,6 +191,9 @@ pub(crate) struct ServeArgs {
     /// How many applied entries the log may retain before it is compacted
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), default_value_t = 100_000)]
     pub(crate) log_entries_max: u64,
+    /// How many bytes the log may take before it is compacted
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..), default_value_t = 64 << 20)]
+    pub(crate) log_bytes_max: u64,
     /// How many applied entries a compaction leaves for slow peers, which need a snapshot beyond them; less than --log-entries-max, of which it is a tenth by default
     #[arg(long, value_name = "N")]
     pub(crate) log_entries_kept: Option<u64>,

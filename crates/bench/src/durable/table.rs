@@ -9,7 +9,6 @@ pub(super) const HEAD: &str = "| Entries | Store | Writes/s (min to max) | Entri
 /// A round with a slower write counts as stalled.
 const STALL: Duration = Duration::from_millis(20);
 
-
 /// One subject under one load.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
@@ -102,8 +101,7 @@ mod tests {
             allocations: 1.25,
             ratio: Some([1.1, 1.2, 1.3]),
         };
-        let expected =
-            "| 64 of 256 bytes | file | 100 (90 to 110) | 6400 | 1 | 2 | 3 | 4 | 5 of 80 | 12 | 1.2 | 1.20 (1.10 to 1.30) |\n";
+        let expected = "| 64 of 256 bytes | file | 100 (90 to 110) | 6400 | 1 | 2 | 3 | 4 | 5 of 80 | 12 | 1.2 | 1.20 (1.10 to 1.30) |\n";
         assert_eq!(row.render(), expected);
     }
 }

@@ -129,7 +129,7 @@ fn growth(seen: &[Seen]) -> Option<f64> {
 }
 
 /// How many bytes the files in a folder take on disk.
-fn size(folder: &Path) -> io::Result<u64> {
+pub(super) fn size(folder: &Path) -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
     let mut sum = 0;
     for entry in fs::read_dir(folder)? {

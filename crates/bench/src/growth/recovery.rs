@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time;
 
-use super::{Plan, mebibytes, say};
+use super::{Plan, mebibytes, memory::size, say};
 use crate::cluster::{Client, Failure, Filling, Progress, System, fill};
 
 /// Many entries, and yet the log is soon large.
@@ -12,7 +12,7 @@ const VALUE_BYTES: usize = 1024;
 /// So that the state stays small, and the log is what takes time.
 const KEYS: u64 = 10_000;
 /// Nothing is compacted.
-const LOG_ENTRIES_MAX: &str = "1000000000";
+const WHOLE_LOG: [&str; 4] = ["--log-entries-max", "1000000000", "--log-bytes-max", "1000000000000"];
 const AIM: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(2);
 const ANSWER_WAIT: Duration = Duration::from_secs(300);
@@ -26,10 +26,16 @@ pub(super) async fn measure(plan: &Plan, progress: &Progress) -> Result<(), Fail
         mebibytes(puts * VALUE_BYTES as u64)
     ))?;
     progress.show("starting a process")?;
-    let options = ["--log-entries-max", LOG_ENTRIES_MAX].map(str::to_owned);
+    let options = WHOLE_LOG.map(str::to_owned);
     let mut system = System::start_with(&plan.ours(), 1, &options, &plan.dir).await?;
     let tell = |done| Ok(progress.show(&format!("{done} of {puts} puts"))?);
     fill(&system, Filling { keys: KEYS, value_bytes: VALUE_BYTES, puts }, tell).await?;
+    let on_disk = size(system.dir())?;
+    if on_disk < plan.log_bytes {
+        return Err(format!("{on_disk} bytes are on the disk: the log of {} was compacted", plan.log_bytes).into());
+    }
+    progress.clear()?;
+    say(&format!("{:.0} MiB are on the disk.\n", mebibytes(on_disk)))?;
     say("| Start | until it answers a linearizable get, s | Aim | Reached | MiB |\n|---|---|---|---|---|")?;
     for round in 1..=plan.rounds {
         progress.show(&format!("start {round} of {}", plan.rounds))?;

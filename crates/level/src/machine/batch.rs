@@ -6,6 +6,8 @@ use indexmap::IndexMap;
 
 /// What each row costs beyond its bytes, about.
 const ROW_BYTES: usize = 64;
+/// For how many rows the next batch finds room that is there already.
+const ROWS_KEPT_MAX: usize = 8192;
 
 /// Changes that are not written yet; later entries see them. They stay in the order in which they came.
 #[derive(Debug, Default)]
@@ -40,6 +42,8 @@ impl Batch {
             Some(value) => KvOp::Put(row, value),
             None => KvOp::Delete(row),
         });
-        operations.collect()
+        let operations = operations.collect();
+        self.rows.shrink_to(ROWS_KEPT_MAX);
+        operations
     }
 }

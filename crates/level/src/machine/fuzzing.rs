@@ -22,7 +22,7 @@ pub fn rows(data: &[u8]) {
         1 => layout::parse_session(row).map(layout::session_key),
         2 => layout::parse_reply(row).map(|(id, sequence)| layout::reply_key(id, sequence)),
         3 => layout::decode_value(b"d", bytes).map(|value| layout::encode_value(&value)),
-        4 => SessionRow::decode(b"s", bytes).map(SessionRow::encode),
+        4 => SessionRow::decode(b"s", row).map(SessionRow::encode),
         _ => ReplyRow::decode(b"r", bytes).map(|reply| reply.encode()),
     };
     if let Ok(again) = again {

@@ -136,6 +136,7 @@ impl LevelMachine {
             Err(error) => return Ok(Err(error)),
         };
         for (row, change) in effect.changes.into_iter() {
+            let Some(after) = change.after else { continue };
             if let Some(before) = change.before
                 && self.shared.is_needed(before.modified.0, index)
             {
@@ -145,7 +146,7 @@ impl LevelMachine {
                 self.batch.set(history, before);
                 self.sweep.added();
             }
-            self.batch.set(row, change.after.flatten().map(|(_, bytes)| bytes));
+            self.batch.set(row, after.map(|(_, bytes)| bytes));
         }
         Ok(Ok(effect.committed))
     }

@@ -69,27 +69,32 @@ impl<'a> Transaction<'a> {
             OpRef::Put { key, value } => self.change(layout::data_key(key))?.put(value, revision),
             OpRef::Delete { key } => self.change(layout::data_key(key))?.after = Some(None),
             OpRef::Increment { key, by } => {
-                let row = layout::data_key(key);
-                let Some(sum) = self.integer(&row)?.and_then(|old| old.checked_add(by)) else {
+                let (change, old) = self.counter(layout::data_key(key))?;
+                let Some(sum) = old.and_then(|old| old.checked_add(by)) else {
                     return Ok(Err(Error::NotAnInteger { key: shown(key) }));
                 };
-                self.change(row)?.put(sum.to_string().as_bytes(), revision);
+                change.put(sum.to_string().as_bytes(), revision);
                 self.integers.push(sum);
             }
         }
         Ok(Ok(()))
     }
 
-    /// The integer that a row holds by now; `None` when its value is none.
-    fn integer(&self, row: &Bytes) -> Result<Option<i64>> {
-        let read = |bytes: Option<&[u8]>| match bytes {
-            Some(bytes) => ValueHead::decode(row, bytes).map(|(_, value)| integer(value)),
-            None => Ok(Some(0)),
+    /// What becomes of a row, and the integer that it holds by now; `None` when its value is none.
+    fn counter(&mut self, row: Bytes) -> Result<(&mut Change, Option<i64>)> {
+        let (kv, batch, mut before) = (self.kv, self.batch, None);
+        let change = self.changes.of(row, |row| {
+            current(kv, batch, row, |bytes| {
+                let read = bytes.map(|bytes| ValueHead::decode(row, bytes)).transpose()?;
+                before = read.map_or(Some(0), |(_, value)| integer(value));
+                Ok(read.map(|(head, _)| head))
+            })?
+        })?;
+        let now = match &change.after {
+            Some(after) => after.as_ref().map_or(Some(0), |(_, bytes)| integer(&bytes[ValueHead::BYTES..])),
+            None => before,
         };
-        match self.changes.after(row) {
-            Some(after) => read(after.as_ref().map(|(_, bytes)| &bytes[..])),
-            None => current(self.kv, self.batch, row, read)?,
-        }
+        Ok((change, now))
     }
 
     fn change(&mut self, row: Bytes) -> Result<&mut Change> {
@@ -139,15 +144,6 @@ impl Changes {
                 }
             },
         }
-    }
-
-    /// What operations have made of a row, if any did.
-    fn after(&self, row: &Bytes) -> Option<&Option<(ValueHead, Bytes)>> {
-        let change = match &self.first {
-            Some((known, change)) if known == row => Some(change),
-            _ => self.rest.get(row),
-        };
-        change?.after.as_ref()
     }
 
     /// All of them, in no order.

@@ -4,7 +4,7 @@
 //! A client that does not take its answers is therefore not read from either.
 
 #[cfg(test)]
-mod tests;
+pub(in crate::api) mod tests;
 
 use std::{
     collections::VecDeque,

@@ -20,6 +20,9 @@ use tokio::{
 /// How long to wait when the system has no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// From how many bytes on a write is worth a system call of its own.
+const GATHERED_BYTES_MAX: usize = 16 << 10;
+
 /// How an HTTP/2 client begins (RFC 9113 §3.4); what it says is checked further up.
 const PREFACE_LEN: usize = 24;
 
@@ -94,8 +97,12 @@ impl Counted {
     }
 
     /// Lets tasks that are ready run before the next write, when several requests are under way: answers that become ready together leave with one system call, instead of one each.
-    fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if mem::replace(&mut self.has_gathered, true) || !self.activity.has_several() {
+    /// What is to be written is `bytes` long, and in so many pieces: with a large one, or one behind its head, HTTP/2 adds nothing before it is gone.
+    fn poll_gathered(&mut self, bytes: usize, pieces: usize, cx: &mut Context<'_>) -> Poll<()> {
+        if bytes > GATHERED_BYTES_MAX || pieces > 1 || !self.activity.has_several() {
+            return Poll::Ready(());
+        }
+        if mem::replace(&mut self.has_gathered, true) {
             return Poll::Ready(());
         }
         cx.waker().wake_by_ref();
@@ -143,7 +150,7 @@ impl AsyncRead for Counted {
 
 impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_gathered(cx));
+        ready!(self.poll_gathered(buf.len(), 1, cx));
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.written(result)
     }
@@ -161,7 +168,8 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_gathered(cx));
+        let pieces = bufs.iter().filter(|piece| !piece.is_empty()).count();
+        ready!(self.poll_gathered(bufs.iter().map(|piece| piece.len()).sum(), pieces, cx));
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.written(result)
     }
@@ -183,8 +191,14 @@ mod tests {
     };
 
     /// Whether something is written at the first attempt.
-    async fn is_written(counted: &mut Counted) -> bool {
-        poll_fn(|cx| Poll::Ready(Pin::new(&mut *counted).poll_write(cx, b"x").is_ready())).await
+    async fn is_written(counted: &mut Counted, what: &[u8]) -> bool {
+        poll_fn(|cx| Poll::Ready(Pin::new(&mut *counted).poll_write(cx, what).is_ready())).await
+    }
+
+    /// The same, with a head of its own.
+    async fn is_written_with_a_head(counted: &mut Counted) -> bool {
+        let pieces = [io::IoSlice::new(b"head"), io::IoSlice::new(b"x")];
+        poll_fn(|cx| Poll::Ready(Pin::new(&mut *counted).poll_write_vectored(cx, &pieces).is_ready())).await
     }
 
     #[tokio::test]
@@ -196,13 +210,17 @@ mod tests {
         let budget = Arc::new(Budget::new(1));
         let activity = counted.activity();
         let first = Share::new(&budget, Some(&activity));
-        assert!(is_written(&mut counted).await && is_written(&mut counted).await, "one alone waits for nothing");
+        for _ in 0..2 {
+            assert!(is_written(&mut counted, b"x").await, "one alone waits for nothing");
+        }
         let second = Share::new(&budget, Some(&activity));
         for _ in 0..2 {
-            assert!(!is_written(&mut counted).await);
-            assert!(is_written(&mut counted).await);
+            assert!(!is_written(&mut counted, b"x").await);
+            assert!(is_written(&mut counted, b"x").await);
         }
+        assert!(is_written_with_a_head(&mut counted).await, "nothing can join it");
+        assert!(is_written(&mut counted, &[0; GATHERED_BYTES_MAX + 1]).await, "it is large enough");
         drop((first, second));
-        assert!(is_written(&mut counted).await);
+        assert!(is_written(&mut counted, b"x").await);
     }
 }

@@ -19,6 +19,9 @@ use tonic::{
     codegen::{Body as HttpBody, StdError, http},
 };
 
+/// The most of an answer that is handed on at once: HTTP/2 takes a whole piece as soon as its client makes room for a byte.
+pub(crate) const PIECE_BYTES_MAX: usize = 16 << 10;
+
 /// When to try again when there are too many bytes under way.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -228,13 +231,21 @@ pub(crate) enum Kind {
 /// A body whose bytes count from when they arrive, or are encoded.
 pub(crate) struct MeteredBody<B> {
     inner: B,
+    /// What has not left of an answer's last frame.
+    rest: bytes::Bytes,
     kind: Kind,
     share: Arc<Share>,
 }
 
 impl<B> MeteredBody<B> {
     pub(crate) fn new(inner: B, kind: Kind, share: Arc<Share>) -> MeteredBody<B> {
-        MeteredBody { inner, kind, share }
+        MeteredBody { inner, rest: bytes::Bytes::new(), kind, share }
+    }
+
+    /// The next piece of the rest.
+    fn piece(&mut self) -> bytes::Bytes {
+        let len = self.rest.len().min(PIECE_BYTES_MAX);
+        self.rest.split_to(len)
     }
 }
 
@@ -247,6 +258,9 @@ where
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
+        if !self.rest.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(self.piece()))));
+        }
         let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(Status::from_error(error.into())))),
@@ -260,14 +274,20 @@ where
             Kind::Answer => {}
         }
         self.share.take(bytes);
-        Poll::Ready(Some(Ok(frame)))
+        Poll::Ready(Some(Ok(match frame.into_data() {
+            Ok(data) => {
+                self.rest = data;
+                Frame::data(self.piece())
+            }
+            Err(frame) => frame,
+        })))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.rest.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        if self.rest.is_empty() { self.inner.size_hint() } else { SizeHint::default() }
     }
 }

@@ -10,6 +10,8 @@ mod service;
 #[cfg(test)]
 mod tests;
 mod unary;
+#[cfg(test)]
+mod unary_tests;
 mod waiting;
 
 pub(crate) use cluster::{ClusterService, Operated, Operator};

@@ -109,6 +109,14 @@ pub(crate) async fn serve(
 /// The call whose bodies go on for as long as the connection: its bytes are given back call by call ([`Tab`](super::metered::Tab)).
 const EXCHANGE: &str = "/coracle.v1.Kv/Exchange";
 
+// What goes the short way.
+const COMMIT: &str = "/coracle.v1.Kv/Commit";
+const GET_MANY: &str = "/coracle.v1.Kv/GetMany";
+const CONTAINS_MANY: &str = "/coracle.v1.Kv/ContainsMany";
+const PAGE: &str = "/coracle.v1.Kv/Page";
+
+const ENCODING: &str = "grpc-encoding";
+
 /// What all connections share.
 struct Api {
     kv: Arc<KvService>,
@@ -137,10 +145,10 @@ impl hyper::service::Service<http::Request<Incoming>> for Connection {
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
         let (api, activity) = (Arc::clone(&self.api), self.activity.clone());
         match request.uri().path() {
-            "/coracle.v1.Kv/Commit" => api.unary(request, &activity, |kv, asked| kv.commit(asked)),
-            "/coracle.v1.Kv/GetMany" => api.unary(request, &activity, |kv, asked| kv.get_many(asked)),
-            "/coracle.v1.Kv/ContainsMany" => api.unary(request, &activity, |kv, asked| kv.contains_many(asked)),
-            "/coracle.v1.Kv/Page" => api.unary(request, &activity, |kv, asked| kv.page(asked)),
+            COMMIT => api.unary(request, &activity, |kv, asked| kv.commit(asked)),
+            GET_MANY => api.unary(request, &activity, |kv, asked| kv.get_many(asked)),
+            CONTAINS_MANY => api.unary(request, &activity, |kv, asked| kv.contains_many(asked)),
+            PAGE => api.unary(request, &activity, |kv, asked| kv.page(asked)),
             _ => Box::pin(async move { Ok(api.other(request, activity).await) }),
         }
     }
@@ -159,11 +167,12 @@ impl Api {
         A: Message + 'static,
     {
         let (time_max, max) = (self.time_max(request.headers()), self.limits.message_bytes_max);
+        let is_encoded = request.headers().get(ENCODING).is_some_and(|encoding| encoding != "identity");
         let share = Share::new(&self.budget, Some(activity));
         let body = MeteredBody::new(request.into_body(), Kind::Request, Arc::clone(&share));
         Box::pin(async move {
             let answer = time::timeout(time_max, async {
-                let asked = Request::new(unary::message(body, max).await?);
+                let asked = Request::new(unary::message(body, is_encoded, max).await?);
                 let answer = method(&self.kv, asked).await?;
                 unary::answer(&answer.into_inner(), share, max)
             });
@@ -188,7 +197,7 @@ impl Api {
             let Ok(answer) = match request.uri().path() {
                 path if is_of::<KvServer<KvService>>(path) => self.kv_server.clone().call(request).await,
                 path if is_of::<ClusterServer<ClusterService>>(path) => self.cluster_server.clone().call(request).await,
-                path => Ok(Status::unimplemented(format!("there is no {path}")).into_http()),
+                path => Ok(unknown(path).into_http()),
             };
             Ok(answer)
         });
@@ -203,6 +212,16 @@ impl Api {
         let asked = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
         asked.map_or(self.limits.request_time_max, |asked| asked.min(self.limits.request_time_max))
     }
+}
+
+/// Whether a path is one of these services'.
+pub(super) fn is_known(path: &str) -> bool {
+    is_of::<KvServer<KvService>>(path) || is_of::<ClusterServer<ClusterService>>(path)
+}
+
+/// The answer to what is none of these services'.
+pub(super) fn unknown(path: &str) -> Status {
+    Status::unimplemented(format!("there is no {path}"))
 }
 
 /// Whether a path is one of a service's.
@@ -264,6 +283,8 @@ impl HttpBody for AnswerBody {
 
 #[cfg(test)]
 mod tests {
+    use coracle::client::pb::{self, kv_client::KvClient};
+
     use super::*;
 
     #[test]
@@ -284,6 +305,37 @@ mod tests {
         ] {
             assert_eq!(grpc_timeout(value), expected, "{value}");
         }
+    }
+
+    /// Refuses all calls, and tells their paths.
+    #[derive(Clone, Default)]
+    struct Paths(Arc<std::sync::Mutex<Vec<String>>>);
+
+    impl Service<http::Request<Body>> for Paths {
+        type Response = http::Response<Body>;
+        type Error = Infallible;
+        type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+            self.0.lock().unwrap().push(request.uri().path().to_owned());
+            std::future::ready(Ok(Status::unavailable("").into_http()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_goes_the_short_way_is_what_clients_call() {
+        let paths = Paths::default();
+        let mut kv = KvClient::new(paths.clone());
+        assert!(kv.commit(pb::CommitRequest::default()).await.is_err());
+        assert!(kv.get_many(pb::GetManyRequest::default()).await.is_err());
+        assert!(kv.contains_many(pb::ContainsManyRequest::default()).await.is_err());
+        assert!(kv.page(pb::PageRequest::default()).await.is_err());
+        assert!(kv.exchange(futures_util::stream::empty()).await.is_err());
+        assert_eq!(*paths.0.lock().unwrap(), [COMMIT, GET_MANY, CONTAINS_MANY, PAGE, EXCHANGE]);
     }
 
     #[test]

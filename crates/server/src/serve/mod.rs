@@ -74,6 +74,7 @@ async fn start(args: &ServeArgs, api: SocketAddr, log_entries_kept: u64) -> Outc
         .election_timeout(args.election_timeout.min..=args.election_timeout.max)
         .options(|options| {
             options.replica.log_entries_max = args.log_entries_max;
+            options.replica.log_bytes_max = args.log_bytes_max;
             options.replica.log_entries_kept = log_entries_kept;
             options.replica.raft.promotion_timeout = args.promotion_timeout;
             if args.lease {

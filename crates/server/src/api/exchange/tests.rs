@@ -36,7 +36,7 @@ use crate::api::{
 };
 
 /// A store whose commits wait until they are let through.
-struct Gated {
+pub(in crate::api) struct Gated {
     kv: MemoryKv,
     gate: Semaphore,
     under_way: AtomicUsize,
@@ -46,7 +46,7 @@ struct Gated {
 }
 
 impl Gated {
-    fn new() -> Arc<Gated> {
+    pub(in crate::api) fn new() -> Arc<Gated> {
         let (under_way, under_way_max, reads) = Default::default();
         Arc::new(Gated { kv: MemoryKv::new(), gate: Semaphore::new(0), under_way, under_way_max, reads })
     }
@@ -59,11 +59,16 @@ impl Gated {
         gated
     }
 
-    fn let_through(&self, count: usize) {
+    /// The most commits that were ever under way at once.
+    pub(in crate::api) fn most_under_way(&self) -> usize {
+        self.under_way_max.load(Ordering::SeqCst)
+    }
+
+    pub(in crate::api) fn let_through(&self, count: usize) {
         self.gate.add_permits(count);
     }
 
-    async fn has_under_way(&self, count: usize) {
+    pub(in crate::api) async fn has_under_way(&self, count: usize) {
         let reached = async {
             while self.under_way.load(Ordering::SeqCst) != count {
                 tokio::task::yield_now().await;
@@ -293,7 +298,7 @@ async fn with_too_many_calls_under_way_nothing_more_is_read() {
     gated.has_under_way(4).await;
     gated.let_through(40);
     assert_eq!(stream.answers(40).await.len(), 40);
-    assert_eq!(gated.under_way_max.load(Ordering::SeqCst), 4);
+    assert_eq!(gated.most_under_way(), 4);
 }
 
 #[tokio::test]
@@ -310,7 +315,7 @@ async fn calls_of_one_message_beyond_the_limit_wait() {
     gated.has_under_way(4).await;
     gated.let_through(40);
     assert_eq!(stream.answers(41).await.len(), 41);
-    assert_eq!(gated.under_way_max.load(Ordering::SeqCst), 4);
+    assert_eq!(gated.most_under_way(), 4);
     assert_eq!(stream.next().await.unwrap(), None);
 }
 
