@@ -75,7 +75,7 @@ impl Operator for Leader {
 
 pub(super) struct Served {
     pub(super) address: String,
-    pub(super) client: Client,
+    client: Client,
     leader: Arc<Leader>,
     stop: Option<oneshot::Sender<()>>,
     pub(super) serving: JoinHandle<()>,

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use coracle::{
-    client::{ClusterError, pb, pb::kv_client::KvClient},
-    level::Error,
-};
+use coracle::client::pb::{self, cluster_client::ClusterClient, kv_client::KvClient};
 use tonic::{Code, Status, transport::Channel};
 
 use super::{
@@ -28,6 +25,10 @@ async fn put(kv: &mut KvClient<Channel>, len: usize) -> Result<u64, Status> {
     Ok(kv.commit(request).await?.into_inner().revision)
 }
 
+fn is_late(status: &Status) {
+    assert!(status.code() == Code::Cancelled && status.message().contains("longer than it may"), "{status:?}");
+}
+
 #[tokio::test]
 async fn a_request_that_takes_too_long_is_cancelled_and_gives_its_bytes_back() {
     let gated = Gated::new();
@@ -35,8 +36,7 @@ async fn a_request_that_takes_too_long_is_cancelled_and_gives_its_bytes_back() {
     let served = start_with(gated.clone(), limits).await;
     let mut kv = connect(&served).await;
     for _ in 0..5 {
-        let late = put(&mut kv, 2000).await.unwrap_err();
-        assert!(late.code() == Code::Cancelled && late.message().contains("longer than it may"), "{late:?}");
+        is_late(&put(&mut kv, 2000).await.unwrap_err());
         gated.has_under_way(0).await;
     }
     gated.let_through(1);
@@ -47,8 +47,9 @@ async fn a_request_that_takes_too_long_is_cancelled_and_gives_its_bytes_back() {
 async fn what_operators_ask_is_cancelled_as_well() {
     let limits = ApiLimits { request_time_max: SHORT, ..ApiLimits::default() };
     let served = start_with(Gated::new(), limits).await;
-    let late = served.client.join("/memory/404", false).await;
-    assert!(matches!(&late, Err(ClusterError::Call(Error::Unknown(why))) if why.contains("longer")), "{late:?}");
+    let mut cluster = ClusterClient::connect(format!("http://{}", served.address)).await.unwrap();
+    let request = pb::JoinRequest { address: "/memory/404".to_owned(), ..pb::JoinRequest::default() };
+    is_late(&cluster.join(request).await.unwrap_err());
 }
 
 #[tokio::test]
